@@ -1,0 +1,14 @@
+//! Sizes that the contract with users fixes. Bounds that an operator may change are settings, not here.
+
+/// Longest key, in bytes. The shortest is 1.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Longest operation id, in bytes. The shortest is 1.
+pub const OPERATION_ID_BYTES_MAX: usize = 64;
+/// A session id has exactly this many bytes (128 bits).
+pub const SESSION_ID_BYTES: usize = 16;
+/// Deepest nesting of arrays and maps that a MessagePack frame may have.
+pub const FRAME_DEPTH_MAX: usize = 8;
+/// Most items (keys, increments, bulk strings) that one request may carry.
+pub const REQUEST_ITEMS_MAX: usize = 65_536;
+/// A journal record, header included, stays below this many bytes, so that any journal can carry it.
+pub const RECORD_BYTES_MAX: usize = 900_000;
