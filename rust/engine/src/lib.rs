@@ -1,9 +1,12 @@
 //! The counter engine of PyCounter, in plain Rust.
 //!
 //! Layers, lowest first: `limits` and `error_code`; `cell`, `counter_store`, `write_batch_queue`,
-//! `hash_ring`; `session_table` and `operation_id_table`; `wire` (codecs); `journal` (log, recovery,
-//! commit thread) and `checkpoint` (pages); `shard`, which puts them together.
+//! `hash_ring`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
+//! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together.
 
+#[allow(unused_imports, reason = "which of them are used depends on the cfg")]
 mod atomics;
 pub mod error_code;
+pub mod journal;
 pub mod limits;
+pub mod wire;

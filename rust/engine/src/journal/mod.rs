@@ -1,0 +1,3 @@
+//! The ordered log of commits: records, segment files, the commit thread, recovery.
+
+pub mod entry;

@@ -1,0 +1,179 @@
+//! What a client can ask for, whichever protocol it came by. Everything borrows from the received bytes.
+
+use crate::error_code::ErrorCode;
+use crate::limits::{KEY_BYTES_MAX, SESSION_ID_BYTES};
+
+/// How safe a change must be before its reply is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// It is in the shard's memory.
+    Applied,
+    /// It is on disk, fsynced.
+    Durable,
+}
+
+/// A smart client's session with one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub [u8; SESSION_ID_BYTES]);
+
+/// Options of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChangeOptions<'a> {
+    /// The operation id, 1 to 64 bytes.
+    pub id: Option<&'a [u8]>,
+    /// When the id was made, in the milliseconds of `hello`'s `time`.
+    pub born: Option<u64>,
+    /// `None` is the server's level.
+    pub level: Option<Level>,
+    /// Answer `{value, level, commit, exact}` instead of the bare value.
+    pub detail: bool,
+}
+
+/// Options of a read. A shard answers from its own memory, so `accuracy` is checked and has no further effect there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadOptions {
+    /// `None` is the server's level; `Applied` reads without waiting for a commit.
+    pub level: Option<Level>,
+    /// The reply waits until this commit is durable.
+    pub min_commit: Option<u64>,
+}
+
+/// One item of `incr_many` or `apply`. A bad part spoils this item only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item<'a> {
+    /// The key, or empty where `error` is set.
+    pub key: &'a [u8],
+    /// The delta, or 0 where `error` is set.
+    pub delta: i64,
+    /// The operation id (`incr_many` only).
+    pub id: Option<&'a [u8]>,
+    /// `bad_key` or `bad_delta`.
+    pub error: Option<ErrorCode>,
+    /// A hash of the item's raw encoded bytes: tells a repeated bad item from another one. 0 for good items.
+    pub raw_hash: u64,
+}
+
+/// A request to a shard.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request<'a> {
+    /// Add and answer the value after.
+    Incr {
+        /// 1 to 1,024 bytes, checked.
+        key: &'a [u8],
+        /// What to add.
+        delta: i64,
+        /// How.
+        options: ChangeOptions<'a>,
+    },
+    /// Independent increments: each has its own outcome.
+    IncrMany {
+        /// In order.
+        items: Vec<Item<'a>>,
+        /// `id` is always `None` here: items carry their own.
+        options: ChangeOptions<'a>,
+    },
+    /// A session's numbered increments.
+    Apply {
+        /// Whose.
+        session: SessionId,
+        /// The sequence of the first item, from 1.
+        first_sequence: u64,
+        /// Results up to here need not be kept.
+        acked_through: u64,
+        /// In order.
+        items: Vec<Item<'a>>,
+        /// `None` is the server's level.
+        level: Option<Level>,
+    },
+    /// One value, 0 where there is no counter.
+    Get {
+        /// Checked.
+        key: &'a [u8],
+        /// How.
+        options: ReadOptions,
+    },
+    /// Several values.
+    GetMany {
+        /// Checked.
+        keys: Vec<&'a [u8]>,
+        /// How.
+        options: ReadOptions,
+    },
+    /// A total with its partials: on a lone shard, its own value.
+    Total {
+        /// Checked.
+        key: &'a [u8],
+        /// How.
+        options: ReadOptions,
+    },
+    /// Several totals.
+    TotalMany {
+        /// Checked.
+        keys: Vec<&'a [u8]>,
+        /// How.
+        options: ReadOptions,
+    },
+    /// Take everything out; the counter stays, at 0.
+    Drain {
+        /// Checked.
+        key: &'a [u8],
+        /// How.
+        options: ChangeOptions<'a>,
+    },
+    /// Take everything out and forget the counter.
+    Delete {
+        /// Checked.
+        key: &'a [u8],
+        /// How.
+        options: ChangeOptions<'a>,
+    },
+    /// A page of counters.
+    Scan {
+        /// 0 to begin, else what the last page gave.
+        cursor: u64,
+        /// About how many, 1 to `REQUEST_ITEMS_MAX`.
+        count: usize,
+        /// Only keys that begin so.
+        prefix: &'a [u8],
+    },
+    /// The largest counters.
+    Top {
+        /// How many, up to `REQUEST_ITEMS_MAX`.
+        n: usize,
+        /// Only keys that begin so.
+        prefix: &'a [u8],
+    },
+    /// Who am I, who are you, and where is my session.
+    Hello {
+        /// To be allowed in.
+        token: Option<&'a [u8]>,
+        /// The client's own name, for logs.
+        client: Option<&'a [u8]>,
+        /// A session to resume.
+        session: Option<SessionId>,
+    },
+    /// End a session.
+    Bye {
+        /// Which.
+        session: SessionId,
+    },
+    /// Are you there.
+    Ping,
+    /// Figures.
+    Stats,
+    /// Whether and why not.
+    Health,
+    /// The list of shards.
+    Topology,
+    /// Copy the shard's state into a folder of the server's machine.
+    Backup {
+        /// UTF-8 path, not empty.
+        directory: &'a str,
+    },
+}
+
+/// Is this a key that a counter may have?
+#[must_use]
+pub const fn key_is_valid(key: &[u8]) -> bool {
+    !key.is_empty() && key.len() <= KEY_BYTES_MAX
+}
