@@ -7,6 +7,9 @@
 #[allow(unused_imports, reason = "which of them are used depends on the cfg")]
 mod atomics;
 pub mod error_code;
+pub mod fingerprint;
 pub mod journal;
 pub mod limits;
+pub mod session_row;
+pub mod session_table;
 pub mod wire;

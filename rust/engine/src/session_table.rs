@@ -1,0 +1,612 @@
+//! The exactly-once memory of smart clients: for each session its last sequence and the results it has not
+//! acknowledged yet, so that a repeated operation gets its first answer instead of counting again.
+//!
+//! One thread owns the table (`&mut self`); it knows no clock: `now_ms` is the shard's journaled uptime.
+//!
+//! # Durability
+//!
+//! What changed since the last drain is handed out by [`SessionTable::drain_dirty`], in the same commit as the
+//! counters it changed. An acknowledgement alone is no reason for a commit: it rides along with the next one,
+//! and losing it in a crash only keeps results longer. A session's mere use (`hello`, repeated operations) is
+//! journaled once in 1/64 of the window, and a session is kept for that much longer than the window, so that it
+//! never leaves early even if its last uses were not journaled.
+//!
+//! # Ends
+//!
+//! `bye` and expiry alike turn a row into a tombstone, journaled as `SessionEnded`. A tombstone is kept for the
+//! tombstone window, and until it has been drained. Pages drop it by [`SessionSettings::tombstone_has_expired`], asked
+//! with the uptime of the position from which records would be read again (never with a later one: its own record must lie before that position).
+//! Session rows leave pages only by their tombstones.
+//!
+//! # Memory
+//!
+//! [`ROW_BYTES`] for a session, [`RESULT_BYTES`] for a kept result (room for results grows by half, and is
+//! given back when three quarters are empty), [`TOMBSTONE_BYTES`] for an ended session.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+use foldhash::quality::RandomState;
+use hashbrown::{HashMap, HashTable};
+use thiserror::Error;
+
+use crate::error_code::ErrorCode;
+use crate::journal::entry::{Entry, Fingerprint, StoredResult};
+pub use crate::session_row::RESULT_BYTES;
+use crate::session_row::{Merge, SessionFacts, SessionRow};
+use crate::wire::request::SessionId;
+
+/// Bytes counted for each session, its place in the index included.
+pub const ROW_BYTES: usize = size_of::<Option<Slot>>() + 8;
+/// Bytes counted for each ended session that is still remembered.
+pub const TOMBSTONE_BYTES: usize = 64;
+
+/// A drained entry holds at most so many results, so that it stays far below a record's size.
+const ENTRY_RESULTS_MAX: usize = 4096;
+/// Least room for results, once there is one.
+const RESULTS_CAPACITY_MIN: usize = 4;
+/// Below this many, empty room is not given back.
+const SHRINK_CAPACITY_MIN: usize = 64;
+
+/// Bounds and windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// Most live sessions.
+    pub sessions_max: usize,
+    /// Most unacknowledged results of one session.
+    pub results_per_session_max: usize,
+    /// Most bytes of rows, results and tombstones together.
+    pub table_bytes_max: usize,
+    /// A session unused for less is never forgotten.
+    pub session_window_ms: u64,
+    /// An ended session is remembered for at least so long.
+    pub tombstone_window_ms: u64,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            sessions_max: 100_000,
+            results_per_session_max: 10_000,
+            table_bytes_max: 256 << 20,
+            session_window_ms: 7 * 24 * 3600 * 1000,
+            tombstone_window_ms: 120_000,
+        }
+    }
+}
+
+impl SessionSettings {
+    /// May a tombstone be dropped? The table and the pages both ask this.
+    #[must_use]
+    pub fn tombstone_has_expired(&self, ended_ms: u64, now_ms: u64) -> bool {
+        // At least 1: a new life of the same id must be later than the tombstone of the old one.
+        now_ms >= ended_ms.saturating_add(self.tombstone_window_ms.max(1))
+    }
+
+    /// A use that is newer than the journaled one by this much is journaled.
+    fn refresh_ms(&self) -> u64 {
+        self.session_window_ms / 64
+    }
+
+    fn session_has_expired(&self, used_ms: u64, now_ms: u64) -> bool {
+        now_ms >= used_ms.saturating_add(self.session_window_ms).saturating_add(self.refresh_ms()).saturating_add(1)
+    }
+}
+
+/// Why the restored state can't be right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SessionRestoreError {
+    /// A session's results are not contiguous.
+    #[error("results of session {0:02x?} are missing before sequence {1}")]
+    Gap(SessionId, u64),
+}
+
+/// What the table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionTableStats {
+    /// Live sessions.
+    pub sessions: usize,
+    /// Ended ones still remembered.
+    pub tombstones: usize,
+    /// Counted bytes, as the header says.
+    pub bytes: usize,
+}
+
+/// The answer to an operation that was applied before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldResult {
+    /// What it answered then.
+    Replayed(StoredResult),
+    /// The client acknowledged its result before: `already_settled`.
+    AlreadySettled,
+    /// Another operation has this sequence: `id_reused`.
+    IdReused,
+}
+
+struct Slot {
+    session: SessionId,
+    row: SessionRow,
+    /// Results up to here were handed out by a drain.
+    drained_through: u64,
+    /// The `used_ms` that was handed out last.
+    drained_used_ms: u64,
+    /// Is it in the list of dirty slots?
+    dirty: bool,
+    /// Restored with results missing.
+    gapped: bool,
+}
+
+/// The sessions of one shard.
+pub struct SessionTable {
+    settings: SessionSettings,
+    hasher: RandomState,
+    slots: Vec<Option<Slot>>,
+    free_slots: Vec<u32>,
+    /// Slot numbers, by session.
+    index: HashTable<u32>,
+    /// Slots to drain; a number may be stale or twice in it (`Slot::dirty` tells).
+    dirty_slots: Vec<u32>,
+    /// At most so many results wait to be drained.
+    dirty_results: usize,
+    /// Is something waiting that replies depend on?
+    needs_commit: bool,
+    ended_ms: HashMap<SessionId, u64, RandomState>,
+    /// In the order of `ended_ms`; stale where `ended_ms` says otherwise.
+    tombstones: VecDeque<(SessionId, u64)>,
+    /// The last so many tombstones were not drained yet.
+    tombstones_undrained: usize,
+    /// Room for results, over all sessions, in bytes.
+    results_bytes: usize,
+    /// Where the search for expired sessions goes on.
+    expiry_cursor: usize,
+}
+
+/// An accepted batch: first [`Batch::old_count`] items that were applied before, then new ones, each of which
+/// the caller applies and then [records](Batch::record).
+pub struct Batch<'t> {
+    slot: &'t mut Slot,
+    dirty_results: &'t mut usize,
+    old_count: usize,
+    new_left: usize,
+}
+
+impl Batch<'_> {
+    /// So many leading items were applied before and must not be applied again.
+    #[must_use]
+    pub fn old_count(&self) -> usize {
+        self.old_count
+    }
+
+    /// The answer to one of the old items.
+    #[must_use]
+    pub fn old_result(&self, sequence: u64, fingerprint: Fingerprint) -> OldResult {
+        match self.slot.row.result(sequence) {
+            None => OldResult::AlreadySettled,
+            Some((known, result)) if known == fingerprint => OldResult::Replayed(result),
+            Some(_) => OldResult::IdReused,
+        }
+    }
+
+    /// Keeps the outcome of the next new item, which thereby consumes its sequence.
+    ///
+    /// At most as often as the batch has new items: room was made for those.
+    pub fn record(&mut self, fingerprint: Fingerprint, result: StoredResult) {
+        debug_assert!(self.new_left > 0, "more outcomes than the batch has new items");
+        self.new_left = self.new_left.saturating_sub(1);
+        *self.dirty_results += 1;
+        self.slot.row.push(fingerprint, result);
+    }
+}
+
+impl SessionTable {
+    /// An empty table.
+    #[must_use]
+    pub fn new(settings: SessionSettings) -> Self {
+        let hasher = RandomState::default();
+        Self {
+            settings,
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            index: HashTable::new(),
+            dirty_slots: Vec::new(),
+            dirty_results: 0,
+            needs_commit: false,
+            ended_ms: HashMap::with_hasher(hasher.clone()),
+            hasher,
+            tombstones: VecDeque::new(),
+            tombstones_undrained: 0,
+            results_bytes: 0,
+            expiry_cursor: 0,
+        }
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn stats(&self) -> SessionTableStats {
+        SessionTableStats { sessions: self.index.len(), tombstones: self.tombstones.len(), bytes: self.bytes() }
+    }
+
+    fn bytes(&self) -> usize {
+        self.index.len() * ROW_BYTES + self.tombstones.len() * TOMBSTONE_BYTES + self.results_bytes
+    }
+
+    /// Opens a batch of `count` operations from `first_sequence` on, or refuses it whole, changing nothing.
+    ///
+    /// An accepted batch raises the session's `acked_through` and counts as use of the session. A session begins
+    /// with its first batch at sequence 1. Without items it is an acknowledgement of a session that exists.
+    ///
+    /// # Errors
+    /// - `bad_request`: sequence 0, sequences that leave 64 bits, or an acknowledgement above the last sequence
+    ///   applied;
+    /// - `session_unknown`: never seen (and this isn't its beginning), or ended;
+    /// - `sequence_gap`: operations before `first_sequence` are missing;
+    /// - `too_large`: more new items than one session may ever keep results of;
+    /// - `overloaded`: a bound of the settings.
+    pub fn begin_batch(
+        &mut self,
+        session: SessionId,
+        first_sequence: u64,
+        count: usize,
+        acked_through: u64,
+        now_ms: u64,
+    ) -> Result<Batch<'_>, ErrorCode> {
+        let next_sequence = first_sequence.checked_add(count as u64).filter(|&next| next < u64::MAX);
+        let Some(next_sequence) = next_sequence.filter(|_| first_sequence > 0) else {
+            return Err(ErrorCode::BadRequest);
+        };
+        let (slot, old_count) = match self.find(session) {
+            Some(slot) => (slot, self.accept_known(slot, first_sequence, next_sequence, acked_through)?),
+            None => (self.accept_first(session, first_sequence, count, acked_through, now_ms)?, 0),
+        };
+        let new_count = count - old_count;
+        if new_count > 0 {
+            self.needs_commit = true;
+            self.mark_dirty(slot);
+        }
+        self.use_slot(slot, now_ms);
+        let Some(row) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return Err(ErrorCode::Internal);
+        };
+        Ok(Batch { slot: row, dirty_results: &mut self.dirty_results, old_count, new_left: new_count })
+    }
+
+    /// Checks a batch of an existing session, then takes its acknowledgement and makes room for its new items.
+    /// Gives the number of old items.
+    fn accept_known(
+        &mut self,
+        slot: u32,
+        first_sequence: u64,
+        next_sequence: u64,
+        acked_through: u64,
+    ) -> Result<usize, ErrorCode> {
+        let bytes = self.bytes();
+        let row = &mut self.slots[slot as usize].as_mut().ok_or(ErrorCode::Internal)?.row;
+        let expected = row.last_sequence().saturating_add(1);
+        if first_sequence > expected {
+            return Err(ErrorCode::SequenceGap);
+        }
+        if acked_through >= expected {
+            return Err(ErrorCode::BadRequest);
+        }
+        let old_count = (expected.min(next_sequence) - first_sequence) as usize;
+        let new_count = next_sequence.saturating_sub(expected) as usize;
+        let settled = acked_through.saturating_sub(row.acked_through()) as usize;
+        let needed = row.results_len() - settled + new_count;
+        let capacity = row.capacity();
+        let capacity_wanted = if new_count > 0 {
+            let others_bytes = bytes - capacity * RESULT_BYTES;
+            self.settings.room_for(needed, new_count, capacity, others_bytes)?
+        } else {
+            capacity
+        };
+        let acked_rises = acked_through > row.acked_through();
+        row.acknowledge(acked_through);
+        if capacity_wanted > capacity {
+            row.set_capacity(capacity_wanted);
+        } else if capacity > SHRINK_CAPACITY_MIN && needed < capacity / 4 {
+            row.set_capacity(needed.max(RESULTS_CAPACITY_MIN));
+        }
+        self.results_bytes = self.results_bytes + row.capacity() * RESULT_BYTES - capacity * RESULT_BYTES;
+        if acked_rises {
+            self.mark_dirty(slot);
+        }
+        Ok(old_count)
+    }
+
+    /// Checks the first batch of a session, then makes its row.
+    fn accept_first(
+        &mut self,
+        session: SessionId,
+        first_sequence: u64,
+        count: usize,
+        acked_through: u64,
+        now_ms: u64,
+    ) -> Result<u32, ErrorCode> {
+        if first_sequence > 1 || count == 0 || self.ended_ms.contains_key(&session) {
+            return Err(ErrorCode::SessionUnknown);
+        }
+        if acked_through > 0 {
+            return Err(ErrorCode::BadRequest);
+        }
+        if self.index.len() >= self.settings.sessions_max {
+            return Err(ErrorCode::Overloaded);
+        }
+        let capacity = self.settings.room_for(count, count, 0, self.bytes() + ROW_BYTES)?;
+        let mut row = SessionRow::new(now_ms);
+        row.set_capacity(capacity);
+        Ok(self.insert(Slot { session, row, drained_through: 0, drained_used_ms: now_ms, dirty: false, gapped: false }))
+    }
+
+    /// The session's last sequence, for a client that resumes it; counts as use of the session.
+    /// `None`: unknown, or ended.
+    pub fn resume(&mut self, session: SessionId, now_ms: u64) -> Option<u64> {
+        let slot = self.find(session)?;
+        self.use_slot(slot, now_ms);
+        self.last_sequence(session)
+    }
+
+    /// The session's last sequence.
+    #[must_use]
+    pub fn last_sequence(&self, session: SessionId) -> Option<u64> {
+        let slot = self.slots.get(self.find(session)? as usize)?.as_ref()?;
+        Some(slot.row.last_sequence())
+    }
+
+    /// Ends a session; once more is fine for as long as its tombstone is kept.
+    ///
+    /// # Errors
+    /// `session_unknown`: never seen, or forgotten.
+    pub fn end(&mut self, session: SessionId, now_ms: u64) -> Result<(), ErrorCode> {
+        match self.find(session) {
+            Some(slot) => {
+                self.bury(slot, now_ms);
+                Ok(())
+            }
+            None if self.ended_ms.contains_key(&session) => Ok(()),
+            None => Err(ErrorCode::SessionUnknown),
+        }
+    }
+
+    /// Looks at up to `budget` rows and as many tombstones for expired ones. Gives how many sessions ended by it.
+    ///
+    /// Called with a budget of a hundredth of the sessions a second, say, it finds each within minutes. Rows
+    /// that wait to be drained stay.
+    pub fn expire(&mut self, now_ms: u64, budget: usize) -> usize {
+        self.expire_tombstones(now_ms, budget);
+        let mut ended = 0;
+        for _ in 0..budget.min(self.slots.len()) {
+            self.expiry_cursor = (self.expiry_cursor + 1) % self.slots.len();
+            if let Some(slot) = &self.slots[self.expiry_cursor]
+                && !slot.dirty
+                && self.settings.session_has_expired(slot.row.used_ms(), now_ms)
+            {
+                self.bury(self.expiry_cursor as u32, now_ms);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    fn expire_tombstones(&mut self, now_ms: u64, budget: usize) {
+        for _ in 0..budget.min(self.tombstones.len() - self.tombstones_undrained) {
+            match self.tombstones.front() {
+                Some(&(session, ended_ms)) if self.settings.tombstone_has_expired(ended_ms, now_ms) => {
+                    self.tombstones.pop_front();
+                    if self.ended_ms.get(&session) == Some(&ended_ms) {
+                        self.ended_ms.remove(&session);
+                    }
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Does a reply depend on something that was not drained?
+    #[must_use]
+    pub fn needs_commit(&self) -> bool {
+        self.needs_commit
+    }
+
+    /// About how many bytes a drain would encode.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> usize {
+        self.dirty_results * 19 + self.dirty_slots.len() * 48 + self.tombstones_undrained * 28
+    }
+
+    /// Hands out what is new since the last drain: for each changed session its new results (several entries in
+    /// a row if they are many), for each ended one its tombstone.
+    pub fn drain_dirty(&mut self, mut emit: impl FnMut(&Entry<'_>)) {
+        let mut buffer = Vec::new();
+        for slot in self.dirty_slots.drain(..) {
+            let Some(slot) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+            if std::mem::take(&mut slot.dirty) {
+                buffer = slot.drain(buffer, &mut emit);
+            }
+        }
+        for &(session, ended_ms) in self.tombstones.range(self.tombstones.len() - self.tombstones_undrained..) {
+            emit(&Entry::SessionEnded { session, ended_ms });
+        }
+        self.tombstones_undrained = 0;
+        self.dirty_results = 0;
+        self.needs_commit = false;
+    }
+
+    /// Recovery: takes an entry of a page or a record; entries about other things are ignored. Records must come in order; pages in any order before
+    /// them. What is contained already changes nothing.
+    pub fn restore(&mut self, entry: &Entry<'_>) {
+        match *entry {
+            Entry::Session { session, acked_through, first_sequence, used_ms, ref results } => {
+                self.restore_session(session, SessionFacts { acked_through, first_sequence, used_ms, results });
+            }
+            Entry::SessionEnded { session, ended_ms } => self.restore_ended(session, ended_ms),
+            _ => {}
+        }
+    }
+
+    /// Ends recovery.
+    ///
+    /// # Errors
+    /// Results of a session are missing: records or pages were lost.
+    pub fn finish_restore(&mut self) -> Result<(), SessionRestoreError> {
+        self.tombstones.make_contiguous().sort_unstable_by_key(|&(_, ended_ms)| ended_ms);
+        match self.slots.iter().flatten().find(|slot| slot.gapped) {
+            Some(slot) => Err(SessionRestoreError::Gap(slot.session, slot.row.acked_through().saturating_add(1))),
+            None => Ok(()),
+        }
+    }
+
+    fn restore_session(&mut self, session: SessionId, facts: SessionFacts<'_>) {
+        if self.ended_ms.get(&session).is_some_and(|&ended_ms| facts.used_ms <= ended_ms) {
+            return;
+        }
+        self.ended_ms.remove(&session);
+        let slot_number = self.find(session).unwrap_or_else(|| {
+            let row = SessionRow::new(facts.used_ms);
+            self.insert(Slot { session, row, drained_through: 0, drained_used_ms: 0, dirty: false, gapped: false })
+        });
+        let Some(slot) = self.slots.get_mut(slot_number as usize).and_then(Option::as_mut) else { return };
+        let capacity = slot.row.capacity();
+        slot.gapped |= slot.row.merge(facts) == Merge::Gap;
+        slot.drained_through = slot.row.last_sequence();
+        slot.drained_used_ms = slot.row.used_ms();
+        self.results_bytes = self.results_bytes + slot.row.capacity() * RESULT_BYTES - capacity * RESULT_BYTES;
+    }
+
+    fn restore_ended(&mut self, session: SessionId, ended_ms: u64) {
+        if let Some(slot) = self.find(session) {
+            let used_ms = self.slots[slot as usize].as_ref().map_or(0, |slot| slot.row.used_ms());
+            if ended_ms < used_ms {
+                return;
+            }
+            self.remove(slot);
+        }
+        if self.ended_ms.get(&session).is_none_or(|&known_ms| known_ms < ended_ms) {
+            self.ended_ms.insert(session, ended_ms);
+            self.tombstones.push_back((session, ended_ms));
+        }
+    }
+
+    fn find(&self, session: SessionId) -> Option<u32> {
+        let hash = self.hasher.hash_one(session);
+        let is_it = |&slot: &u32| matches!(&self.slots[slot as usize], Some(slot) if slot.session == session);
+        self.index.find(hash, is_it).copied()
+    }
+
+    fn insert(&mut self, slot: Slot) -> u32 {
+        let hash = self.hasher.hash_one(slot.session);
+        self.results_bytes += slot.row.capacity() * RESULT_BYTES;
+        let number = match self.free_slots.pop() {
+            Some(number) => {
+                self.slots[number as usize] = Some(slot);
+                number
+            }
+            None => {
+                self.slots.push(Some(slot));
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.index.insert_unique(hash, number, |&number| {
+            slots[number as usize].as_ref().map_or(0, |slot| hasher.hash_one(slot.session))
+        });
+        number
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Slot> {
+        let slot = self.slots.get_mut(number as usize)?.take()?;
+        let hash = self.hasher.hash_one(slot.session);
+        if let Ok(entry) = self.index.find_entry(hash, |&other| other == number) {
+            entry.remove();
+        }
+        self.results_bytes -= slot.row.capacity() * RESULT_BYTES;
+        self.free_slots.push(number);
+        Some(slot)
+    }
+
+    /// Turns a row into a tombstone.
+    fn bury(&mut self, number: u32, now_ms: u64) {
+        let Some(slot) = self.remove(number) else { return };
+        // Never before the row's last use, nor before an earlier tombstone: times must not fall.
+        let newest_ms = self.tombstones.back().map_or(0, |&(_, ended_ms)| ended_ms);
+        let ended_ms = now_ms.max(slot.row.used_ms()).max(newest_ms);
+        self.ended_ms.insert(slot.session, ended_ms);
+        self.tombstones.push_back((slot.session, ended_ms));
+        self.tombstones_undrained += 1;
+        self.needs_commit = true;
+    }
+
+    fn use_slot(&mut self, number: u32, now_ms: u64) {
+        let Some(slot) = self.slots.get_mut(number as usize).and_then(Option::as_mut) else { return };
+        slot.row.touch(now_ms);
+        if slot.row.used_ms() > slot.drained_used_ms.saturating_add(self.settings.refresh_ms()) {
+            self.needs_commit = true;
+            self.mark_dirty(number);
+        }
+    }
+
+    fn mark_dirty(&mut self, number: u32) {
+        if let Some(slot) = self.slots.get_mut(number as usize).and_then(Option::as_mut)
+            && !std::mem::replace(&mut slot.dirty, true)
+        {
+            self.dirty_slots.push(number);
+        }
+    }
+}
+
+impl SessionSettings {
+    /// The room to give a session that needs `needed` results, `new_count` of them new, and has room for
+    /// `capacity`; `others_bytes` is what the rest of the table takes.
+    fn room_for(
+        &self,
+        needed: usize,
+        new_count: usize,
+        capacity: usize,
+        others_bytes: usize,
+    ) -> Result<usize, ErrorCode> {
+        if new_count > self.results_per_session_max {
+            return Err(ErrorCode::TooLarge);
+        }
+        if needed > self.results_per_session_max {
+            return Err(ErrorCode::Overloaded);
+        }
+        if needed <= capacity {
+            return Ok(capacity);
+        }
+        let generous = needed.max(capacity + capacity / 2).max(RESULTS_CAPACITY_MIN);
+        let fits = |capacity: usize| others_bytes + capacity * RESULT_BYTES <= self.table_bytes_max;
+        [generous.min(self.results_per_session_max), needed]
+            .into_iter()
+            .find(|&capacity| fits(capacity))
+            .ok_or(ErrorCode::Overloaded)
+    }
+}
+
+impl Slot {
+    /// Hands out what is new; gives the buffer back.
+    fn drain(
+        &mut self,
+        mut results: Vec<(Fingerprint, StoredResult)>,
+        emit: &mut impl FnMut(&Entry<'_>),
+    ) -> Vec<(Fingerprint, StoredResult)> {
+        let (acked_through, used_ms) = (self.row.acked_through(), self.row.used_ms());
+        let last_sequence = self.row.last_sequence();
+        let mut first_sequence = self.drained_through.max(acked_through).saturating_add(1);
+        loop {
+            results.clear();
+            self.row.collect_results(first_sequence, ENTRY_RESULTS_MAX, &mut results);
+            let next_sequence = first_sequence + results.len() as u64;
+            let entry = Entry::Session { session: self.session, acked_through, first_sequence, used_ms, results };
+            emit(&entry);
+            let Entry::Session { results: buffer, .. } = entry else { unreachable!("it was made just above") };
+            results = buffer;
+            first_sequence = next_sequence;
+            if first_sequence > last_sequence {
+                break;
+            }
+        }
+        self.drained_through = last_sequence;
+        self.drained_used_ms = used_ms;
+        results
+    }
+}
