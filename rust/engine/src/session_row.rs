@@ -20,7 +20,7 @@ use crate::journal::entry::{Entry, Fingerprint, StoredResult};
 use crate::wire::request::SessionId;
 
 /// A kept result, in 17 bytes: the memory of a busy shard's sessions is mostly these.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 #[repr(C, packed)]
 struct PackedResult {
     fingerprint: u64,
@@ -83,8 +83,16 @@ impl SessionFacts<'_> {
     }
 }
 
+/// Folds a session's later entry into its earlier one, as a page holds it. Same rules as [`SessionState::merge`].
+#[must_use]
+pub fn merge_session_entry<'a>(earlier: Option<Entry<'a>>, later: Entry<'a>) -> Entry<'a> {
+    let (Entry::Session { session, .. } | Entry::SessionEnded { session, .. }) = later else { return later };
+    let state = earlier.and_then(|earlier| SessionState::merge(None, &earlier));
+    SessionState::merge(state, &later).map_or(later, |state| state.to_entry(session))
+}
+
 /// A session's results above `acked_through`, in order and without holes.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct SessionRow {
     acked_through: u64,
     used_ms: u64,
@@ -200,7 +208,7 @@ impl SessionRow {
 }
 
 /// All that is durable about one session id, as a page keeps it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum SessionState {
     /// It can be used.
     Live(SessionRow),
@@ -281,7 +289,7 @@ mod tests {
         Entry::Session { session: SESSION, acked_through, first_sequence, used_ms, results }
     }
 
-    fn fold(entries: &[Entry<'_>]) -> Option<Entry<'static>> {
+    fn fold<'a>(entries: &[Entry<'a>]) -> Option<Entry<'a>> {
         entries.iter().fold(None, |state, entry| SessionState::merge(state, entry)).map(|state| state.to_entry(SESSION))
     }
 

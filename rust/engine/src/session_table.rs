@@ -14,9 +14,10 @@
 //! # Ends
 //!
 //! `bye` and expiry alike turn a row into a tombstone, journaled as `SessionEnded`. A tombstone is kept for the
-//! tombstone window, and until it has been drained. Pages drop it by [`SessionSettings::tombstone_has_expired`], asked
-//! with the uptime of the position from which records would be read again (never with a later one: its own record must lie before that position).
-//! Session rows leave pages only by their tombstones.
+//! tombstone window, and until it has been drained; pages may drop it when [`SessionSettings::tombstone_has_expired`]
+//! at the uptime that they are folded to. (If earlier records are then read again, its session comes back, perhaps
+//! with a [gap](crate::session_row::Merge::Gap), until the record of the tombstone follows.) Session rows leave
+//! pages only by their tombstones: dropped there by age, they would be missing under a later entry.
 //!
 //! # Memory
 //!
@@ -32,8 +33,8 @@ use thiserror::Error;
 
 use crate::error_code::ErrorCode;
 use crate::journal::entry::{Entry, Fingerprint, StoredResult};
-pub use crate::session_row::RESULT_BYTES;
 use crate::session_row::{Merge, SessionFacts, SessionRow};
+pub use crate::session_row::{RESULT_BYTES, merge_session_entry};
 use crate::wire::request::SessionId;
 
 /// Bytes counted for each session, its place in the index included.
@@ -113,17 +114,7 @@ pub struct SessionTableStats {
     pub bytes: usize,
 }
 
-/// The answer to an operation that was applied before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OldResult {
-    /// What it answered then.
-    Replayed(StoredResult),
-    /// The client acknowledged its result before: `already_settled`.
-    AlreadySettled,
-    /// Another operation has this sequence: `id_reused`.
-    IdReused,
-}
-
+#[derive(Debug)]
 struct Slot {
     session: SessionId,
     row: SessionRow,
@@ -138,6 +129,7 @@ struct Slot {
 }
 
 /// The sessions of one shard.
+#[derive(Debug)]
 pub struct SessionTable {
     settings: SessionSettings,
     hasher: RandomState,
@@ -149,8 +141,8 @@ pub struct SessionTable {
     dirty_slots: Vec<u32>,
     /// At most so many results wait to be drained.
     dirty_results: usize,
-    /// Is something waiting that replies depend on?
-    needs_commit: bool,
+    /// Does something wait that replies depend on?
+    is_dirty: bool,
     ended_ms: HashMap<SessionId, u64, RandomState>,
     /// In the order of `ended_ms`; stale where `ended_ms` says otherwise.
     tombstones: VecDeque<(SessionId, u64)>,
@@ -162,40 +154,20 @@ pub struct SessionTable {
     expiry_cursor: usize,
 }
 
-/// An accepted batch: first [`Batch::old_count`] items that were applied before, then new ones, each of which
-/// the caller applies and then [records](Batch::record).
-pub struct Batch<'t> {
-    slot: &'t mut Slot,
-    dirty_results: &'t mut usize,
+/// An accepted batch: first [`Batch::old_count`] items that were applied before, whose answers
+/// [`SessionTable::old_result`] has, then new ones, each of which the caller applies and then
+/// [records](SessionTable::record). A handle, good until the table is used for anything else.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    slot: u32,
     old_count: usize,
-    new_left: usize,
 }
 
-impl Batch<'_> {
+impl Batch {
     /// So many leading items were applied before and must not be applied again.
     #[must_use]
-    pub fn old_count(&self) -> usize {
+    pub fn old_count(self) -> usize {
         self.old_count
-    }
-
-    /// The answer to one of the old items.
-    #[must_use]
-    pub fn old_result(&self, sequence: u64, fingerprint: Fingerprint) -> OldResult {
-        match self.slot.row.result(sequence) {
-            None => OldResult::AlreadySettled,
-            Some((known, result)) if known == fingerprint => OldResult::Replayed(result),
-            Some(_) => OldResult::IdReused,
-        }
-    }
-
-    /// Keeps the outcome of the next new item, which thereby consumes its sequence.
-    ///
-    /// At most as often as the batch has new items: room was made for those.
-    pub fn record(&mut self, fingerprint: Fingerprint, result: StoredResult) {
-        debug_assert!(self.new_left > 0, "more outcomes than the batch has new items");
-        self.new_left = self.new_left.saturating_sub(1);
-        *self.dirty_results += 1;
-        self.slot.row.push(fingerprint, result);
     }
 }
 
@@ -211,7 +183,7 @@ impl SessionTable {
             index: HashTable::new(),
             dirty_slots: Vec::new(),
             dirty_results: 0,
-            needs_commit: false,
+            is_dirty: false,
             ended_ms: HashMap::with_hasher(hasher.clone()),
             hasher,
             tombstones: VecDeque::new(),
@@ -250,7 +222,7 @@ impl SessionTable {
         count: usize,
         acked_through: u64,
         now_ms: u64,
-    ) -> Result<Batch<'_>, ErrorCode> {
+    ) -> Result<Batch, ErrorCode> {
         let next_sequence = first_sequence.checked_add(count as u64).filter(|&next| next < u64::MAX);
         let Some(next_sequence) = next_sequence.filter(|_| first_sequence > 0) else {
             return Err(ErrorCode::BadRequest);
@@ -261,14 +233,38 @@ impl SessionTable {
         };
         let new_count = count - old_count;
         if new_count > 0 {
-            self.needs_commit = true;
+            self.is_dirty = true;
             self.mark_dirty(slot);
         }
         self.use_slot(slot, now_ms);
-        let Some(row) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
-            return Err(ErrorCode::Internal);
+        Ok(Batch { slot, old_count })
+    }
+
+    /// The answer to an old item of the batch.
+    ///
+    /// # Errors
+    /// - `already_settled`: the client acknowledged its result before;
+    /// - `id_reused`: another operation has this sequence.
+    pub fn old_result(&self, batch: Batch, sequence: u64, fingerprint: Fingerprint) -> Result<StoredResult, ErrorCode> {
+        let slot = self.slots.get(batch.slot as usize).and_then(Option::as_ref);
+        match slot.and_then(|slot| slot.row.result(sequence)) {
+            None => Err(ErrorCode::AlreadySettled),
+            Some((known, result)) if known == fingerprint => Ok(result),
+            Some(_) => Err(ErrorCode::IdReused),
+        }
+    }
+
+    /// Keeps the outcome of the batch's next new item, which thereby consumes its sequence.
+    ///
+    /// At most as often as the batch has new items: room was made for those.
+    pub fn record(&mut self, batch: Batch, fingerprint: Fingerprint, result: StoredResult) {
+        let Some(slot) = self.slots.get_mut(batch.slot as usize).and_then(Option::as_mut) else {
+            debug_assert!(false, "the batch is not the table's latest");
+            return;
         };
-        Ok(Batch { slot: row, dirty_results: &mut self.dirty_results, old_count, new_left: new_count })
+        debug_assert!(slot.row.results_len() < slot.row.capacity(), "more outcomes than the batch has new items");
+        self.dirty_results += 1;
+        slot.row.push(fingerprint, result);
     }
 
     /// Checks a batch of an existing session, then takes its acknowledgement and makes room for its new items.
@@ -402,10 +398,10 @@ impl SessionTable {
         }
     }
 
-    /// Does a reply depend on something that was not drained?
+    /// Is something waiting for a drain on which replies depend? (An acknowledgement alone is not.)
     #[must_use]
-    pub fn needs_commit(&self) -> bool {
-        self.needs_commit
+    pub fn is_dirty(&self) -> bool {
+        self.is_dirty
     }
 
     /// About how many bytes a drain would encode.
@@ -429,11 +425,11 @@ impl SessionTable {
         }
         self.tombstones_undrained = 0;
         self.dirty_results = 0;
-        self.needs_commit = false;
+        self.is_dirty = false;
     }
 
-    /// Recovery: takes an entry of a page or a record; entries about other things are ignored. Records must come in order; pages in any order before
-    /// them. What is contained already changes nothing.
+    /// Recovery: takes an entry of a page or of a record; one about other things is ignored. Pages come first, in
+    /// any order, then records in theirs. What is contained already changes nothing.
     pub fn restore(&mut self, entry: &Entry<'_>) {
         match *entry {
             Entry::Session { session, acked_through, first_sequence, used_ms, ref results } => {
@@ -533,14 +529,14 @@ impl SessionTable {
         self.ended_ms.insert(slot.session, ended_ms);
         self.tombstones.push_back((slot.session, ended_ms));
         self.tombstones_undrained += 1;
-        self.needs_commit = true;
+        self.is_dirty = true;
     }
 
     fn use_slot(&mut self, number: u32, now_ms: u64) {
         let Some(slot) = self.slots.get_mut(number as usize).and_then(Option::as_mut) else { return };
         slot.row.touch(now_ms);
         if slot.row.used_ms() > slot.drained_used_ms.saturating_add(self.settings.refresh_ms()) {
-            self.needs_commit = true;
+            self.is_dirty = true;
             self.mark_dirty(number);
         }
     }
