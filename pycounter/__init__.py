@@ -1,0 +1,1 @@
+"""PyCounter: counters that count every acknowledged increment exactly once, in memory, on disk or on a server."""

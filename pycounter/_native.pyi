@@ -1,0 +1,5 @@
+"""The engine as a Python module."""
+
+__all__ = ["DEBUG_BUILD"]
+
+DEBUG_BUILD: bool

@@ -1,0 +1,75 @@
+"""What every test stands on: one printed seed, uvloop, and no silent skips where CI runs.
+
+The seed drives Hypothesis and the `seed` fixture. It is drawn once a run, shown in the header, and taken from
+PYCOUNTER_TEST_SEED to repeat a run. Workers of pytest-xdist inherit it through the environment.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Generator, Mapping
+
+import hypothesis
+import pytest
+import uvloop
+
+SEED_VARIABLE = "PYCOUNTER_TEST_SEED"
+IN_CI = os.environ.get("CI") == "true"
+
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "ci",
+    parent=hypothesis.settings.get_profile("default"),
+    derandomize=False,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draws the run's seed before Hypothesis reads its option, and chooses the profile."""
+    given = config.getoption("hypothesis_seed", default=None)
+    if given is not None:
+        os.environ[SEED_VARIABLE] = str(given)
+    seed = os.environ.setdefault(SEED_VARIABLE, str(random.SystemRandom().randrange(2**32)))
+    config.option.hypothesis_seed = seed
+    hypothesis.settings.load_profile("ci" if IN_CI else "default")
+
+
+def pytest_report_header() -> str:
+    return f"seed: {os.environ[SEED_VARIABLE]} (the same again: {SEED_VARIABLE}={os.environ[SEED_VARIABLE]})"
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Coroutine tests run on the loop that the product runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test skipped in CI is a failure: CI has everything that tests need."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI doesn't accept: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself while it is collected."""
+    report = yield
+    if IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI doesn't accept: {_reason(report)}"
+    return report
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed of this test's own: the same for the same run seed, in whatever order tests run."""
+    return random.Random(f"{os.environ[SEED_VARIABLE]}:{request.node.nodeid}").getrandbits(64)

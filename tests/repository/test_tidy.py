@@ -1,0 +1,5 @@
+"""Style as a test."""
+
+
+def test_placeholder_removed_soon():
+    assert True
