@@ -12,3 +12,15 @@ pub const FRAME_DEPTH_MAX: usize = 8;
 pub const REQUEST_ITEMS_MAX: usize = 65_536;
 /// A journal record, header included, stays below this many bytes, so that any journal can carry it.
 pub const RECORD_BYTES_MAX: usize = 900_000;
+/// Longest token or client name in `hello`, in bytes.
+pub const HELLO_TEXT_BYTES_MAX: usize = 1024;
+/// Longest path that `backup` takes, in bytes.
+pub const BACKUP_PATH_BYTES_MAX: usize = 4096;
+/// Longest inline command (a RESP request as a line of text), in bytes.
+pub const INLINE_BYTES_MAX: usize = 65_536;
+/// Longest glob pattern that `SCAN MATCH` takes, in bytes: matching costs pattern times key.
+pub const PATTERN_BYTES_MAX: usize = 1024;
+/// Counters that `scan` gives at a time if not told otherwise.
+pub const SCAN_COUNT_DEFAULT: usize = 100;
+/// Counters that `top` gives if not told otherwise.
+pub const TOP_COUNT_DEFAULT: usize = 10;

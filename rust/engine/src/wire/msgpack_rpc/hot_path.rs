@@ -1,0 +1,109 @@
+//! The two shapes that make up nearly all traffic, matched on the bytes without a reader between.
+//!
+//! A subset of what [`parse`](super::parse) accepts, with the same meaning: whatever is unusual, wrong or
+//! not all there gives `None`, and the general path decides. A key's length is checked here too.
+
+use crate::limits::KEY_BYTES_MAX;
+
+/// An `incr` without options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FastIncr<'a> {
+    /// Bytes of the frame.
+    pub len: usize,
+    /// To be echoed in the reply.
+    pub msgid: u32,
+    /// Of 1 to 1,024 bytes.
+    pub key: &'a [u8],
+    /// 1 if the frame has none.
+    pub delta: i64,
+}
+
+/// A `get` without options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FastGet<'a> {
+    /// Bytes of the frame.
+    pub len: usize,
+    /// To be echoed in the reply.
+    pub msgid: u32,
+    /// Of 1 to 1,024 bytes.
+    pub key: &'a [u8],
+}
+
+/// `[0, msgid, "incr", [key]]` or `[0, msgid, "incr", [key, delta]]` at the start of `buf`.
+///
+/// If a [`FrameScanner`](super::FrameScanner) had begun with these bytes, reset it.
+#[must_use]
+pub fn fast_incr(buf: &[u8]) -> Option<FastIncr<'_>> {
+    let (msgid, rest) = after_msgid(buf)?;
+    let rest = match rest {
+        [0xa4, b'i', b'n', b'c', b'r', rest @ ..] | [0xd9 | 0xc4, 4, b'i', b'n', b'c', b'r', rest @ ..] => rest,
+        _ => return None,
+    };
+    let (count, rest) = rest.split_first()?;
+    let (key, rest) = key(rest)?;
+    let (delta, rest) = match count {
+        0x91 => (1, rest),
+        0x92 => delta(rest)?,
+        _ => return None,
+    };
+    Some(FastIncr { len: buf.len() - rest.len(), msgid, key, delta })
+}
+
+/// `[0, msgid, "get", [key]]` at the start of `buf`.
+///
+/// If a [`FrameScanner`](super::FrameScanner) had begun with these bytes, reset it.
+#[must_use]
+pub fn fast_get(buf: &[u8]) -> Option<FastGet<'_>> {
+    let (msgid, rest) = after_msgid(buf)?;
+    let ([0xa3, b'g', b'e', b't', 0x91, rest @ ..] | [0xd9 | 0xc4, 3, b'g', b'e', b't', 0x91, rest @ ..]) = rest else {
+        return None;
+    };
+    let (key, rest) = key(rest)?;
+    Some(FastGet { len: buf.len() - rest.len(), msgid, key })
+}
+
+/// The bytes after `[0, msgid`. Clients count up, so which encoding comes is well predicted.
+fn after_msgid(buf: &[u8]) -> Option<(u32, &[u8])> {
+    let [0x94, 0x00, buf @ ..] = buf else { return None };
+    match *buf {
+        [msgid @ 0..=0x7f, ref rest @ ..] | [0xcc | 0xd0, msgid @ 0..=0x7f, ref rest @ ..] => Some((u32::from(msgid), rest)),
+        [0xcd, a, b, ref rest @ ..] => Some((u32::from(u16::from_be_bytes([a, b])), rest)),
+        [0xce, a, b, c, d, ref rest @ ..] => Some((u32::from_be_bytes([a, b, c, d]), rest)),
+        [0xcc, msgid, ref rest @ ..] => Some((u32::from(msgid), rest)),
+        [0xd1, a @ 0..=0x7f, b, ref rest @ ..] => Some((u32::from(u16::from_be_bytes([a, b])), rest)),
+        [0xd2, a @ 0..=0x7f, b, c, d, ref rest @ ..] | [0xcf | 0xd3, 0, 0, 0, 0, a, b, c, d, ref rest @ ..] => {
+            Some((u32::from_be_bytes([a, b, c, d]), rest))
+        }
+        _ => None,
+    }
+}
+
+fn key(buf: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = match *buf {
+        [head @ 0xa1..=0xbf, ref rest @ ..] => (usize::from(head & 0x1f), rest),
+        [0xd9 | 0xc4, len, ref rest @ ..] => (usize::from(len), rest),
+        [0xda | 0xc5, a, b, ref rest @ ..] => (usize::from(u16::from_be_bytes([a, b])), rest),
+        _ => return None,
+    };
+    if len == 0 || len > KEY_BYTES_MAX {
+        return None;
+    }
+    rest.split_at_checked(len)
+}
+
+fn delta(buf: &[u8]) -> Option<(i64, &[u8])> {
+    Some(match *buf {
+        [small @ (0..=0x7f | 0xe0..=0xff), ref rest @ ..] => (i64::from(i8::from_be_bytes([small])), rest),
+        [0xcc, a, ref rest @ ..] => (i64::from(a), rest),
+        [0xcd, a, b, ref rest @ ..] => (i64::from(u16::from_be_bytes([a, b])), rest),
+        [0xce, a, b, c, d, ref rest @ ..] => (i64::from(u32::from_be_bytes([a, b, c, d])), rest),
+        [0xd0, a, ref rest @ ..] => (i64::from(i8::from_be_bytes([a])), rest),
+        [0xd1, a, b, ref rest @ ..] => (i64::from(i16::from_be_bytes([a, b])), rest),
+        [0xd2, a, b, c, d, ref rest @ ..] => (i64::from(i32::from_be_bytes([a, b, c, d])), rest),
+        // An unsigned one above i64::MAX is a bad delta: the general path says so.
+        [0xcf, a @ 0..=0x7f, b, c, d, e, f, g, h, ref rest @ ..] | [0xd3, a, b, c, d, e, f, g, h, ref rest @ ..] => {
+            (i64::from_be_bytes([a, b, c, d, e, f, g, h]), rest)
+        }
+        _ => return None,
+    })
+}

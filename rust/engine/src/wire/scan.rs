@@ -1,0 +1,57 @@
+//! What the two protocols share before a request is understood: which one it is, and where a frame ends.
+
+/// The protocols that share the port. A connection's first byte decides, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// MessagePack-RPC: every frame is an array.
+    MsgpackRpc,
+    /// RESP2 until `HELLO 3` asks for RESP3.
+    Resp,
+}
+
+/// The protocol that a connection's first byte belongs to. `None`: neither, close.
+///
+/// A MessagePack-RPC message is an array of 3 or 4 elements, whose first byte is above 127; RESP begins
+/// with `*`, an inline command with a letter. So one byte is enough.
+#[must_use]
+pub const fn detect(first: u8) -> Option<Protocol> {
+    match first {
+        0x93 | 0x94 | 0xdc | 0xdd => Some(Protocol::MsgpackRpc),
+        b'*' | b'A'..=b'Z' | b'a'..=b'z' => Some(Protocol::Resp),
+        _ => None,
+    }
+}
+
+/// Bounds of one frame. The count of items and the depth are fixed in [`crate::limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameLimits {
+    /// Longest frame, in bytes. A frame that declares more is refused before its bytes come.
+    pub bytes_max: usize,
+}
+
+/// How far a frame scanner came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan {
+    /// The frame is the first so many bytes. The scanner is ready for the next frame.
+    Complete(usize),
+    /// More bytes are needed. Call again with the same bytes and more after them.
+    Incomplete,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_decides_the_protocol() {
+        for byte in 0..=u8::MAX {
+            let expected = match byte {
+                0x93 | 0x94 | 0xdc | 0xdd => Some(Protocol::MsgpackRpc),
+                b'*' => Some(Protocol::Resp),
+                letter if letter.is_ascii_alphabetic() => Some(Protocol::Resp),
+                _ => None,
+            };
+            assert_eq!(detect(byte), expected, "{byte:#04x}");
+        }
+    }
+}
