@@ -10,6 +10,7 @@ pub mod error_code;
 pub mod fingerprint;
 pub mod journal;
 pub mod limits;
+pub mod operation_id_table;
 pub mod session_row;
 pub mod session_table;
 pub mod wire;
