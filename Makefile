@@ -118,14 +118,14 @@ bench-python: setup ## run the benches of the Python module
 .PHONY: lint lint-python lint-rust
 lint: lint-python lint-rust ## check formats, lints, types, layers, stubs and Rust docs; changes nothing
 
-lint-python: setup
+lint-python: setup ## check the Python half
 	$(BIN)/ruff check $(PYTHON_SOURCES)
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/mypy $(PYTHON_SOURCES)
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml pycounter._native
 
-lint-rust: $(REQUIREMENTS_STAMP)
+lint-rust: $(REQUIREMENTS_STAMP) ## check the Rust half
 	cargo fmt --all --check
 	cargo clippy --locked --quiet --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --quiet --workspace --no-deps

@@ -1,0 +1,1 @@
+"""Tests: unit (mirrors the package), stateful, integration, faults, and repository (style)."""

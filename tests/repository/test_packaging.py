@@ -1,0 +1,94 @@
+"""What is installed is what the repository says: one version, and dependencies that are used and declared."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+
+import pytest
+
+from pycounter import _native
+from tests.repository.sources import ROOT, source_files
+
+DISTRIBUTION = "pycounter-engine"
+
+
+def toml(name: str) -> dict:
+    return tomllib.loads((ROOT / name).read_text())
+
+
+VERSION = toml("Cargo.toml")["workspace"]["package"]["version"]
+
+
+def test_the_installed_version_is_the_sources():
+    assert importlib.metadata.version(DISTRIBUTION) == VERSION
+
+
+def test_cargo_lock_has_the_version():
+    locked = {package["name"]: package["version"] for package in toml("Cargo.lock")["package"]}
+    assert locked["pycounter-engine"] == locked["pycounter-native"] == VERSION
+
+
+def test_the_changelog_begins_with_the_version():
+    headings = re.findall(r"^## \[(\d[^\]]*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0][0] == VERSION
+    assert all(re.fullmatch(r"\d{4}-\d{2}-\d{2}", date) for _, date in headings[1:])
+
+
+def test_the_oldest_python_is_the_same_everywhere():
+    project = toml("pyproject.toml")
+    oldest = project["project"]["requires-python"].removeprefix(">=")
+    assert project["tool"]["mypy"]["python_version"] == oldest
+    assert project["tool"]["ruff"]["target-version"] == "py" + oldest.replace(".", "")
+    assert f"python_needed={oldest}\n" in (ROOT / "tools/prerequisites.sh").read_text()
+
+
+def requirement_name(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9_.-]+", requirement)
+    assert match, requirement
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def test_every_requirement_is_locked():
+    project = toml("pyproject.toml")
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE))
+    wanted = {requirement_name(one) for one in project["project"]["dependencies"] + project["dependency-groups"]["dev"]}
+    assert wanted - locked == set(), "run `make lock`"
+
+
+def imported() -> set[str]:
+    """Top-level modules of others that the package imports, wherever in a file."""
+    names = set()
+    for path in source_files(".py", under="pycounter"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"pycounter"}
+
+
+def test_dependencies_are_declared_and_used():
+    project = toml("pyproject.toml")["project"]
+    extras = [one for extra in project.get("optional-dependencies", {}).values() for one in extra]
+    declared = {requirement_name(one) for one in [*project["dependencies"], *extras]}
+    distributions = importlib.metadata.packages_distributions()
+    used = {requirement_name(distributions[name][0]) if name in distributions else name for name in imported()}
+    assert used - declared == set(), "imported and not declared"
+    assert declared - used == set(), "declared and not imported"
+
+
+def test_the_console_script_exists():
+    scripts = importlib.metadata.entry_points(group="console_scripts", name="pycounter")
+    assert [script.value for script in scripts] == ["pycounter.cli:main"]
+    assert callable(next(iter(scripts)).load())
+
+
+@pytest.mark.parametrize("name", ["py.typed", "_native.pyi"])
+def test_the_package_is_typed(name):
+    assert (ROOT / "pycounter" / name).exists()
+
+
+def test_the_native_module_is_a_release_build():
+    assert _native.DEBUG_BUILD is False
