@@ -23,7 +23,9 @@ pub fn fail_held(held: &[u8], out: &mut Vec<u8>, code: ErrorCode, message: &str)
 }
 
 fn next_msgid(reader: &mut Reader<'_>) -> Result<u32, Truncated> {
-    let (Value::Array(4), Value::Unsigned(1), Value::Unsigned(msgid)) = (reader.read()?, reader.read()?, reader.read()?) else {
+    let (Value::Array(4), Value::Unsigned(1), Value::Unsigned(msgid)) =
+        (reader.read()?, reader.read()?, reader.read()?)
+    else {
         return Err(Truncated);
     };
     reader.skip(2)?;

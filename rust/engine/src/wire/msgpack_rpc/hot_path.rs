@@ -66,7 +66,9 @@ pub fn fast_get(buf: &[u8]) -> Option<FastGet<'_>> {
 fn after_msgid(buf: &[u8]) -> Option<(u32, &[u8])> {
     let [0x94, 0x00, buf @ ..] = buf else { return None };
     match *buf {
-        [msgid @ 0..=0x7f, ref rest @ ..] | [0xcc | 0xd0, msgid @ 0..=0x7f, ref rest @ ..] => Some((u32::from(msgid), rest)),
+        [msgid @ 0..=0x7f, ref rest @ ..] | [0xcc | 0xd0, msgid @ 0..=0x7f, ref rest @ ..] => {
+            Some((u32::from(msgid), rest))
+        }
         [0xcd, a, b, ref rest @ ..] => Some((u32::from(u16::from_be_bytes([a, b])), rest)),
         [0xce, a, b, c, d, ref rest @ ..] => Some((u32::from_be_bytes([a, b, c, d]), rest)),
         [0xcc, msgid, ref rest @ ..] => Some((u32::from(msgid), rest)),

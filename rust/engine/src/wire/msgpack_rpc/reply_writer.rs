@@ -29,13 +29,25 @@ pub fn reply_nil(out: &mut Vec<u8>, msgid: u32) {
 /// nothing else.
 pub fn reply_error(out: &mut Vec<u8>, msgid: u32, code: ErrorCode, message: &str) {
     Small::reply(msgid).append_to(out);
+    write_error(out, code, message);
+    write_nil(out);
+}
+
+/// The same with an error whose text, `code: message`, is made already.
+pub fn reply_error_text(out: &mut Vec<u8>, msgid: u32, error: &str) {
+    Small::reply(msgid).append_to(out);
+    write_str(out, error);
+    write_nil(out);
+}
+
+/// An error as one string, `code: message`: also stands for the result of an item that was refused.
+pub fn write_error(out: &mut Vec<u8>, code: ErrorCode, message: &str) {
     let name = code.name();
     let len = name.len().saturating_add(2).saturating_add(message.len());
     write_size(out, len, STR);
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(message.as_bytes());
-    write_nil(out);
 }
 
 /// The start of a reply without an error. Exactly one value must follow.

@@ -5,8 +5,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::reader::{Reader, Truncated, Value};
 use crate::error_code::ErrorCode;
 use crate::limits::{
-    BACKUP_PATH_BYTES_MAX, HELLO_TEXT_BYTES_MAX, KEY_BYTES_MAX, OPERATION_ID_BYTES_MAX, REQUEST_ITEMS_MAX, SCAN_COUNT_DEFAULT,
-    TOP_COUNT_DEFAULT,
+    BACKUP_PATH_BYTES_MAX, HELLO_TEXT_BYTES_MAX, KEY_BYTES_MAX, OPERATION_ID_BYTES_MAX, REQUEST_ITEMS_MAX,
+    SCAN_COUNT_DEFAULT, TOP_COUNT_DEFAULT,
 };
 use crate::wire::request::{ChangeOptions, Item, Level, ReadOptions, Request, SessionId, key_is_valid};
 use crate::wire::request_error::RequestError;
@@ -125,7 +125,9 @@ fn parse_call<'a>(method: &[u8], mut reader: Reader<'a>) -> Result<Request<'a>, 
 fn parse_method<'a>(method: &[u8], params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
     Ok(match method {
         b"incr" => incr(params)?,
-        b"incr_many" => Request::IncrMany { items: params.items(ItemShape::WithId)?, options: params.change_options(MANY_OPTIONS)? },
+        b"incr_many" => {
+            Request::IncrMany { items: params.items(ItemShape::WithId)?, options: params.change_options(MANY_OPTIONS)? }
+        }
         b"apply" => apply(params)?,
         b"get" => Request::Get { key: params.key()?, options: params.read_options()? },
         b"get_many" => Request::GetMany { keys: params.keys()?, options: params.read_options()? },
@@ -203,7 +205,9 @@ fn hello<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
         match (bit, value) {
             (_, Value::Nil) => {}
             (4, value) => session_id = Some(session(value)?),
-            (_, Value::Text(text)) if text.len() > HELLO_TEXT_BYTES_MAX => return Err(RequestError::of(ErrorCode::TooLarge)),
+            (_, Value::Text(text)) if text.len() > HELLO_TEXT_BYTES_MAX => {
+                return Err(RequestError::of(ErrorCode::TooLarge));
+            }
             (1, Value::Text(text)) => token = Some(text),
             (_, Value::Text(text)) => client = Some(text),
             _ => return Err(RequestError::quoting(ErrorCode::BadRequest, "this is a string:", name)),
@@ -336,7 +340,9 @@ impl<'a> Params<'a> {
         match self.optional_unsigned("a count is an unsigned integer from 1")? {
             None => Ok(default),
             Some(0) => Err(bad_request("a count is an unsigned integer from 1")),
-            Some(count) => usize::try_from(count).ok().filter(|&count| count <= REQUEST_ITEMS_MAX).ok_or(TOO_MANY_ITEMS),
+            Some(count) => {
+                usize::try_from(count).ok().filter(|&count| count <= REQUEST_ITEMS_MAX).ok_or(TOO_MANY_ITEMS)
+            }
         }
     }
 

@@ -170,7 +170,9 @@ impl Command<'_> {
     #[must_use]
     pub const fn in_transaction(&self) -> InTransaction {
         match self {
-            Self::Empty | Self::Multi | Self::Exec | Self::Discard | Self::Watch | Self::Quit | Self::Reset => InTransaction::Run,
+            Self::Empty | Self::Multi | Self::Exec | Self::Discard | Self::Watch | Self::Quit | Self::Reset => {
+                InTransaction::Run
+            }
             // They change how replies are written or whether they are.
             Self::Hello { .. } | Self::Auth(_) => InTransaction::Refuse,
             _ => InTransaction::Queue,

@@ -60,41 +60,55 @@ pub mod words {
         "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
     );
     /// The value would leave 64 bits.
-    pub const OVERFLOW: CommandError = CommandError::new(ErrorCode::Overflow, "ERR increment or decrement would overflow");
+    pub const OVERFLOW: CommandError =
+        CommandError::new(ErrorCode::Overflow, "ERR increment or decrement would overflow");
     /// MULTI within MULTI.
-    pub const MULTI_NESTED: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR MULTI calls can not be nested");
+    pub const MULTI_NESTED: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR MULTI calls can not be nested");
     /// EXEC alone.
     pub const EXEC_WITHOUT_MULTI: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR EXEC without MULTI");
     /// DISCARD alone.
-    pub const DISCARD_WITHOUT_MULTI: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR DISCARD without MULTI");
+    pub const DISCARD_WITHOUT_MULTI: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR DISCARD without MULTI");
     /// EXEC after a command that was refused when it was queued.
     pub const EXEC_ABORT: CommandError =
         CommandError::new(ErrorCode::BadRequest, "EXECABORT Transaction discarded because of previous errors.");
     /// WATCH within MULTI.
-    pub const WATCH_IN_MULTI: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR WATCH inside MULTI is not allowed");
+    pub const WATCH_IN_MULTI: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR WATCH inside MULTI is not allowed");
     /// WATCH at all.
-    pub const WATCH_REFUSED: CommandError = CommandError::new(ErrorCode::Forbidden, "ERR WATCH is not supported: increments need no watching");
+    pub const WATCH_REFUSED: CommandError =
+        CommandError::new(ErrorCode::Forbidden, "ERR WATCH is not supported: increments need no watching");
     /// A command that a transaction can't hold.
-    pub const NOT_IN_MULTI: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR Command not allowed inside a transaction");
+    pub const NOT_IN_MULTI: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR Command not allowed inside a transaction");
     pub(in crate::wire::resp) const NOT_AN_INTEGER: CommandError =
         CommandError::new(ErrorCode::BadRequest, "ERR value is not an integer or out of range");
     pub(in crate::wire::resp) const BAD_DELTA: CommandError =
         CommandError::new(ErrorCode::BadDelta, "ERR value is not an integer or out of range");
     pub(in crate::wire::resp) const DECREMENT_OVERFLOW: CommandError =
         CommandError::new(ErrorCode::Overflow, "ERR decrement would overflow");
-    pub(in crate::wire::resp) const BAD_KEY: CommandError = CommandError::new(ErrorCode::BadKey, "ERR a key is a string of 1 to 1024 bytes");
+    pub(in crate::wire::resp) const BAD_KEY: CommandError =
+        CommandError::new(ErrorCode::BadKey, "ERR a key is a string of 1 to 1024 bytes");
     pub(in crate::wire::resp) const SYNTAX: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR syntax error");
-    pub(in crate::wire::resp) const INVALID_CURSOR: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR invalid cursor");
+    pub(in crate::wire::resp) const INVALID_CURSOR: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR invalid cursor");
     pub(in crate::wire::resp) const PATTERN_TOO_LONG: CommandError =
         CommandError::new(ErrorCode::TooLarge, "ERR a pattern has at most 1024 bytes");
-    pub(in crate::wire::resp) const DB_INDEX: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR DB index is out of range");
-    pub(in crate::wire::resp) const NO_PROTO: CommandError = CommandError::new(ErrorCode::BadRequest, "NOPROTO unsupported protocol version");
+    pub(in crate::wire::resp) const DB_INDEX: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR DB index is out of range");
+    pub(in crate::wire::resp) const NO_PROTO: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "NOPROTO unsupported protocol version");
     pub(in crate::wire::resp) const PROTO_NOT_AN_INTEGER: CommandError =
         CommandError::new(ErrorCode::BadRequest, "ERR Protocol version is not an integer or out of range");
-    pub(in crate::wire::resp) const CLIENT_NAME: CommandError =
-        CommandError::new(ErrorCode::BadRequest, "ERR Client names cannot contain spaces, newlines or special characters.");
-    pub(in crate::wire::resp) const SET_OPTION: CommandError =
-        CommandError::new(ErrorCode::BadRequest, "ERR SET takes a key, an integer and GET: conditions and expiry are not supported");
+    pub(in crate::wire::resp) const CLIENT_NAME: CommandError = CommandError::new(
+        ErrorCode::BadRequest,
+        "ERR Client names cannot contain spaces, newlines or special characters.",
+    );
+    pub(in crate::wire::resp) const SET_OPTION: CommandError = CommandError::new(
+        ErrorCode::BadRequest,
+        "ERR SET takes a key, an integer and GET: conditions and expiry are not supported",
+    );
     pub(in crate::wire::resp) const TEXT_TOO_LONG: CommandError =
         CommandError::new(ErrorCode::TooLarge, "ERR a name or token has at most 1024 bytes");
 }

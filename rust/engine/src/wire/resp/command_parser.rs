@@ -16,8 +16,36 @@ const QUOTED_BYTES_MAX: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
-    Incr, IncrBy, Decr, DecrBy, Get, MGet, GetDel, Del, Exists, Set, Scan, DbSize, Type, Ping, Echo, Hello, Auth, Select, Client,
-    Command, Info, Config, FlushAll, Quit, Reset, Multi, Exec, Discard, Watch, Unwatch,
+    Incr,
+    IncrBy,
+    Decr,
+    DecrBy,
+    Get,
+    MGet,
+    GetDel,
+    Del,
+    Exists,
+    Set,
+    Scan,
+    DbSize,
+    Type,
+    Ping,
+    Echo,
+    Hello,
+    Auth,
+    Select,
+    Client,
+    Command,
+    Info,
+    Config,
+    FlushAll,
+    Quit,
+    Reset,
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
 }
 
 /// Name, fewest arguments, most arguments (without the name).
@@ -67,7 +95,8 @@ pub fn parse(frame: &[u8]) -> Result<Command<'_>, CommandError> {
     let mut arguments = Arguments::of_frame(frame);
     let Some(sent) = arguments.next() else { return Ok(Command::Empty) };
     let count = arguments.count_left();
-    let Some(&(name, command, min, max)) = COMMANDS.iter().find(|row| row.0.as_bytes().eq_ignore_ascii_case(sent)) else {
+    let Some(&(name, command, min, max)) = COMMANDS.iter().find(|row| row.0.as_bytes().eq_ignore_ascii_case(sent))
+    else {
         return Err(unknown_command(sent, arguments));
     };
     if count < min || (count > max && max < REQUEST_ITEMS_MAX) {
@@ -111,7 +140,9 @@ fn parse_command<'a>(name: Name, arguments: &mut Arguments<'a>, count: usize) ->
         Name::Config => config(arguments)?,
         Name::FlushAll => match (arguments.next(), count) {
             (None, _) => Command::FlushAll,
-            (Some(mode), 1) if mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async") => Command::FlushAll,
+            (Some(mode), 1) if mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async") => {
+                Command::FlushAll
+            }
             _ => return Err(words::SYNTAX),
         },
         Name::Quit => Command::Quit,
@@ -224,7 +255,9 @@ fn hello<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError>
         None => None,
         Some(b"2") => Some(Version::Resp2),
         Some(b"3") => Some(Version::Resp3),
-        Some(other) => return Err(if parse_i64(other).is_some() { words::NO_PROTO } else { words::PROTO_NOT_AN_INTEGER }),
+        Some(other) => {
+            return Err(if parse_i64(other).is_some() { words::NO_PROTO } else { words::PROTO_NOT_AN_INTEGER });
+        }
     };
     let (mut credentials, mut name) = (None, None);
     while let Some(option) = arguments.next() {
@@ -235,7 +268,10 @@ fn hello<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError>
             name = Some(client_name(arguments)?);
         } else {
             let shown = option.get(..QUOTED_BYTES_MAX).unwrap_or(option).escape_ascii();
-            return Err(CommandError::owned(ErrorCode::BadRequest, format!("ERR Syntax error in HELLO option '{shown}'")));
+            return Err(CommandError::owned(
+                ErrorCode::BadRequest,
+                format!("ERR Syntax error in HELLO option '{shown}'"),
+            ));
         }
     }
     Ok(Command::Hello { version, credentials, name })

@@ -108,7 +108,8 @@ impl FrameScanner {
 
     fn advance(&mut self, buf: &[u8], limits: FrameLimits) -> Result<Scan, ProtocolError> {
         if self.position == 0 {
-            let Some((count, end)) = header(buf, 0, ProtocolError::MultibulkLine, ProtocolError::MultibulkLength)? else {
+            let Some((count, end)) = header(buf, 0, ProtocolError::MultibulkLine, ProtocolError::MultibulkLength)?
+            else {
                 return Ok(Scan::Incomplete);
             };
             if count > ARGUMENTS_MAX || end as u64 + count * ARGUMENT_BYTES_MIN > limits.bytes_max as u64 {
@@ -145,7 +146,8 @@ impl FrameScanner {
             return Ok(None);
         };
         // What must still come: this argument, its line end, and the shortest form of those after it.
-        let frame_bytes_min = (start as u64).saturating_add(len).saturating_add(2 + (self.left - 1) * ARGUMENT_BYTES_MIN);
+        let frame_bytes_min =
+            (start as u64).saturating_add(len).saturating_add(2 + (self.left - 1) * ARGUMENT_BYTES_MIN);
         if frame_bytes_min > limits.bytes_max as u64 {
             return Err(ProtocolError::TooLarge);
         }
@@ -168,7 +170,12 @@ impl FrameScanner {
 }
 
 /// `*n\r\n` or `$n\r\n` at `start`: the number, and where the line ends. `None`: it isn't all there.
-fn header(buf: &[u8], start: usize, too_long: ProtocolError, wrong: ProtocolError) -> Result<Option<(u64, usize)>, ProtocolError> {
+fn header(
+    buf: &[u8],
+    start: usize,
+    too_long: ProtocolError,
+    wrong: ProtocolError,
+) -> Result<Option<(u64, usize)>, ProtocolError> {
     let line = buf.get(start..).unwrap_or(&[]);
     let line = line.get(..HEADER_BYTES_MAX).unwrap_or(line);
     let Some(end) = memchr2(b'\r', b'\n', line) else {
@@ -220,8 +227,16 @@ mod tests {
     #[test]
     fn requests_end_where_they_end() {
         for bytes in [
-            &b"*1\r\n$4\r\nPING\r\n"[..], b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", b"*2\r\n$4\r\nECHO\r\n$0\r\n\r\n", b"*0\r\n",
-            b"*2\r\n$4\r\nECHO\r\n$4\r\n\r\n\r\n\r\n", b"PING\r\n", b"ping\n", b"\r\n", b"\n", b"INCR \"a key\" \r\n",
+            &b"*1\r\n$4\r\nPING\r\n"[..],
+            b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
+            b"*2\r\n$4\r\nECHO\r\n$0\r\n\r\n",
+            b"*0\r\n",
+            b"*2\r\n$4\r\nECHO\r\n$4\r\n\r\n\r\n\r\n",
+            b"PING\r\n",
+            b"ping\n",
+            b"\r\n",
+            b"\n",
+            b"INCR \"a key\" \r\n",
         ] {
             let longer = [bytes, b"*1\r\n"].concat();
             assert_eq!(whole(&longer), Ok(Scan::Complete(bytes.len())), "{}", bytes.escape_ascii());
@@ -235,20 +250,29 @@ mod tests {
     #[test]
     fn hostile_requests_get_redis_words() {
         let rows: &[(&[u8], ProtocolError)] = &[
-            (b"*-1\r\n", ProtocolError::MultibulkLength), (b"*x\r\n", ProtocolError::MultibulkLength),
-            (b"*\r\n", ProtocolError::MultibulkLength), (b"*01\r\n", ProtocolError::MultibulkLength),
-            (b"*1\n", ProtocolError::MultibulkLength), (b"*1\rx", ProtocolError::MultibulkLength),
+            (b"*-1\r\n", ProtocolError::MultibulkLength),
+            (b"*x\r\n", ProtocolError::MultibulkLength),
+            (b"*\r\n", ProtocolError::MultibulkLength),
+            (b"*01\r\n", ProtocolError::MultibulkLength),
+            (b"*1\n", ProtocolError::MultibulkLength),
+            (b"*1\rx", ProtocolError::MultibulkLength),
             (b"*99999999999999999999\r\n", ProtocolError::MultibulkLength),
             (b"*65553\r\n", ProtocolError::TooManyArguments),
             (b"*11111111111111111111111111111111", ProtocolError::MultibulkLine),
-            (b"*1\r\n$-1\r\n", ProtocolError::BulkLength), (b"*1\r\n$x\r\n", ProtocolError::BulkLength),
-            (b"*1\r\n$\r\n", ProtocolError::BulkLength), (b"*1\r\n$1048576\r\n", ProtocolError::TooLarge),
+            (b"*1\r\n$-1\r\n", ProtocolError::BulkLength),
+            (b"*1\r\n$x\r\n", ProtocolError::BulkLength),
+            (b"*1\r\n$\r\n", ProtocolError::BulkLength),
+            (b"*1\r\n$1048576\r\n", ProtocolError::TooLarge),
             (b"*1\r\n$18446744073709551615\r\n", ProtocolError::TooLarge),
             (b"*1\r\n$11111111111111111111111111111111", ProtocolError::BulkLine),
-            (b"*1\r\n:1\r\n", ProtocolError::ExpectedBulk(b':')), (b"*1\r\n$1\r\nabc", ProtocolError::ExpectedLineEnd),
-            (b"GET \"a\r\n", ProtocolError::UnbalancedQuotes), (b"GET \"a\"b\r\n", ProtocolError::UnbalancedQuotes),
-            (b"GET \"a\\n\"\r\n", ProtocolError::UnbalancedQuotes), (b"POST / HTTP/1.1\r\n", ProtocolError::Http),
-            (b"Host: localhost\r\n", ProtocolError::Http), (b"{", ProtocolError::ExpectedCommand(b'{')),
+            (b"*1\r\n:1\r\n", ProtocolError::ExpectedBulk(b':')),
+            (b"*1\r\n$1\r\nabc", ProtocolError::ExpectedLineEnd),
+            (b"GET \"a\r\n", ProtocolError::UnbalancedQuotes),
+            (b"GET \"a\"b\r\n", ProtocolError::UnbalancedQuotes),
+            (b"GET \"a\\n\"\r\n", ProtocolError::UnbalancedQuotes),
+            (b"POST / HTTP/1.1\r\n", ProtocolError::Http),
+            (b"Host: localhost\r\n", ProtocolError::Http),
+            (b"{", ProtocolError::ExpectedCommand(b'{')),
         ];
         for (bytes, error) in rows {
             assert_eq!(whole(bytes), Err(*error), "{}", bytes.escape_ascii());

@@ -89,11 +89,7 @@ pub fn write_double(out: &mut Vec<u8>, version: Version, value: f64) {
     // The longest f64 that `{}` writes: a sign, "0." and 340 digits or so.
     let mut text = [0_u8; 352];
     let mut unwritten = &mut text[..];
-    let written = if value.is_nan() {
-        write!(unwritten, "nan")
-    } else {
-        write!(unwritten, "{value}")
-    };
+    let written = if value.is_nan() { write!(unwritten, "nan") } else { write!(unwritten, "{value}") };
     debug_assert!(written.is_ok(), "an f64 longer than 352 bytes");
     let left = unwritten.len();
     let text = text.get(..text.len() - left).unwrap_or(&text);

@@ -1,0 +1,8 @@
+//! What the fuzz targets check, as plain functions: each takes any bytes and panics if a promise is broken.
+//!
+//! `rust/engine/tests/fuzz_corpus.rs` includes this file, so that an ordinary `cargo test` replays every
+//! seed in `corpus/` through the very same functions, and keeps the seeds in step with `seeds()`.
+
+pub mod msgpack_rpc;
+pub mod resp;
+pub mod split;
