@@ -8,6 +8,7 @@
 mod atomics;
 pub mod error_code;
 pub mod fingerprint;
+pub mod hash_ring;
 pub mod journal;
 pub mod limits;
 pub mod operation_id_table;
