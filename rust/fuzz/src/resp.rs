@@ -55,7 +55,7 @@ fn check_hot_path(buf: &[u8]) {
 
 /// Answers a request, in both versions by turns, and returns how many answers that were.
 fn check_frame(frame: &[u8], held: &mut Vec<u8>) -> usize {
-    let version = if frame.len() % 2 == 0 { Version::Resp2 } else { Version::Resp3 };
+    let version = if frame.len().is_multiple_of(2) { Version::Resp2 } else { Version::Resp3 };
     let before = held.len();
     match resp::parse(frame) {
         Ok(Command::Empty) => return 0,

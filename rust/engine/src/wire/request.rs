@@ -12,6 +12,17 @@ pub enum Level {
     Durable,
 }
 
+impl Level {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Durable => "durable",
+        }
+    }
+}
+
 /// A smart client's session with one shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub [u8; SESSION_ID_BYTES]);

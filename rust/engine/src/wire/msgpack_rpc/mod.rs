@@ -19,7 +19,7 @@ pub use frame_scanner::{FrameError, FrameScanner};
 pub use held_replies::fail_held;
 pub use hot_path::{FastGet, FastIncr, fast_get, fast_incr};
 pub use reply_writer::{
-    reply_begin, reply_error, reply_error_text, write_error, reply_int, reply_nil, write_array_len, write_bin, write_bool, write_f64, write_i64,
-    write_i128, write_key, write_map_len, write_nil, write_str, write_u64,
+    reply_begin, reply_error, reply_error_text, reply_int, reply_nil, write_array_len, write_bin, write_bool,
+    write_error, write_f64, write_i64, write_i128, write_key, write_map_len, write_nil, write_str, write_u64,
 };
 pub use request_parser::{Parsed, parse, request_msgid};

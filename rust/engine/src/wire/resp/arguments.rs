@@ -46,13 +46,7 @@ impl<'a> Iterator for Arguments<'a> {
                 *rest = after.strip_prefix(b"\r\n")?;
                 Some(argument)
             }
-            Self::Line { rest } => match next_word(rest) {
-                Ok(Some((word, after))) => {
-                    *rest = after;
-                    Some(word)
-                }
-                Ok(None) | Err(UnbalancedQuotes) => None,
-            },
+            Self::Line { rest } => next_word(rest).ok().flatten(),
         }
     }
 }
@@ -68,22 +62,27 @@ fn header(bytes: &[u8]) -> Option<(usize, &[u8])> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UnbalancedQuotes;
 
-/// The first word of a line and what follows it. Words may be quoted with `"` or `'`, without escapes.
-pub(super) fn next_word(line: &[u8]) -> Result<Option<(&[u8], &[u8])>, UnbalancedQuotes> {
-    let line = line.trim_ascii_start();
-    match line {
-        [] => Ok(None),
+/// The next word of a line, taken off it. Words may be quoted with `"` or `'`, without escapes.
+pub(super) fn next_word<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, UnbalancedQuotes> {
+    let line = rest.trim_ascii_start();
+    let (word, after) = match line {
+        [] => {
+            *rest = line;
+            return Ok(None);
+        }
         [quote @ (b'"' | b'\''), body @ ..] => {
             let end = memchr(*quote, body).ok_or(UnbalancedQuotes)?;
             let (word, after) = (body.get(..end).unwrap_or(body), body.get(end + 1..).unwrap_or(&[]));
             if memchr(b'\\', word).is_some() || after.first().is_some_and(|byte| !byte.is_ascii_whitespace()) {
                 return Err(UnbalancedQuotes);
             }
-            Ok(Some((word, after)))
+            (word, after)
         }
         _ => {
             let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
-            Ok(Some(line.split_at_checked(end).unwrap_or((line, &[]))))
+            line.split_at_checked(end).unwrap_or((line, &[]))
         }
-    }
+    };
+    *rest = after;
+    Ok(Some(word))
 }

@@ -194,11 +194,12 @@ fn header(
 /// a page could make a visitor's browser post commands to a server on the visitor's network).
 fn check_line(line: &[u8]) -> Result<(), ProtocolError> {
     let mut rest = line;
-    while let Some((word, after)) = next_word(rest).map_err(|_| ProtocolError::UnbalancedQuotes)? {
-        if rest.len() == line.len() && (word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")) {
+    let mut is_first = true;
+    while let Some(word) = next_word(&mut rest).map_err(|_| ProtocolError::UnbalancedQuotes)? {
+        if is_first && (word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")) {
             return Err(ProtocolError::Http);
         }
-        rest = after;
+        is_first = false;
     }
     Ok(())
 }
