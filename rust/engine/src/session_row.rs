@@ -354,4 +354,21 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn an_entry_of_an_earlier_time_does_not_touch_the_row() {
+        let row = entry(0, 1, 9, &[1, 2]);
+        assert_eq!(fold(&[row.clone(), entry(0, 400, 8, &[5])]), Some(row.clone()));
+        assert_eq!(fold(&[row.clone(), Entry::SessionEnded { session: SESSION, ended_ms: 8 }]), Some(row));
+    }
+
+    #[test]
+    fn a_tombstone_beats_what_is_not_later() {
+        let ended = Entry::SessionEnded { session: SESSION, ended_ms: 9 };
+        for used_ms in [8, 9] {
+            assert_eq!(fold(&[ended.clone(), entry(0, 1, used_ms, &[1])]), Some(ended.clone()));
+        }
+        assert_eq!(fold(&[entry(0, 1, 9, &[1]), ended.clone()]), Some(ended.clone()));
+        assert_eq!(fold(&[ended, entry(0, 1, 10, &[1])]), Some(entry(0, 1, 10, &[1])));
+    }
 }

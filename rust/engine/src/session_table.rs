@@ -24,16 +24,21 @@
 //! [`ROW_BYTES`] for a session, [`RESULT_BYTES`] for a kept result (room for results grows by half, and is
 //! given back when three quarters are empty), [`TOMBSTONE_BYTES`] for an ended session.
 
+mod recovery;
+mod settings;
+
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 
 use foldhash::quality::RandomState;
 use hashbrown::{HashMap, HashTable};
-use thiserror::Error;
 
+pub use self::recovery::SessionRestoreError;
+use self::settings::RESULTS_CAPACITY_MIN;
+pub use self::settings::SessionSettings;
 use crate::error_code::ErrorCode;
 use crate::journal::entry::{Entry, Fingerprint, StoredResult};
-use crate::session_row::{Merge, SessionFacts, SessionRow};
+use crate::session_row::SessionRow;
 pub use crate::session_row::{RESULT_BYTES, merge_session_entry};
 use crate::wire::request::SessionId;
 
@@ -44,64 +49,8 @@ pub const TOMBSTONE_BYTES: usize = 64;
 
 /// A drained entry holds at most so many results, so that it stays far below a record's size.
 const ENTRY_RESULTS_MAX: usize = 4096;
-/// Least room for results, once there is one.
-const RESULTS_CAPACITY_MIN: usize = 4;
 /// Below this many, empty room is not given back.
 const SHRINK_CAPACITY_MIN: usize = 64;
-
-/// Bounds and windows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionSettings {
-    /// Most live sessions.
-    pub sessions_max: usize,
-    /// Most unacknowledged results of one session.
-    pub results_per_session_max: usize,
-    /// Most bytes of rows, results and tombstones together.
-    pub table_bytes_max: usize,
-    /// A session unused for less is never forgotten.
-    pub session_window_ms: u64,
-    /// An ended session is remembered for at least so long.
-    pub tombstone_window_ms: u64,
-}
-
-impl Default for SessionSettings {
-    fn default() -> Self {
-        Self {
-            sessions_max: 100_000,
-            results_per_session_max: 10_000,
-            table_bytes_max: 256 << 20,
-            session_window_ms: 7 * 24 * 3600 * 1000,
-            tombstone_window_ms: 120_000,
-        }
-    }
-}
-
-impl SessionSettings {
-    /// May a tombstone be dropped? The table and the pages both ask this.
-    #[must_use]
-    pub fn tombstone_has_expired(&self, ended_ms: u64, now_ms: u64) -> bool {
-        // At least 1: a new life of the same id must be later than the tombstone of the old one.
-        now_ms >= ended_ms.saturating_add(self.tombstone_window_ms.max(1))
-    }
-
-    /// A use that is newer than the journaled one by this much is journaled.
-    fn refresh_ms(&self) -> u64 {
-        self.session_window_ms / 64
-    }
-
-    fn session_has_expired(&self, used_ms: u64, now_ms: u64) -> bool {
-        now_ms >= used_ms.saturating_add(self.session_window_ms).saturating_add(self.refresh_ms()).saturating_add(1)
-    }
-}
-
-/// Why the restored state can't be right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum SessionRestoreError {
-    /// A session's results are not contiguous.
-    #[error("results of session {0:02x?} are missing before sequence {1}")]
-    Gap(SessionId, u64),
-}
 
 /// What the table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -428,61 +377,6 @@ impl SessionTable {
         self.is_dirty = false;
     }
 
-    /// Recovery: takes an entry of a page or of a record; one about other things is ignored. Pages come first, in
-    /// any order, then records in theirs. What is contained already changes nothing.
-    pub fn restore(&mut self, entry: &Entry<'_>) {
-        match *entry {
-            Entry::Session { session, acked_through, first_sequence, used_ms, ref results } => {
-                self.restore_session(session, SessionFacts { acked_through, first_sequence, used_ms, results });
-            }
-            Entry::SessionEnded { session, ended_ms } => self.restore_ended(session, ended_ms),
-            _ => {}
-        }
-    }
-
-    /// Ends recovery.
-    ///
-    /// # Errors
-    /// Results of a session are missing: records or pages were lost.
-    pub fn finish_restore(&mut self) -> Result<(), SessionRestoreError> {
-        self.tombstones.make_contiguous().sort_unstable_by_key(|&(_, ended_ms)| ended_ms);
-        match self.slots.iter().flatten().find(|slot| slot.gapped) {
-            Some(slot) => Err(SessionRestoreError::Gap(slot.session, slot.row.acked_through().saturating_add(1))),
-            None => Ok(()),
-        }
-    }
-
-    fn restore_session(&mut self, session: SessionId, facts: SessionFacts<'_>) {
-        if self.ended_ms.get(&session).is_some_and(|&ended_ms| facts.used_ms <= ended_ms) {
-            return;
-        }
-        self.ended_ms.remove(&session);
-        let slot_number = self.find(session).unwrap_or_else(|| {
-            let row = SessionRow::new(facts.used_ms);
-            self.insert(Slot { session, row, drained_through: 0, drained_used_ms: 0, dirty: false, gapped: false })
-        });
-        let Some(slot) = self.slots.get_mut(slot_number as usize).and_then(Option::as_mut) else { return };
-        let capacity = slot.row.capacity();
-        slot.gapped |= slot.row.merge(facts) == Merge::Gap;
-        slot.drained_through = slot.row.last_sequence();
-        slot.drained_used_ms = slot.row.used_ms();
-        self.results_bytes = self.results_bytes + slot.row.capacity() * RESULT_BYTES - capacity * RESULT_BYTES;
-    }
-
-    fn restore_ended(&mut self, session: SessionId, ended_ms: u64) {
-        if let Some(slot) = self.find(session) {
-            let used_ms = self.slots[slot as usize].as_ref().map_or(0, |slot| slot.row.used_ms());
-            if ended_ms < used_ms {
-                return;
-            }
-            self.remove(slot);
-        }
-        if self.ended_ms.get(&session).is_none_or(|&known_ms| known_ms < ended_ms) {
-            self.ended_ms.insert(session, ended_ms);
-            self.tombstones.push_back((session, ended_ms));
-        }
-    }
-
     fn find(&self, session: SessionId) -> Option<u32> {
         let hash = self.hasher.hash_one(session);
         let is_it = |&slot: &u32| matches!(&self.slots[slot as usize], Some(slot) if slot.session == session);
@@ -547,34 +441,6 @@ impl SessionTable {
         {
             self.dirty_slots.push(number);
         }
-    }
-}
-
-impl SessionSettings {
-    /// The room to give a session that needs `needed` results, `new_count` of them new, and has room for
-    /// `capacity`; `others_bytes` is what the rest of the table takes.
-    fn room_for(
-        &self,
-        needed: usize,
-        new_count: usize,
-        capacity: usize,
-        others_bytes: usize,
-    ) -> Result<usize, ErrorCode> {
-        if new_count > self.results_per_session_max {
-            return Err(ErrorCode::TooLarge);
-        }
-        if needed > self.results_per_session_max {
-            return Err(ErrorCode::Overloaded);
-        }
-        if needed <= capacity {
-            return Ok(capacity);
-        }
-        let generous = needed.max(capacity + capacity / 2).max(RESULTS_CAPACITY_MIN);
-        let fits = |capacity: usize| others_bytes + capacity * RESULT_BYTES <= self.table_bytes_max;
-        [generous.min(self.results_per_session_max), needed]
-            .into_iter()
-            .find(|&capacity| fits(capacity))
-            .ok_or(ErrorCode::Overloaded)
     }
 }
 

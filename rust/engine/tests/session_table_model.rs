@@ -450,3 +450,57 @@ fn the_memory_of_rows_and_results_is_what_the_header_says() {
     assert!(ROW_BYTES <= 112);
     assert_eq!(RESULT_BYTES, 17);
 }
+
+#[test]
+fn recovery_takes_the_later_of_a_row_and_a_tombstone() {
+    let row = |used_ms| Entry::Session {
+        session: A,
+        acked_through: 0,
+        first_sequence: 1,
+        used_ms,
+        results: vec![(Fingerprint(1), StoredResult::Value(1))],
+    };
+    let ended = Entry::SessionEnded { session: A, ended_ms: 9 };
+    for (entries, last_sequence) in [
+        ([ended.clone(), row(8)], None),
+        ([ended.clone(), row(9)], None),
+        ([ended.clone(), row(10)], Some(1)),
+        ([row(10), ended.clone()], Some(1)),
+        ([row(9), ended.clone()], None),
+    ] {
+        let mut table = SessionTable::new(SessionSettings::default());
+        entries.iter().for_each(|entry| table.restore(entry));
+        assert_eq!(table.finish_restore(), Ok(()));
+        assert_eq!(table.last_sequence(A), last_sequence, "{entries:?}");
+        assert_eq!(table.stats().sessions, usize::from(last_sequence.is_some()));
+    }
+}
+
+#[test]
+fn a_session_is_kept_for_its_window_after_a_use_that_was_not_journaled() {
+    let mut table = SessionTable::new(settings());
+    assert_eq!(apply(&mut table, A, 1, 1, 0), Ok(()));
+    let mut entries = Vec::new();
+    table.drain_dirty(|entry| entries.push(owned(entry)));
+    // Applied at 1, used again as late as needs no journaling.
+    assert_eq!(table.resume(A, 1 + REFRESH_MS), Some(1));
+    assert!(!table.is_dirty());
+    let mut after_crash = SessionTable::new(settings());
+    entries.iter().for_each(|entry| after_crash.restore(entry));
+    assert_eq!(after_crash.expire(1 + REFRESH_MS + WINDOW_MS, 10), 0);
+    assert_eq!(after_crash.expire(1 + REFRESH_MS + WINDOW_MS + 1, 10), 1);
+}
+
+#[test]
+fn what_was_not_drained_does_not_expire() {
+    let mut table = SessionTable::new(settings());
+    assert_eq!(apply(&mut table, A, 1, 1, 0), Ok(()));
+    assert_eq!(table.expire(1 << 40, 10), 0);
+    table.drain_dirty(|_| {});
+    assert_eq!(table.expire(1 << 40, 10), 1);
+    assert_eq!(table.expire(1 << 41, 10), 0);
+    assert_eq!(table.stats().tombstones, 1);
+    table.drain_dirty(|_| {});
+    table.expire(1 << 41, 10);
+    assert_eq!(table.stats().tombstones, 0);
+}
