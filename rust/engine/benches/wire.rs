@@ -14,7 +14,10 @@ const FRAMES: usize = 64;
 const LIMITS: FrameLimits = FrameLimits { bytes_max: 1 << 20 };
 
 fn main() {
-    assert!(!cfg!(debug_assertions), "this is a debug build, whose figures mean nothing: use cargo bench");
+    if cfg!(debug_assertions) {
+        eprintln!("this is a debug build, whose figures mean nothing: use cargo bench");
+        std::process::exit(1);
+    }
     divan::main();
 }
 
@@ -103,6 +106,16 @@ fn resp_incr_general(bencher: Bencher<'_, '_>) {
         resp::write_int(out, delta + key.len() as i64);
         len
     });
+}
+
+#[divan::bench]
+fn msgpack_incr_hot_without_reply(bencher: Bencher<'_, '_>) {
+    over_chunk(bencher, &msgpack_chunk(), |buf, _| black_box(msgpack_rpc::fast_incr(buf)).expect("the hot shape").len);
+}
+
+#[divan::bench]
+fn resp_incr_hot_without_reply(bencher: Bencher<'_, '_>) {
+    over_chunk(bencher, &resp_chunk("INCR", ""), |buf, _| black_box(resp::fast_incr(buf)).expect("the hot shape").len);
 }
 
 /// What walking over the chunk and the loop around cost alone.

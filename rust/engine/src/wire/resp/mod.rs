@@ -25,6 +25,6 @@ pub use frame_scanner::{FrameScanner, ProtocolError};
 pub use held_replies::fail_held;
 pub use hot_path::{FastGet, FastIncr, fast_get, fast_incr};
 pub use reply_writer::{
-    Version, write_array_len, write_bool, write_bulk, write_bulk_int, write_command_error, write_double, write_error, write_int,
-    write_map_len, write_null, write_protocol_error, write_simple, write_text,
+    Version, write_array_len, write_bool, write_bulk, write_bulk_int, write_command_error, write_double, write_error,
+    write_int, write_map_len, write_null, write_protocol_error, write_simple, write_text,
 };
