@@ -24,6 +24,28 @@ pub enum StoredResult {
     Error(ErrorCode),
 }
 
+impl StoredResult {
+    /// Of an operation that was carried out or finally refused.
+    #[must_use]
+    pub const fn from_outcome(outcome: Result<i64, ErrorCode>) -> Self {
+        match outcome {
+            Ok(value) => Self::Value(value),
+            Err(code) => Self::Error(code),
+        }
+    }
+
+    /// To be answered again.
+    ///
+    /// # Errors
+    /// The one that was answered the first time.
+    pub const fn into_outcome(self) -> Result<i64, ErrorCode> {
+        match self {
+            Self::Value(value) => Ok(value),
+            Self::Error(code) => Err(code),
+        }
+    }
+}
+
 /// One fact.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry<'a> {

@@ -21,7 +21,7 @@ pub trait LogFile: Send {
     /// Cuts the file, or extends it with zeros.
     fn set_len(&mut self, bytes: u64) -> io::Result<()>;
     /// The file's length.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
 }
 
 /// A file system.
@@ -123,14 +123,14 @@ impl LogFile for File {
         File::set_len(self, bytes)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         self.metadata().map(|metadata| metadata.len())
     }
 }
 
 /// Reads a small file whole, or refuses one of more than `bytes_max` bytes.
 pub(crate) fn read_small(file: &dyn LogFile, bytes_max: usize) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(file.len()?).ok().filter(|&length| length <= bytes_max);
+    let length = usize::try_from(file.length()?).ok().filter(|&length| length <= bytes_max);
     let length = length
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {bytes_max} bytes")))?;
     let mut bytes = vec![0; length];
