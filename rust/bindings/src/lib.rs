@@ -1,8 +1,20 @@
 //! `pycounter._native`: registers the classes; the logic is in the engine.
+mod errors;
+mod journaled_folder;
+mod shard;
+
+mod hash_ring;
+
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+    module.add_class::<hash_ring::HashRing>()?;
+    module.add_class::<journaled_folder::JournaledFolder>()?;
+    module.add_class::<journaled_folder::Fold>()?;
+    module.add_class::<shard::Shard>()?;
+    module.add_class::<shard::Connection>()?;
+    module.add_function(wrap_pyfunction!(errors::error_codes, module)?)?;
     Ok(())
 }

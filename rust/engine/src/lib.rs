@@ -6,12 +6,20 @@
 
 #[allow(unused_imports, reason = "which of them are used depends on the cfg")]
 mod atomics;
+mod cell;
+pub mod checkpoint;
+pub mod counter_store;
+pub mod embedded;
 pub mod error_code;
 pub mod fingerprint;
+pub mod folder;
 pub mod hash_ring;
 pub mod journal;
+mod lazy_memory;
 pub mod limits;
 pub mod operation_id_table;
 pub mod session_row;
 pub mod session_table;
+pub mod shard;
 pub mod wire;
+pub mod write_batch_queue;

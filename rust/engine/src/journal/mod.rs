@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+mod commit_slot;
+pub mod commit_thread;
 pub mod entry;
 pub mod error;
 pub mod files;

@@ -80,7 +80,7 @@ pub enum Request<'a> {
     IncrMany {
         /// In order.
         items: Vec<Item<'a>>,
-        /// `id` is always `None` here: items carry their own.
+        /// `id` is always `None` here, since items carry their own (`born` holds for each of them), and `detail` is false.
         options: ChangeOptions<'a>,
     },
     /// A session's numbered increments.

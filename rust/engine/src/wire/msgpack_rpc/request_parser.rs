@@ -266,8 +266,8 @@ const DETAIL: u8 = 8;
 const ACCURACY: u8 = 16;
 const MIN_COMMIT: u8 = 32;
 const CHANGE_OPTIONS: u8 = ID | BORN | LEVEL | DETAIL;
-/// Items carry their own ids.
-const MANY_OPTIONS: u8 = BORN | LEVEL | DETAIL;
+/// Items carry their own ids, and each is answered with a bare value or an error.
+const MANY_OPTIONS: u8 = BORN | LEVEL;
 const READ_OPTIONS: u8 = ACCURACY | MIN_COMMIT | LEVEL;
 
 #[derive(Debug, Default)]

@@ -1,0 +1,359 @@
+//! `Shard` and `Connection`: the engine's shard for a server's event loop.
+//!
+//! One mutex guards the shard. The loop thread holds it for the length of a native call; another thread that asks
+//! for figures waits that long. Python is called only while the mutex is free.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pycounter_engine::shard::{Fed, Figure, ShardSettings};
+use pycounter_engine::shard;
+use pycounter_engine::wire::msgpack_rpc as rpc;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::journaled_folder::{JournaledFolder, FolderSettings, level_of};
+
+/// A reply's figures as a Python dict.
+pub(crate) fn to_dict<'py>(py: Python<'py>, figures: Vec<(&'static str, Figure)>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, figure) in figures {
+        match figure {
+            Figure::Number(number) => dict.set_item(name, number)?,
+            Figure::Text(text) => dict.set_item(name, text)?,
+        }
+    }
+    Ok(dict)
+}
+
+/// The loop's `call_soon`, and the shard's own `commit` to be called by it.
+struct LoopCalls {
+    call_soon: Py<PyAny>,
+    commit: Py<PyAny>,
+}
+
+/// What the shard and its connections share.
+struct Host {
+    shard: Mutex<Option<shard::Shard>>,
+    /// By slot. A connection that ended leaves `None`.
+    owners: Mutex<Vec<Option<Py<PyAny>>>>,
+    /// Set while the shard runs; `commit` leads back to the `Shard`, so `stop` must cut this.
+    loop_calls: Mutex<Option<LoopCalls>>,
+}
+
+impl Host {
+    fn lock(&self) -> MutexGuard<'_, Option<shard::Shard>> {
+        // A panic inside the engine is a bug that leaves one chunk half done; counting on would hide it.
+        self.shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owner(&self, py: Python<'_>, slot: usize) -> Option<Py<PyAny>> {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.get(slot)?.as_ref().map(|owner| owner.clone_ref(py))
+    }
+
+    /// Has the loop call `owner.attend()` and `shard.commit()` as needed.
+    fn schedule(&self, py: Python<'_>, slot: usize, fed: Fed) -> PyResult<()> {
+        if fed == Fed::default() {
+            return Ok(());
+        }
+        let calls = {
+            let calls = self.loop_calls.lock().unwrap_or_else(PoisonError::into_inner);
+            calls.as_ref().map(|calls| (calls.call_soon.clone_ref(py), calls.commit.clone_ref(py)))
+        };
+        let Some((call_soon, commit)) = calls else { return Ok(()) };
+        if fed.attend
+            && let Some(owner) = self.owner(py, slot)
+        {
+            call_soon.call1(py, (owner.getattr(py, "attend")?,))?;
+        }
+        if fed.commit {
+            call_soon.call1(py, (commit,))?;
+        }
+        Ok(())
+    }
+}
+
+fn not_running() -> PyErr {
+    PyRuntimeError::new_err("the shard is not running: start() was not called, or stop() was")
+}
+
+/// One shard's engine, for the event loop that owns it. Recovery comes first: see `JournaledFolder`.
+#[pyclass(frozen, extends = JournaledFolder, module = "pycounter._native")]
+pub struct Shard {
+    host: Arc<Host>,
+    settings: ShardSettings,
+}
+
+#[pymethods]
+impl Shard {
+    #[new]
+    #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", server_version = "", token = None,
+        segment_bytes = 64 << 20, frame_bytes_max = 1 << 20, reply_bytes_max = 4 << 20,
+        counters_bytes_max = 8 << 30, dirty_counters_max = 1 << 20, sessions_max = 100_000,
+        results_per_session_max = 10_000, session_bytes_max = 256 << 20, ids_bytes_max = 256 << 20,
+        session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn new(
+        py: Python<'_>,
+        directory: std::path::PathBuf,
+        name: &str,
+        level: &str,
+        server_version: &str,
+        token: Option<Vec<u8>>,
+        segment_bytes: u64,
+        frame_bytes_max: usize,
+        reply_bytes_max: usize,
+        counters_bytes_max: u64,
+        dirty_counters_max: usize,
+        sessions_max: usize,
+        results_per_session_max: usize,
+        session_bytes_max: usize,
+        ids_bytes_max: usize,
+        session_window_s: f64,
+        id_window_s: f64,
+        flush_interval_s: f64,
+    ) -> PyResult<PyClassInitializer<Self>> {
+        let settings = ShardSettings {
+            name: name.to_owned(),
+            level: level_of(level)?,
+            server_version: server_version.to_owned(),
+            token,
+            frame_bytes_max,
+            reply_bytes_max,
+            flush_interval: Duration::try_from_secs_f64(flush_interval_s)
+                .map_err(|_| pyo3::exceptions::PyValueError::new_err("flush_interval_s must be a time in seconds"))?,
+        };
+        let folder = JournaledFolder::open(
+            py,
+            directory,
+            name,
+            &FolderSettings {
+                segment_bytes,
+                counters_bytes_max,
+                dirty_counters_max,
+                sessions_max,
+                results_per_session_max,
+                session_bytes_max,
+                ids_bytes_max,
+                session_window_s,
+                id_window_s,
+            },
+        )?;
+        let host = Host { shard: Mutex::new(None), owners: Mutex::default(), loop_calls: Mutex::default() };
+        Ok(PyClassInitializer::from(folder).add_subclass(Self { host: Arc::new(host), settings }))
+    }
+
+    /// Replays the log and starts the commit thread. Gives the number of commits replayed.
+    fn start(slf: &Bound<'_, Self>, call_soon: Py<PyAny>) -> PyResult<u64> {
+        let py = slf.py();
+        let this = slf.get();
+        let recovered = slf.as_super().get().recover(py)?;
+        let commits = recovered.commits_replayed;
+        let shard = shard::Shard::new(recovered, this.settings.clone());
+        let commit = slf.getattr("commit")?.unbind();
+        *this.host.loop_calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(LoopCalls { call_soon, commit });
+        *this.host.lock() = Some(shard);
+        Ok(commits)
+    }
+
+    /// Readable once a commit has ended: `loop.add_reader(fd, on_wake)`.
+    #[getter]
+    fn wake_fd(&self) -> PyResult<i32> {
+        self.with(|shard| shard.journal().wake_fd())
+    }
+
+    /// Drains what changed into one commit unless one is in flight. The engine schedules this by itself.
+    fn commit(&self) -> PyResult<bool> {
+        // After stop() a call that was scheduled before may still come.
+        Ok(self.host.lock().as_mut().is_some_and(shard::Shard::commit))
+    }
+
+    /// Clears `wake_fd` and gives (owner, bytes to write) for each connection whose replies may go.
+    fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let mut ready: Vec<(usize, Option<Py<PyBytes>>, bool)> = Vec::new();
+        if let Some(shard) = self.host.lock().as_mut() {
+            shard.release(|slot, bytes, attend| {
+                let bytes = (!bytes.is_empty()).then(|| PyBytes::new(py, bytes).unbind());
+                ready.push((slot, bytes, attend));
+            });
+        }
+        let released = PyList::empty(py);
+        for (slot, bytes, attend) in ready {
+            if let (Some(bytes), Some(owner)) = (bytes, self.host.owner(py, slot)) {
+                released.append((owner, bytes))?;
+            }
+            self.host.schedule(py, slot, Fed { attend, commit: false })?;
+        }
+        Ok(released)
+    }
+
+    /// Begins a connection. `owner.attend()` is called on the loop when the connection needs a look.
+    #[pyo3(signature = (owner, peer = ""))]
+    fn connect(&self, owner: Py<PyAny>, peer: &str) -> PyResult<Connection> {
+        let _ = peer;
+        let slot = self.with(shard::Shard::connect)?;
+        let mut owners = self.host.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.len() <= slot {
+            owners.resize_with(slot + 1, || None);
+        }
+        owners[slot] = Some(owner);
+        Ok(Connection { host: Arc::clone(&self.host), slot: Mutex::new(Some(slot)) })
+    }
+
+    /// Housekeeping, about every 100 ms: expiry, and write-behind of `applied` changes.
+    fn tick(&self) -> PyResult<()> {
+        self.with(shard::Shard::tick)
+    }
+
+    /// What `topology` answers: this shard alone, at `address`.
+    fn set_topology(&self, address: &str) -> PyResult<()> {
+        self.with(|shard| shard.set_address(address))
+    }
+
+    /// `state` is "ok" or "read_only"; then `reason` says why.
+    fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        to_dict(py, self.with(|shard| shard.health())?)
+    }
+
+    /// Every figure that the shard counts, by name.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        to_dict(py, self.with(|shard| shard.stats())?)
+    }
+
+    /// The newest commit that is on disk.
+    fn durable_commit(&self) -> PyResult<u64> {
+        self.with(|shard| shard.journal().durable())
+    }
+
+    /// Is everything on disk, and every reply out?
+    fn is_settled(&self) -> PyResult<bool> {
+        self.with(|shard| shard.is_settled())
+    }
+
+    /// Commits until everything is on disk, at most so many seconds. False: the time ran out.
+    fn wait_durable(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
+        let timeout = Duration::try_from_secs_f64(timeout_s)
+            .map_err(|_| pyo3::exceptions::PyValueError::new_err("timeout_s must be a time in seconds"))?;
+        py.detach(|| self.with(|shard| shard.wait_durable(timeout)))
+    }
+
+    /// Ends the commit thread and unlocks the folder. Idempotent.
+    fn stop(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let calls = this.host.loop_calls.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(calls);
+        slf.py().detach(|| {
+            if let Some(mut shard) = this.host.lock().take() {
+                shard.stop();
+            }
+        });
+        slf.as_super().get().close();
+        Ok(())
+    }
+}
+
+impl Shard {
+    fn with<R>(&self, use_shard: impl FnOnce(&mut shard::Shard) -> R) -> PyResult<R> {
+        self.host.lock().as_mut().map(use_shard).ok_or_else(not_running)
+    }
+}
+
+/// A client's connection: unparsed input, replies that wait, and what the protocol remembers.
+#[pyclass(frozen, module = "pycounter._native")]
+pub struct Connection {
+    host: Arc<Host>,
+    /// `None` after `shutdown`.
+    slot: Mutex<Option<usize>>,
+}
+
+impl Connection {
+    fn slot(&self) -> Option<usize> {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the engine's connection; `default` once it is gone.
+    fn ask<R>(&self, default: R, ask: impl FnOnce(&mut shard::Connection) -> R) -> R {
+        let Some(slot) = self.slot() else { return default };
+        match self.host.lock().as_mut().and_then(|shard| shard.connection_mut(slot)) {
+            Some(connection) => ask(connection),
+            None => default,
+        }
+    }
+}
+
+#[pymethods]
+impl Connection {
+    /// Takes a chunk as it came from the socket: one call a chunk. Gives what to write at once.
+    /// `feed(b"")` goes on with input that was left because replies piled up.
+    fn feed<'py>(&self, py: Python<'py>, data: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let Some(slot) = self.slot() else { return Ok(None) };
+        let (fed, replies) = {
+            let mut guard = self.host.lock();
+            let Some(shard) = guard.as_mut() else { return Ok(None) };
+            let fed = shard.feed(slot, data);
+            let replies = shard.replies();
+            (fed, (!replies.is_empty()).then(|| PyBytes::new(py, replies)))
+        };
+        self.host.schedule(py, slot, fed)?;
+        Ok(replies)
+    }
+
+    /// Write what is left, then close.
+    #[getter]
+    fn closing(&self) -> bool {
+        self.ask(true, |connection| connection.is_closing())
+    }
+
+    /// Stop reading until this is false again.
+    #[getter]
+    fn crowded(&self) -> bool {
+        self.ask(false, |connection| connection.is_crowded())
+    }
+
+    /// Has the client sent the token, or is none needed?
+    #[getter]
+    fn authenticated(&self) -> bool {
+        self.ask(false, |connection| connection.is_authenticated())
+    }
+
+    /// "msgpack-rpc", "resp2", "resp3", or "" before the first byte.
+    #[getter]
+    fn protocol(&self) -> &'static str {
+        self.ask("", |connection| connection.protocol_name())
+    }
+
+    /// Rare requests that Python answers: (msgid or None, method, argument).
+    fn take_requests(&self) -> Vec<(Option<u32>, &'static str, String)> {
+        let requests = self.ask(Vec::new(), shard::Connection::take_host_requests);
+        requests.into_iter().map(|request| (request.msgid, request.method, request.argument)).collect()
+    }
+
+    /// The encoded answer to such a request: `error` is "code: message", or `result` a text.
+    fn reply<'py>(&self, py: Python<'py>, msgid: u32, error: Option<&str>, result: Option<&str>) -> Bound<'py, PyBytes> {
+        let mut out = Vec::new();
+        match (error, result) {
+            (Some(error), _) => rpc::reply_error_text(&mut out, msgid, error),
+            (None, Some(result)) => {
+                rpc::reply_begin(&mut out, msgid);
+                rpc::write_str(&mut out, result);
+            }
+            (None, None) => rpc::reply_nil(&mut out, msgid),
+        }
+        PyBytes::new(py, &out)
+    }
+
+    /// The transport is gone: drops what the client was owed. Idempotent.
+    fn shutdown(&self) {
+        let Some(slot) = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let owner = {
+            let mut owners = self.host.owners.lock().unwrap_or_else(PoisonError::into_inner);
+            owners.get_mut(slot).and_then(Option::take)
+        };
+        drop(owner);
+        if let Some(shard) = self.host.lock().as_mut() {
+            shard.disconnect(slot);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The index: an array of slots in near hash order.
+//!
+//! A slot is the high half of a hash (the *tag*) over a ref; 0 is empty. A key's home is the slot
+//! that the top bits of its hash name; from there on, the first free slot is taken. Slots are never
+//! emptied. So entries of the homes before `h` and from `h` on hardly mix, and a position in hash
+//! order is a position in the array at any size: that is what the scan's cursor and the growth by
+//! one sweep rest on. There is no wrapping round: behind the last home there are spare slots.
+//!
+//! Slots are written by whoever holds the store's writer lock, and read by anyone.
+
+use super::arena::{CounterRef, prefetch};
+use crate::atomics::{AtomicU64, Ordering};
+use crate::lazy_memory::LazyAtomics;
+
+/// An insertion goes at most this far from home. With sensible hashes a table of any size stays
+/// below it at the load at which it grows.
+const PROBE_MAX: usize = 2048;
+/// So many entries may have one tag. Chance alone gives a few even among a thousand million; more are
+/// keys that somebody made to collide, and growing wouldn't part them.
+pub(super) const TAG_ENTRIES_MAX: usize = 128;
+/// With a hash of 32 bits a larger array would order nothing any more.
+const HOMES_MAX: usize = 1 << 31;
+/// Homes of an empty store.
+#[cfg(not(pycounter_loom))]
+pub(super) const HOMES_MIN: usize = 16;
+#[cfg(pycounter_loom)]
+pub(super) const HOMES_MIN: usize = 2;
+
+pub(super) struct Index {
+    slots: LazyAtomics<AtomicU64>,
+    homes: usize,
+    /// A tag shifted right by this is its home.
+    shift: u32,
+}
+
+/// What lies where a key was looked for.
+pub(super) enum Probe {
+    Found(CounterRef),
+    /// Not there; this slot is free.
+    Free(usize),
+    /// Not there, and no free slot near enough: a larger index would help.
+    TooFar,
+    /// Not there, and too many others have its tag.
+    TagFull,
+}
+
+/// One slot's content.
+#[derive(Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) tag: u32,
+    pub(super) at: CounterRef,
+}
+
+impl Slot {
+    fn of(raw: u64) -> Option<Self> {
+        Some(Self { tag: (raw >> 32) as u32, at: CounterRef::from_number(raw as u32)? })
+    }
+
+    fn raw(self) -> u64 {
+        u64::from(self.tag) << 32 | u64::from(self.at.number())
+    }
+}
+
+/// The high half of a hash: what slots hold.
+pub(super) fn tag_of(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+impl Index {
+    /// An empty index; None if there can't be one of this size.
+    pub(super) fn new(homes: usize) -> Option<Self> {
+        let homes = homes.next_power_of_two().max(HOMES_MIN);
+        if homes > HOMES_MAX {
+            return None;
+        }
+        // Spare slots for twice the reach of an insertion: see `place_all_of`.
+        let slots = LazyAtomics::new(homes + 2 * homes.min(PROBE_MAX) + 1)?;
+        Some(Self { slots, homes, shift: 32 - homes.ilog2() })
+    }
+
+    pub(super) fn homes(&self) -> usize {
+        self.homes
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        (self.slots.len() * size_of::<AtomicU64>()) as u64
+    }
+
+    /// How many entries it takes before it has to grow.
+    pub(super) fn entries_max(&self) -> usize {
+        if cfg!(pycounter_loom) { self.homes } else { self.homes * 27 / 32 }
+    }
+
+    pub(super) fn home(&self, tag: u32) -> usize {
+        // u64: a shift by 32 (one home) would be an overflow in u32.
+        (u64::from(tag) >> self.shift) as usize
+    }
+
+    /// The least tag at home in `home`; one above all tags for the home after the last.
+    pub(super) fn first_tag(&self, home: usize) -> u64 {
+        (home as u64) << self.shift
+    }
+
+    /// The slots from a home on, empty ones as None.
+    pub(super) fn slots_from(&self, home: usize) -> impl Iterator<Item = Option<Slot>> {
+        // Acquire: pairs with the Release store in `fill`: the entry of a slot is whole.
+        self.slots[home.min(self.slots.len())..].iter().map(|slot| Slot::of(slot.load(Ordering::Acquire)))
+    }
+
+    pub(super) fn prefetch(&self, tag: u32) {
+        if let Some(slot) = self.slots.get(self.home(tag)) {
+            prefetch(std::ptr::from_ref(slot));
+        }
+    }
+
+    /// Looks for a key: the slot with its tag for which `is_it` holds.
+    pub(super) fn find(&self, tag: u32, is_it: impl Fn(CounterRef) -> bool) -> Option<CounterRef> {
+        let home = self.home(tag);
+        for slot in &self.slots[home..] {
+            // Acquire: pairs with the Release store in `fill`: the entry of a slot is whole.
+            let slot = Slot::of(slot.load(Ordering::Acquire))?;
+            if slot.tag == tag && is_it(slot.at) {
+                return Some(slot.at);
+            }
+        }
+        None
+    }
+
+    /// Looks for a key, and for the place where it would go.
+    pub(super) fn probe(&self, tag: u32, is_it: impl Fn(CounterRef) -> bool) -> Probe {
+        let home = self.home(tag);
+        let mut same_tag = 0;
+        for (distance, slot) in self.slots_from(home).enumerate() {
+            match slot {
+                Some(slot) if slot.tag == tag => {
+                    if is_it(slot.at) {
+                        return Probe::Found(slot.at);
+                    }
+                    same_tag += 1;
+                }
+                Some(_) => {}
+                None if same_tag >= TAG_ENTRIES_MAX => return Probe::TagFull,
+                None if distance < self.homes.min(PROBE_MAX) => return Probe::Free(home + distance),
+                None => break,
+            }
+        }
+        Probe::TooFar
+    }
+
+    /// Puts an entry into a slot that `probe` called free.
+    pub(super) fn fill(&self, place: usize, slot: Slot) {
+        // Release: pairs with the Acquire loads above; the entry was written before.
+        self.slots[place].store(slot.raw(), Ordering::Release);
+    }
+
+    /// Takes over all entries of another index, in one sweep over both, without looking at an
+    /// entry. False if they don't fit, which takes hostile keys; then this index is of no use.
+    ///
+    /// A row of slots with one tag can move away from its home by as much as its neighbours pile
+    /// up, so it may go farther than an insertion. The last slot stays empty in any case.
+    pub(super) fn place_all_of(&self, other: &Index) -> bool {
+        other.slots_from(0).flatten().all(|slot| self.place(slot))
+    }
+
+    /// Places one entry in an index that nobody else has yet.
+    pub(super) fn place(&self, slot: Slot) -> bool {
+        let spare = self.slots.len() - 1;
+        for place in &self.slots[self.home(slot.tag)..spare] {
+            // Relaxed: the whole index is published by the Release store of its pointer.
+            if place.load(Ordering::Relaxed) == 0 {
+                place.store(slot.raw(), Ordering::Relaxed);
+                return true;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,204 @@
+//! A shard's folder, from the lock to a running journal: checkpoint pages first, then the log behind them; and later
+//! the folding of the log into new pages.
+//!
+//! [`Recovery`] is used by one thread, before anything else runs. [`Checkpointer`] is shared with the checkpoint
+//! thread, which reads durable commits only, and the root, which nobody else changes.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint::{CheckpointError, Fold, Root, Windows};
+use crate::journal::commit_thread::CommitThread;
+use crate::journal::{self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position, SegmentedLog};
+use crate::shard::{RestoreError, State, StateSettings};
+
+/// A fold takes about this much log at a time, which bounds its memory.
+const FOLD_BYTES: usize = 64 << 20;
+
+/// Why a folder can't be opened, or a checkpoint not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FolderError {
+    /// Of the log or the manifest.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Of the pages.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The memory bound is too low for what is stored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// A folder being opened: locked, its manifest read.
+pub struct Recovery {
+    opening: Opening,
+    root: Root,
+    state: State,
+    windows: Windows,
+    created: bool,
+}
+
+/// A folder that was read to the end and can be written to.
+pub struct Recovered {
+    /// As after the last durable commit.
+    pub state: State,
+    /// For whoever drains.
+    pub encoder: CommitEncoder,
+    /// Writes.
+    pub journal: CommitThread,
+    /// For the checkpoint thread.
+    pub checkpointer: Arc<Checkpointer>,
+    /// The shard's uptime in all its earlier runs, in milliseconds.
+    pub uptime_ms: u64,
+    /// Commits read from the log.
+    pub commits_replayed: u64,
+    /// The folder's identity, as 32 hexadecimal digits.
+    pub identity: String,
+    /// Of this run.
+    pub epoch: u64,
+    /// Bytes cut from the log's end: a commit that was being written when the last run ended.
+    pub torn_bytes: u64,
+}
+
+impl Recovery {
+    /// Locks the folder and reads its manifest; makes both if the folder is empty.
+    pub fn open(folder: &Path, options: JournalOptions, settings: &StateSettings) -> Result<Self, FolderError> {
+        let opening = journal::open(folder, options)?;
+        let manifest = opening.manifest();
+        let state = State::new(manifest.hash_seed, settings)?;
+        let windows = Windows { sessions: settings.sessions, ids: settings.ids };
+        let created = manifest.epoch == 0;
+        Ok(Self { root: Root::empty(manifest.identity), opening, state, windows, created })
+    }
+
+    /// What the folder says of itself.
+    #[must_use]
+    pub fn manifest(&self) -> Arc<Manifest> {
+        self.opening.manifest()
+    }
+
+    /// Was the folder empty before?
+    #[must_use]
+    pub const fn created(&self) -> bool {
+        self.created
+    }
+
+    /// Takes the checkpoint's root, or that there is none. Gives the keys of the pages to load.
+    ///
+    /// The root may be one fold ahead of the manifest, when a crash came between the two.
+    pub fn load_root(&mut self, row: Option<&[u8]>) -> Result<Vec<Vec<u8>>, FolderError> {
+        let manifest = self.manifest();
+        let expected = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.fold);
+        let Some(row) = row else {
+            return if expected == 0 { Ok(Vec::new()) } else { Err(CheckpointError::RootMissing { fold: expected }.into()) };
+        };
+        let root = Root::decode(row, manifest.identity)?;
+        let same = manifest.checkpoint.is_some_and(|it| it.fold == root.fold && it.root_hash == root.hash);
+        if !same && root.fold != expected + 1 {
+            return Err(CheckpointError::RootOfAnotherTime { expected, found: root.fold }.into());
+        }
+        self.root = root;
+        Ok(self.root.page_keys())
+    }
+
+    /// Takes one of those pages.
+    pub fn load_page(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), FolderError> {
+        let state = &mut self.state;
+        let mut refused = None;
+        self.root.read_page(key, row, &mut |entry| {
+            if let Err(error) = state.restore(entry) {
+                refused.get_or_insert(error);
+            }
+        })?;
+        refused.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Replays the log behind the checkpoint, then starts the journal: from here on the folder changes.
+    pub fn start(self) -> Result<Recovered, FolderError> {
+        let Self { opening, root, mut state, windows, .. } = self;
+        let mut uptime_ms = root.uptime_ms;
+        let mut refused = None;
+        let replayed = opening.replay(root.position, &mut |entry| {
+            if let journal::entry::Entry::Uptime { uptime_ms: at } = entry {
+                uptime_ms = uptime_ms.max(*at);
+            }
+            if let Err(error) = state.restore(entry) {
+                refused.get_or_insert(error);
+            }
+        })?;
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+        state.finish_restore()?;
+        let commits_replayed = replayed.commits;
+        let torn_bytes = replayed.torn.as_ref().map_or(0, |torn| torn.cut_bytes);
+        let started = replayed.start()?;
+        let manifest = started.log.manifest();
+        let journal = CommitThread::start(started.appender, started.position.commit)
+            .map_err(|error| JournalError::io("start a thread for", started.log.folder())(error))?;
+        Ok(Recovered {
+            state,
+            encoder: started.encoder,
+            journal,
+            checkpointer: Arc::new(Checkpointer { log: started.log, root: Mutex::new(root), windows }),
+            uptime_ms,
+            commits_replayed,
+            identity: manifest.identity.to_string(),
+            epoch: manifest.epoch,
+            torn_bytes,
+        })
+    }
+}
+
+/// Folds the log into pages, on a thread of its own. One fold at a time.
+pub struct Checkpointer {
+    log: Arc<SegmentedLog>,
+    root: Mutex<Root>,
+    windows: Windows,
+}
+
+impl Checkpointer {
+    fn root(&self) -> Root {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Commits behind the checkpoint, up to `durable`.
+    #[must_use]
+    pub fn commits_behind(&self, durable: u64) -> u64 {
+        durable.saturating_sub(self.root.lock().unwrap_or_else(PoisonError::into_inner).position.commit)
+    }
+
+    /// Bytes of the log's files; those below the checkpoint are gone but for the part of one file.
+    pub fn log_bytes(&self) -> Result<u64, FolderError> {
+        let mut bytes = 0;
+        for &first in &self.log.manifest().segments {
+            let path = self.log.segment_path(first);
+            let length = self.log.files().open_read(&path).and_then(|file| file.length());
+            bytes += length.map_err(JournalError::io("measure", path))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Reads durable commits, about 64 MiB of them, to be folded. `None`: there is nothing new.
+    pub fn begin(&self, durable: u64) -> Result<Option<Fold>, FolderError> {
+        let root = self.root();
+        let mut fold = Fold::new(&root, self.windows);
+        let mut source = Arc::clone(&self.log).tail(root.position)?;
+        let reached = journal::replay(&mut *source, durable, FOLD_BYTES, &mut |entry| fold.add(entry))?;
+        if reached.commit <= root.position.commit {
+            return Ok(None);
+        }
+        fold.seal(reached);
+        Ok(Some(fold))
+    }
+
+    /// The root is safe in the store: tells the manifest, and drops the log below it.
+    pub fn end(&self, root: Root) -> Result<(), FolderError> {
+        let Position { commit, .. } = root.position;
+        self.log.set_checkpoint(Checkpoint { position: root.position, root_hash: root.hash, fold: root.fold })?;
+        *self.root.lock().unwrap_or_else(PoisonError::into_inner) = root;
+        self.log.trim(commit)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! The commit thread: appends and fsyncs, off the loop, and tells the loop by an eventfd.
+//!
+//! It owns the appender. Everything else goes through the [`CommitSlot`]. When an attempt fails the same commit is
+//! tried again, and nothing else, until that works: see `docs/journal.md`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::journal::Appender;
+use crate::journal::commit_slot::{CommitSlot, Order};
+pub use crate::journal::commit_slot::{Durable, WaitOutcome};
+use crate::journal::record::EncodedCommit;
+
+/// The pause after a first failed attempt; it doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What the commit thread counted since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JournalStatistics {
+    /// Durable commits.
+    pub commits: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Failed attempts.
+    pub failures: u64,
+    /// Time spent in appending, in nanoseconds: write and fsync.
+    pub append_ns_sum: u64,
+    /// The longest append.
+    pub append_ns_max: u64,
+}
+
+/// Relaxed throughout: figures, which lead to nothing else.
+#[derive(Debug, Default)]
+struct Counts {
+    commits: AtomicU64,
+    bytes: AtomicU64,
+    append_ns_sum: AtomicU64,
+    append_ns_max: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    slot: CommitSlot,
+    wake: OwnedFd,
+    counts: Counts,
+}
+
+/// A handle on the commit thread. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct CommitThread {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl CommitThread {
+    /// Starts the thread; `durable` is the newest commit that is on disk.
+    ///
+    /// # Errors
+    /// The system gives no eventfd or no thread.
+    pub fn start(appender: impl Appender + 'static, durable: u64) -> std::io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let shared = Arc::new(Shared { slot: CommitSlot::new(durable), wake, counts: Counts::default() });
+        let thread = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name("pycounter-commit".into()).spawn(move || shared.run(appender))?
+        };
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The newest durable commit.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.shared.slot.durable().commit()
+    }
+
+    /// The same for threads that outlive this handle's borrow.
+    #[must_use]
+    pub fn durable_handle(&self) -> Arc<Durable> {
+        Arc::clone(self.shared.slot.durable())
+    }
+
+    /// Is a commit on its way?
+    #[must_use]
+    pub fn in_flight(&self) -> bool {
+        self.shared.slot.in_flight()
+    }
+
+    /// Did the last attempt fail? Then the shard takes no changes.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.shared.slot.is_failing()
+    }
+
+    /// Failed attempts so far.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.shared.slot.failure().0
+    }
+
+    /// Why the last attempt failed, while that is so.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.shared.slot.failure().1
+    }
+
+    /// A buffer of an earlier commit, for its memory.
+    #[must_use]
+    pub fn take_buffer(&self) -> Vec<u8> {
+        self.shared.slot.take_buffer()
+    }
+
+    /// Hands a commit over.
+    ///
+    /// # Errors
+    /// The commit, if one is on its way or the thread has ended.
+    pub fn submit(&self, commit: EncodedCommit) -> Result<(), EncodedCommit> {
+        self.shared.slot.submit(commit)
+    }
+
+    /// Sleeps until commit `number` is durable, an attempt fails from now on, or the time is over.
+    #[must_use]
+    pub fn wait_durable(&self, number: u64, timeout: Duration) -> WaitOutcome {
+        // A time that no clock reaches is none.
+        self.shared.slot.wait_durable(number, Instant::now().checked_add(timeout))
+    }
+
+    /// Readable after each attempt, until `clear_wake`.
+    #[must_use]
+    pub fn wake_fd(&self) -> i32 {
+        self.shared.wake.as_raw_fd()
+    }
+
+    /// Call it before looking at `durable` and `failures`: what comes later wakes again.
+    pub fn clear_wake(&self) {
+        let mut count = [0; 8];
+        // Nothing to read is fine, and the only error there is.
+        let _ = rustix::io::read(&self.shared.wake, &mut count);
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn statistics(&self) -> JournalStatistics {
+        let counts = &self.shared.counts;
+        JournalStatistics {
+            commits: counts.commits.load(Ordering::Relaxed),
+            bytes: counts.bytes.load(Ordering::Relaxed),
+            failures: self.failures(),
+            append_ns_sum: counts.append_ns_sum.load(Ordering::Relaxed),
+            append_ns_max: counts.append_ns_max.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends the thread after the commit on its way; one that fails is given up, unacknowledged. Idempotent.
+    pub fn shutdown(&self) {
+        self.shared.slot.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic of the thread was printed by it, and its commit stays unacknowledged.
+        drop(thread.map(JoinHandle::join));
+    }
+}
+
+impl Drop for CommitThread {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Ends the slot even if the appender panics, so that nobody waits for ever.
+struct EndOnDrop<'s>(&'s Shared);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.slot.end();
+        self.0.wake();
+    }
+}
+
+impl Shared {
+    fn run(&self, mut appender: impl Appender) {
+        let _end = EndOnDrop(self);
+        while let Order::Commit(commit) = self.slot.next_order() {
+            if !self.append(&mut appender, commit) {
+                return;
+            }
+        }
+        if let Err(error) = appender.close() {
+            self.slot.fail(error.to_string());
+        }
+    }
+
+    /// Appends until that works. False: the thread must end, the commit is not known to be durable.
+    fn append(&self, appender: &mut impl Appender, commit: EncodedCommit) -> bool {
+        let mut pause = RETRY_PAUSE_MIN;
+        loop {
+            let began = Instant::now();
+            match appender.append(&commit) {
+                Ok(()) => {
+                    self.count(began.elapsed(), commit.bytes.len());
+                    self.slot.settle(commit);
+                    self.wake();
+                    return true;
+                }
+                Err(error) => {
+                    self.slot.fail(error.to_string());
+                    self.wake();
+                    if error.is_final() || self.slot.pause(pause) {
+                        return false;
+                    }
+                }
+            }
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    fn count(&self, elapsed: Duration, bytes: usize) {
+        let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.counts.commits.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counts.append_ns_sum.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.counts.append_ns_max.fetch_max(nanoseconds, Ordering::Relaxed);
+    }
+
+    #[allow(clippy::host_endian_bytes, reason = "the kernel reads a native number")]
+    fn wake(&self) {
+        // It can only fail when the counter is at its end, and then the loop is being woken anyway.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::JournalError;
+    use std::sync::atomic::AtomicUsize;
+
+    /// Fails the first so many attempts.
+    struct Flaky {
+        fail: usize,
+        attempts: Arc<AtomicUsize>,
+    }
+
+    impl Appender for Flaky {
+        fn append(&mut self, _: &EncodedCommit) -> Result<(), JournalError> {
+            if self.attempts.fetch_add(1, Ordering::SeqCst) < self.fail {
+                return Err(JournalError::io("write", "disk")(std::io::Error::other("broken")));
+            }
+            Ok(())
+        }
+
+        fn close(&mut self) -> Result<(), JournalError> {
+            Ok(())
+        }
+    }
+
+    fn commit(number: u64) -> EncodedCommit {
+        EncodedCommit { number, bytes: vec![1; 10], previous_hash: 0, last_hash: number }
+    }
+
+    fn started(fail: usize) -> (CommitThread, Arc<AtomicUsize>) {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        (CommitThread::start(Flaky { fail, attempts: Arc::clone(&attempts) }, 0).unwrap(), attempts)
+    }
+
+    #[test]
+    fn a_commit_becomes_durable_wakes_the_loop_and_gives_its_buffer_back() {
+        let (thread, _) = started(0);
+        thread.submit(commit(1)).unwrap();
+        assert_eq!(thread.wait_durable(1, Duration::MAX), WaitOutcome::Durable);
+        assert!(!thread.in_flight());
+        assert_eq!(thread.take_buffer().len(), 10);
+        assert_eq!(thread.statistics().commits, 1);
+    }
+
+    #[test]
+    fn a_failed_commit_is_tried_again_until_it_works() {
+        let (thread, attempts) = started(2);
+        thread.submit(commit(1)).unwrap();
+        assert_eq!(thread.wait_durable(1, Duration::MAX), WaitOutcome::Failing);
+        assert!(thread.is_failing() && thread.failure().is_some_and(|why| why.contains("broken")));
+        assert!(thread.submit(commit(2)).is_err(), "a commit overtook a failing one");
+        assert_eq!(thread.wait_durable(1, Duration::MAX), WaitOutcome::Failing);
+        assert_eq!(thread.wait_durable(1, Duration::MAX), WaitOutcome::Durable);
+        assert!(!thread.is_failing());
+        assert_eq!((attempts.load(Ordering::SeqCst), thread.failures()), (3, 2));
+    }
+
+    #[test]
+    fn shutdown_finishes_what_is_in_flight_and_gives_up_what_fails() {
+        let (thread, _) = started(0);
+        thread.submit(commit(1)).unwrap();
+        thread.shutdown();
+        assert_eq!(thread.durable(), 1);
+        assert!(thread.submit(commit(2)).is_err());
+        let (thread, _) = started(usize::MAX);
+        thread.submit(commit(1)).unwrap();
+        thread.shutdown();
+        assert_eq!(thread.wait_durable(1, Duration::MAX), WaitOutcome::Ended);
+        assert_eq!(thread.durable(), 0);
+    }
+}

@@ -1,0 +1,467 @@
+//! A shard: connections in front, the journaled state in the middle, the commit thread behind.
+//!
+//! Threads: one thread, the host's event loop, calls everything here. The commit thread is reached only through
+//! [`CommitThread`]'s hand-over; the checkpoint thread reads the log and never the state.
+//!
+//! The path of an increment: [`Shard::feed`] parses a chunk, applies it (`operations`), and holds the replies in
+//! the connection, stamped with the commit that will cover them. [`Shard::commit`] drains everything that changed
+//! into one commit while none is in flight. Once it is on disk the commit thread wakes the host, and
+//! [`Shard::release`] lets the replies go.
+
+mod connection;
+mod msgpack_handler;
+mod operations;
+mod resp_handler;
+mod state;
+mod statistics;
+
+use std::time::{Duration, Instant};
+
+pub use connection::{Connection, HostRequest};
+pub use state::{RestoreError, State, StateSettings};
+pub use statistics::{Figure, Statistics};
+
+use crate::error_code::ErrorCode;
+use crate::folder::Recovered;
+use crate::journal::commit_thread::{CommitThread, WaitOutcome};
+use crate::journal::record::CommitEncoder;
+use crate::wire::request::Level;
+use connection::Protocol;
+
+/// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
+const RUN_MAX: usize = 128;
+/// Changed counters that are not yet committed, at which an `applied` shard commits before its interval is over.
+const EARLY_FLUSH_COUNTERS: usize = 131_072;
+
+/// What an operator may set, beside the bounds of the state.
+#[derive(Debug, Clone)]
+pub struct ShardSettings {
+    /// The shard's name in the topology.
+    pub name: String,
+    /// The level of operations that name none.
+    pub level: Level,
+    /// Shown by `hello`, `stats` and INFO.
+    pub server_version: String,
+    /// Clients must send it first.
+    pub token: Option<Vec<u8>>,
+    /// Longest frame, in bytes.
+    pub frame_bytes_max: usize,
+    /// Bytes of replies that a connection may have waiting before reading from it stops.
+    pub reply_bytes_max: usize,
+    /// Longest time for which an `applied` change may stay only in memory.
+    pub flush_interval: Duration,
+}
+
+/// Who this shard is, as `hello` tells it.
+#[derive(Debug, Clone)]
+struct Identity {
+    /// 32 hexadecimal digits.
+    identity: String,
+    /// Rises with each start.
+    epoch: u64,
+}
+
+/// What the host has to do after a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fed {
+    /// Look at the connection: it is crowded, closing, or has a request for the host.
+    pub attend: bool,
+    /// Call `commit` once the turn of the loop is over.
+    pub commit: bool,
+}
+
+/// A plain increment that is parsed and not yet applied. The key is a range of the chunk.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    hash: u64,
+    delta: i64,
+    key_start: u32,
+    key_length: u32,
+    msgid: u32,
+}
+
+/// One shard's engine.
+pub struct Shard {
+    state: State,
+    encoder: CommitEncoder,
+    journal: CommitThread,
+    settings: ShardSettings,
+    identity: Identity,
+    connections: Connections,
+    /// Connections with held replies, by slot.
+    waiting: Vec<usize>,
+    /// The newest commit that was handed over.
+    handed_over: u64,
+    handed_over_at: Instant,
+    /// Failed attempts of the journal that were already answered.
+    failures_seen: u64,
+    failing: bool,
+    commit_scheduled: bool,
+    started: Instant,
+    /// Uptime of earlier runs.
+    uptime_before_ms: u64,
+    uptime_ms: u64,
+    address: String,
+    // Scratch of one chunk, kept for its memory.
+    run: Vec<Pending>,
+    /// Replies that wait for nothing.
+    now: Vec<u8>,
+    /// Replies that wait for this chunk's commit.
+    held: Vec<u8>,
+    pool: Vec<Vec<u8>>,
+    statistics: Statistics,
+}
+
+impl Shard {
+    /// Puts a recovered state and its journal to work.
+    #[must_use]
+    pub fn new(recovered: Recovered, settings: ShardSettings) -> Self {
+        let Recovered { state, encoder, journal, uptime_ms: uptime_before_ms, identity, epoch, .. } = recovered;
+        let now = Instant::now();
+        Self {
+            state,
+            encoder,
+            handed_over: journal.durable(),
+            handed_over_at: now,
+            journal,
+            settings,
+            identity: Identity { identity, epoch },
+            connections: Connections::default(),
+            waiting: Vec::new(),
+            failures_seen: 0,
+            failing: false,
+            commit_scheduled: false,
+            started: now,
+            uptime_before_ms,
+            uptime_ms: uptime_before_ms,
+            address: String::new(),
+            run: Vec::with_capacity(RUN_MAX),
+            now: Vec::new(),
+            held: Vec::new(),
+            pool: Vec::new(),
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// Begins a connection; gives its slot.
+    pub fn connect(&mut self) -> usize {
+        self.statistics.connections_total += 1;
+        let authenticated = self.settings.token.is_none();
+        self.connections.insert(Connection::new(self.statistics.connections_total, authenticated))
+    }
+
+    /// Ends a connection. What it was owed is dropped: its operations stay applied, and ids tell it so later.
+    pub fn disconnect(&mut self, slot: usize) {
+        self.connections.remove(slot);
+        self.waiting.retain(|&waiting| waiting != slot);
+    }
+
+    /// The connection in `slot`.
+    #[must_use]
+    pub fn connection(&self, slot: usize) -> Option<&Connection> {
+        self.connections.slots.get(slot)?.as_deref()
+    }
+
+    /// The connection in `slot`, to take its requests for the host.
+    pub fn connection_mut(&mut self, slot: usize) -> Option<&mut Connection> {
+        self.connections.slots.get_mut(slot)?.as_deref_mut()
+    }
+
+    /// Takes a chunk as it came from the socket. Afterwards `replies` holds what may be written at once.
+    /// An empty chunk goes on with input that was left because replies piled up.
+    pub fn feed(&mut self, slot: usize, chunk: &[u8]) -> Fed {
+        self.now.clear();
+        self.held.clear();
+        let Some(mut connection) = self.connections.take(slot) else { return Fed::default() };
+        self.failing = self.journal.is_failing();
+        self.update_uptime();
+        self.statistics.bytes_received += chunk.len() as u64;
+        let was_crowded = connection.is_crowded();
+        connection.stalled = false;
+
+        let mut input = std::mem::take(&mut connection.input);
+        if input.is_empty() {
+            let consumed = self.consume(&mut connection, chunk);
+            input.extend_from_slice(chunk.get(consumed..).unwrap_or_default());
+        } else {
+            input.extend_from_slice(chunk);
+            let consumed = self.consume(&mut connection, &input);
+            input.drain(..consumed);
+        }
+        if connection.closing {
+            input = Vec::new();
+        }
+        connection.input = input;
+
+        self.hold(slot, &mut connection);
+        self.statistics.bytes_sent += self.now.len() as u64;
+        let attend = connection.is_crowded() || was_crowded || !connection.host_requests.is_empty();
+        self.connections.put_back(slot, connection);
+        Fed { attend, commit: self.wants_commit() }
+    }
+
+    /// What the last `feed` has to send at once.
+    #[must_use]
+    pub fn replies(&self) -> &[u8] {
+        &self.now
+    }
+
+    /// Parses and executes whole frames; gives the number of bytes used up.
+    fn consume(&mut self, connection: &mut Connection, bytes: &[u8]) -> usize {
+        if connection.closing {
+            return bytes.len();
+        }
+        if let (Protocol::Unknown, Some(&first)) = (&connection.protocol, bytes.first()) {
+            match Protocol::detect(first) {
+                Some(protocol) => connection.protocol = protocol,
+                None => {
+                    connection.closing = true;
+                    self.statistics.protocol_errors += 1;
+                    return bytes.len();
+                }
+            }
+        }
+        match std::mem::replace(&mut connection.protocol, Protocol::Unknown) {
+            Protocol::Unknown => 0,
+            Protocol::MsgpackRpc(mut scanner) => {
+                let consumed = self.consume_msgpack(connection, &mut scanner, bytes);
+                connection.protocol = Protocol::MsgpackRpc(scanner);
+                consumed
+            }
+            Protocol::Resp(mut state) => {
+                let consumed = self.consume_resp(connection, &mut state, bytes);
+                connection.protocol = Protocol::Resp(state);
+                consumed
+            }
+        }
+    }
+
+    /// Have this connection's replies piled up, those of this chunk included?
+    fn is_piled_up(&self, connection: &Connection) -> bool {
+        self.now.len() + self.held.len() + connection.held.bytes() > self.settings.reply_bytes_max
+    }
+
+    /// The commit that a reply made now must wait for: the newest one that has or will have content.
+    fn stamp(&self) -> u64 {
+        if self.state.is_dirty() { self.encoder.next_number() } else { self.handed_over }
+    }
+
+    /// Sorts the chunk's replies: what is covered already goes at once, the rest waits in the connection.
+    fn hold(&mut self, slot: usize, connection: &mut Connection) {
+        if self.held.is_empty() {
+            return;
+        }
+        let stamp = self.stamp();
+        if stamp <= self.journal.durable() && connection.held.is_empty() {
+            self.now.extend_from_slice(&self.held);
+            return;
+        }
+        connection.held.push(stamp, &self.held, &mut self.pool);
+        if !connection.waiting {
+            connection.waiting = true;
+            self.waiting.push(slot);
+        }
+    }
+
+    /// Should the host call `commit` soon? Says so once until it did.
+    fn wants_commit(&mut self) -> bool {
+        let wanted = !self.waiting.is_empty() || self.state.dirty.len() > EARLY_FLUSH_COUNTERS;
+        let now = wanted && !self.commit_scheduled && !self.journal.in_flight() && self.state.is_dirty();
+        self.commit_scheduled |= now;
+        now
+    }
+
+    /// Drains what changed into one commit and hands it over, unless one is in flight or nothing changed.
+    pub fn commit(&mut self) -> bool {
+        self.commit_scheduled = false;
+        if self.journal.in_flight() || !self.state.is_dirty() {
+            return false;
+        }
+        self.update_uptime();
+        self.encoder.recycle(self.journal.take_buffer());
+        let commit = self.state.drain(&mut self.encoder, self.uptime_ms);
+        let number = commit.number;
+        if self.journal.submit(commit).is_err() {
+            // Only a stopped journal refuses while nothing is in flight. The commit's content is gone from the
+            // queue, so nothing may be acknowledged any more: `failing` stays, replies stay held.
+            self.failing = true;
+            return false;
+        }
+        self.handed_over = number;
+        self.handed_over_at = Instant::now();
+        true
+    }
+
+    /// After the commit thread woke the host: gives each connection the replies that may go now, as
+    /// `deliver(slot, bytes, attend)`, and begins the next commit.
+    pub fn release(&mut self, mut deliver: impl FnMut(usize, &[u8], bool)) {
+        self.journal.clear_wake();
+        let durable = self.journal.durable();
+        let failures = self.journal.failures();
+        let failed = std::mem::replace(&mut self.failures_seen, failures) != failures;
+        self.failing = self.journal.is_failing();
+        let mut out = std::mem::take(&mut self.now);
+        let mut kept = 0;
+        for index in 0..self.waiting.len() {
+            let slot = self.waiting[index];
+            let Some(connection) = self.connections.slots.get_mut(slot).and_then(Option::as_deref_mut) else { continue };
+            out.clear();
+            connection.held.release(durable, &mut out, &mut self.pool);
+            if failed && self.failing {
+                let mut lost = self.pool.pop().unwrap_or_default();
+                connection.held.take_all(&mut lost, &mut self.pool);
+                connection.fail(&lost, &mut out);
+            }
+            if connection.held.is_empty() {
+                connection.waiting = false;
+            } else {
+                self.waiting[kept] = slot;
+                kept += 1;
+            }
+            self.statistics.bytes_sent += out.len() as u64;
+            deliver(slot, &out, connection.is_crowded());
+        }
+        self.waiting.truncate(kept);
+        out.clear();
+        self.now = out;
+        if !self.waiting.is_empty() || self.state.dirty.len() > EARLY_FLUSH_COUNTERS {
+            self.commit();
+        }
+    }
+
+    /// Housekeeping, about ten times a second: write-behind of `applied` changes, expiry.
+    pub fn tick(&mut self) {
+        self.update_uptime();
+        self.state.expire(self.uptime_ms);
+        if self.handed_over_at.elapsed() >= self.settings.flush_interval || !self.waiting.is_empty() {
+            self.commit();
+        }
+    }
+
+    /// Commits until everything is durable. Blocks; false when the time ran out first.
+    pub fn wait_durable(&mut self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.journal.in_flight() {
+                match self.journal.wait_durable(self.handed_over, left) {
+                    WaitOutcome::Durable | WaitOutcome::Failing => {}
+                    WaitOutcome::Ended | WaitOutcome::TimedOut => return false,
+                }
+            } else if !self.commit() {
+                return !self.state.is_dirty();
+            }
+        }
+    }
+
+    /// Is everything on disk and every reply out?
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.state.is_dirty() && !self.journal.in_flight() && self.waiting.is_empty()
+    }
+
+    /// The commit thread's side, for its state and its wake-up.
+    #[must_use]
+    pub const fn journal(&self) -> &CommitThread {
+        &self.journal
+    }
+
+    /// Ends the commit thread. Nothing is accepted afterwards.
+    pub fn stop(&mut self) {
+        self.failing = true;
+        self.journal.shutdown();
+    }
+
+    /// Where clients reach this shard, for `topology`: it is alone in it.
+    pub fn set_address(&mut self, address: &str) {
+        self.address = address.to_owned();
+    }
+
+    fn update_uptime(&mut self) {
+        let run = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.uptime_ms = self.uptime_before_ms.saturating_add(run);
+    }
+
+    /// Compares a token in time that depends on its length only.
+    fn token_matches(&self, offered: Option<&[u8]>) -> bool {
+        let Some(token) = &self.settings.token else { return true };
+        let offered = offered.unwrap_or_default();
+        let mut difference = u8::from(offered.len() != token.len());
+        for (index, &byte) in offered.iter().enumerate() {
+            difference |= byte ^ token[index % token.len().max(1)];
+        }
+        std::hint::black_box(difference) == 0
+    }
+
+    /// The scratch for replies at this level.
+    fn out(&mut self, level: Level) -> &mut Vec<u8> {
+        match level {
+            Level::Applied => &mut self.now,
+            Level::Durable => &mut self.held,
+        }
+    }
+
+    /// Parsed increments wait no longer: apply them, `reply` to each in order.
+    fn apply_run(&mut self, bytes: &[u8], mut reply: impl FnMut(&mut Vec<u8>, u32, Result<i64, ErrorCode>)) {
+        if self.run.is_empty() {
+            return;
+        }
+        let run = std::mem::take(&mut self.run);
+        let level = self.settings.level;
+        for pending in &run {
+            self.state.counters.prefetch_cell(pending.hash);
+        }
+        let admitted = self.admit(run.len());
+        for pending in &run {
+            let start = pending.key_start as usize;
+            let key = bytes.get(start..start + pending.key_length as usize).unwrap_or_default();
+            // With no room for all of them there may be room for this one.
+            let outcome = match admitted {
+                Ok(()) => self.increment(pending.hash, key, pending.delta),
+                Err(_) => self.admit(1).and_then(|()| self.increment(pending.hash, key, pending.delta)),
+            };
+            reply(self.out(level), pending.msgid, outcome);
+        }
+        self.run = run;
+        self.run.clear();
+    }
+}
+
+/// Connections by slot; free slots are used again.
+#[derive(Debug, Default)]
+struct Connections {
+    slots: Vec<Option<Box<Connection>>>,
+    free: Vec<usize>,
+    count: usize,
+}
+
+impl Connections {
+    fn insert(&mut self, connection: Connection) -> usize {
+        self.count += 1;
+        let connection = Some(Box::new(connection));
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot] = connection;
+            return slot;
+        }
+        self.slots.push(connection);
+        self.slots.len() - 1
+    }
+
+    fn remove(&mut self, slot: usize) {
+        if self.take(slot).is_some() {
+            self.count -= 1;
+            self.free.push(slot);
+        }
+    }
+
+    /// Takes it out for the length of a call, so that the shard can be changed meanwhile.
+    fn take(&mut self, slot: usize) -> Option<Box<Connection>> {
+        self.slots.get_mut(slot)?.take()
+    }
+
+    fn put_back(&mut self, slot: usize, connection: Box<Connection>) {
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some(connection);
+        }
+    }
+}

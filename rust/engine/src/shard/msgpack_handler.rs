@@ -1,0 +1,372 @@
+//! MessagePack-RPC: frames to operations, outcomes to replies. Replies carry their msgid and may overtake each other.
+
+use super::connection::{Connection, HostRequest};
+use super::{Pending, RUN_MAX, Shard};
+use crate::error_code::ErrorCode;
+use crate::fingerprint::Method;
+use crate::wire::msgpack_rpc::{self as rpc, FrameScanner, Parsed};
+use crate::wire::request::{ChangeOptions, Level, ReadOptions, Request};
+use crate::wire::scan::{FrameLimits, Scan};
+
+/// A page of `scan` or `top` ends after about this many bytes of keys, so that one request can't fill the memory.
+const PAGE_REPLY_BYTES_MAX: usize = 1 << 20;
+
+impl Shard {
+    /// Executes every whole frame of `bytes`; gives the number of bytes used up.
+    pub(super) fn consume_msgpack(
+        &mut self,
+        connection: &mut Connection,
+        scanner: &mut FrameScanner,
+        bytes: &[u8],
+    ) -> usize {
+        let limits = FrameLimits { bytes_max: self.settings.frame_bytes_max };
+        let mut position = 0;
+        while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
+            if connection.authenticated
+                && let Some(fast) = rpc::fast_incr(rest)
+            {
+                self.push_run(bytes, fast.key, fast.delta, fast.msgid);
+                position += fast.len;
+                // The scanner may stand inside this frame, when the start of it came with an earlier chunk.
+                scanner.reset();
+                if self.run.len() == RUN_MAX {
+                    self.apply_msgpack_run(bytes);
+                    if self.is_piled_up(connection) {
+                        connection.stalled = true;
+                        break;
+                    }
+                }
+                continue;
+            }
+            self.apply_msgpack_run(bytes);
+            if self.is_piled_up(connection) {
+                connection.stalled = true;
+                break;
+            }
+            match scanner.scan(rest, limits) {
+                Ok(Scan::Complete(length)) => {
+                    self.execute_msgpack(connection, &rest[..length]);
+                    position += length;
+                }
+                Ok(Scan::Incomplete) => break,
+                Err(error) => {
+                    self.statistics.protocol_errors += 1;
+                    if let Some(msgid) = rpc::request_msgid(rest) {
+                        rpc::reply_error(&mut self.now, msgid, error.code(), &error.to_string());
+                    }
+                    connection.closing = true;
+                }
+            }
+            if connection.closing {
+                break;
+            }
+        }
+        self.apply_msgpack_run(bytes);
+        position
+    }
+
+    /// Adds a parsed increment to the run. `key` is a part of `bytes`.
+    pub(super) fn push_run(&mut self, bytes: &[u8], key: &[u8], delta: i64, msgid: u32) {
+        let hash = self.state.counters.hash(key);
+        self.state.counters.prefetch_slot(hash);
+        let key_start = key.as_ptr() as usize - bytes.as_ptr() as usize;
+        // A chunk is far below 4 GiB: input is bounded by the frame size and the host's chunk size.
+        self.run.push(Pending { hash, delta, key_start: key_start as u32, key_length: key.len() as u32, msgid });
+    }
+
+    fn apply_msgpack_run(&mut self, bytes: &[u8]) {
+        self.apply_run(bytes, |out, msgid, outcome| match outcome {
+            Ok(value) => rpc::reply_int(out, msgid, value),
+            Err(code) => rpc::reply_error(out, msgid, code, code.meaning()),
+        });
+    }
+
+    fn execute_msgpack(&mut self, connection: &mut Connection, frame: &[u8]) {
+        match rpc::parse(frame) {
+            Parsed::Request { msgid, request: Ok(request) } => self.answer(connection, Some(msgid), request),
+            Parsed::Request { msgid, request: Err(error) } => {
+                self.statistics.errors += 1;
+                rpc::reply_error(&mut self.held, msgid, error.code, &error.message);
+            }
+            Parsed::Notification { request: Ok(request), .. } => self.answer(connection, None, request),
+            // Nobody to tell; an unknown notification is ignored by the protocol's rule.
+            Parsed::Notification { request: Err(_), .. } => {}
+            Parsed::Invalid { msgid, error } => {
+                self.statistics.protocol_errors += 1;
+                match msgid {
+                    Some(msgid) => rpc::reply_error(&mut self.held, msgid, error.code, &error.message),
+                    None => connection.closing = true,
+                }
+            }
+        }
+    }
+
+    /// Executes a request and writes its reply; without `msgid` (a notification) the reply is taken back.
+    fn answer(&mut self, connection: &mut Connection, msgid: Option<u32>, request: Request<'_>) {
+        self.statistics.requests += 1;
+        let before = (self.now.len(), self.held.len());
+        if connection.authenticated || matches!(request, Request::Hello { .. }) {
+            self.execute(connection, msgid, request);
+        } else {
+            let code = ErrorCode::Unauthenticated;
+            rpc::reply_error(&mut self.now, msgid.unwrap_or(0), code, code.meaning());
+        }
+        if msgid.is_none() {
+            self.now.truncate(before.0);
+            self.held.truncate(before.1);
+        }
+    }
+
+    fn execute(&mut self, connection: &mut Connection, msgid: Option<u32>, request: Request<'_>) {
+        let id = msgid.unwrap_or(0);
+        match request {
+            Request::Incr { key, delta, options } => self.answer_change(id, Method::Incr, key, delta, &options),
+            Request::Drain { key, options } => self.answer_change(id, Method::Drain, key, 0, &options),
+            Request::Delete { key, options } => self.answer_change(id, Method::Delete, key, 0, &options),
+            Request::IncrMany { items, options } => {
+                let level = options.level.unwrap_or(self.settings.level);
+                self.reply(level, id, |shard, out| {
+                    rpc::write_array_len(out, items.len());
+                    for item in &items {
+                        match shard.change_item(item) {
+                            Ok(value) => rpc::write_i64(out, value),
+                            Err(code) => rpc::write_error(out, code, code.meaning()),
+                        }
+                    }
+                });
+            }
+            Request::Apply { session, first_sequence, acked_through, items, level } => {
+                let level = level.unwrap_or(self.settings.level);
+                let mut results = self.pool.pop().unwrap_or_default();
+                results.clear();
+                let outcome = self.apply_batch(session, first_sequence, acked_through, &items, |result| match result {
+                    Ok(value) => rpc::write_i64(&mut results, value),
+                    Err(code) => rpc::write_error(&mut results, code, code.meaning()),
+                });
+                match outcome {
+                    Ok(()) => self.reply(level, id, |shard, out| {
+                        rpc::write_map_len(out, 3);
+                        rpc::write_str(out, "results");
+                        rpc::write_array_len(out, items.len());
+                        out.extend_from_slice(&results);
+                        shard.write_level_and_commit(out, level);
+                    }),
+                    Err(code) => self.refuse(level, id, code),
+                }
+                self.pool.push(results);
+            }
+            Request::Get { key, options } => self.read(id, options, |shard, out| {
+                rpc::write_i64(out, shard.value(key).unwrap_or(0));
+            }),
+            Request::GetMany { keys, options } => self.read(id, options, |shard, out| {
+                rpc::write_array_len(out, keys.len());
+                for key in &keys {
+                    rpc::write_i64(out, shard.value(key).unwrap_or(0));
+                }
+            }),
+            Request::Total { key, options } => self.read(id, options, |shard, out| shard.write_total(out, key)),
+            Request::TotalMany { keys, options } => self.read(id, options, |shard, out| {
+                rpc::write_array_len(out, keys.len());
+                for key in &keys {
+                    shard.write_total(out, key);
+                }
+            }),
+            Request::Scan { cursor, count, prefix } => self.read(id, ReadOptions::default(), |shard, out| {
+                let (next, found) = shard.scan_page(cursor, count, |key| key.starts_with(prefix));
+                rpc::write_array_len(out, 2);
+                rpc::write_u64(out, next);
+                write_counters(out, &found);
+            }),
+            Request::Top { n, prefix } => {
+                let found = self.state.counters.top(n, prefix);
+                if found.iter().map(|(key, _)| key.len()).sum::<usize>() > PAGE_REPLY_BYTES_MAX {
+                    return self.refuse(self.settings.level, id, ErrorCode::TooLarge);
+                }
+                self.read(id, ReadOptions::default(), |_, out| write_counters(out, &found));
+            }
+            Request::Hello { token, client: _, session } => {
+                if !self.token_matches(token) {
+                    self.statistics.refused_tokens += 1;
+                    let code = ErrorCode::Unauthenticated;
+                    rpc::reply_error(&mut self.now, id, code, "the token is missing or wrong");
+                    connection.closing = true;
+                    return;
+                }
+                connection.authenticated = true;
+                let last = session.and_then(|session| self.state.sessions.resume(session, self.uptime_ms));
+                self.read(id, ReadOptions { level: Some(Level::Durable), ..ReadOptions::default() }, |shard, out| {
+                    shard.write_hello(out, session.is_some(), last);
+                });
+            }
+            Request::Bye { session } => {
+                let level = self.settings.level;
+                match self.state.sessions.end(session, self.uptime_ms) {
+                    Ok(()) => self.reply(level, id, |_, out| rpc::write_nil(out)),
+                    Err(code) => self.refuse(level, id, code),
+                }
+            }
+            Request::Ping => self.reply(Level::Applied, id, |_, out| rpc::write_str(out, "pong")),
+            Request::Stats => self.reply(Level::Applied, id, |shard, out| shard.write_stats(out)),
+            Request::Health => self.reply(Level::Applied, id, |shard, out| shard.write_health(out)),
+            Request::Topology => self.reply(Level::Applied, id, |shard, out| shard.write_topology(out)),
+            Request::Backup { directory } => {
+                connection.host_requests.push(HostRequest { msgid, method: "backup", argument: directory.to_owned() });
+            }
+        }
+    }
+
+    fn answer_change(&mut self, msgid: u32, method: Method, key: &[u8], delta: i64, options: &ChangeOptions<'_>) {
+        let level = options.level.unwrap_or(self.settings.level);
+        match self.change(method, key, delta, options) {
+            Ok(value) => self.reply(level, msgid, |shard, out| {
+                if !options.detail {
+                    return rpc::write_i64(out, value);
+                }
+                rpc::write_map_len(out, 4);
+                rpc::write_str(out, "value");
+                rpc::write_i64(out, value);
+                rpc::write_str(out, "exact");
+                rpc::write_bool(out, true);
+                shard.write_level_and_commit(out, level);
+            }),
+            Err(code) => self.refuse(level, msgid, code),
+        }
+    }
+
+    fn read(&mut self, msgid: u32, options: ReadOptions, write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
+        let mut level = options.level.unwrap_or(self.settings.level);
+        if let Some(commit) = options.min_commit {
+            if commit > self.stamp() {
+                let message = "min_commit is above the newest commit: it is of another shard, or was lost";
+                return rpc::reply_error(self.out(level), msgid, ErrorCode::BadRequest, message);
+            }
+            if commit > self.journal.durable() {
+                level = Level::Durable;
+            }
+        }
+        self.reply(level, msgid, write);
+    }
+
+    /// Writes a reply's frame around what `write` gives. `write` may change the shard.
+    fn reply(&mut self, level: Level, msgid: u32, write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
+        let mut out = std::mem::take(self.out(level));
+        rpc::reply_begin(&mut out, msgid);
+        write(self, &mut out);
+        *self.out(level) = out;
+    }
+
+    fn refuse(&mut self, level: Level, msgid: u32, code: ErrorCode) {
+        self.statistics.errors += 1;
+        rpc::reply_error(self.out(level), msgid, code, code.meaning());
+    }
+
+    /// What a reply says of its safety: it leaves once this level is reached.
+    fn write_level_and_commit(&self, out: &mut Vec<u8>, level: Level) {
+        rpc::write_str(out, "level");
+        rpc::write_str(out, level.name());
+        rpc::write_str(out, "commit");
+        rpc::write_u64(out, self.stamp());
+    }
+
+    fn write_total(&self, out: &mut Vec<u8>, key: &[u8]) {
+        let value = self.value(key).unwrap_or(0);
+        rpc::write_map_len(out, 5);
+        rpc::write_str(out, "total");
+        rpc::write_i64(out, value);
+        rpc::write_str(out, "partials");
+        rpc::write_map_len(out, 1);
+        rpc::write_str(out, &self.settings.name);
+        rpc::write_i64(out, value);
+        rpc::write_str(out, "missing");
+        rpc::write_array_len(out, 0);
+        rpc::write_str(out, "exact");
+        rpc::write_bool(out, true);
+        rpc::write_str(out, "age_ms");
+        rpc::write_i64(out, 0);
+    }
+
+    /// The topology of a shard alone: version 1, for it never changes.
+    fn write_topology(&self, out: &mut Vec<u8>) {
+        rpc::write_map_len(out, 2);
+        rpc::write_str(out, "version");
+        rpc::write_u64(out, 1);
+        rpc::write_str(out, "shards");
+        rpc::write_array_len(out, 1);
+        rpc::write_map_len(out, 5);
+        for (name, value) in [
+            ("name", self.settings.name.as_str()),
+            ("address", self.address.as_str()),
+            ("identity", self.identity.identity.as_str()),
+            ("state", if self.journal.is_failing() { "read_only" } else { "ok" }),
+        ] {
+            rpc::write_str(out, name);
+            rpc::write_str(out, value);
+        }
+        rpc::write_str(out, "weight");
+        rpc::write_f64(out, 1.0);
+    }
+
+    fn write_hello(&self, out: &mut Vec<u8>, with_session: bool, last_sequence: Option<u64>) {
+        rpc::write_map_len(out, if with_session { 7 } else { 6 });
+        for (name, value) in [
+            ("server", "pycounter"),
+            ("version", self.settings.server_version.as_str()),
+            ("shard", self.settings.name.as_str()),
+            ("identity", self.identity.identity.as_str()),
+        ] {
+            rpc::write_str(out, name);
+            rpc::write_str(out, value);
+        }
+        rpc::write_str(out, "epoch");
+        rpc::write_u64(out, self.identity.epoch);
+        rpc::write_str(out, "time");
+        rpc::write_u64(out, self.uptime_ms);
+        if with_session {
+            rpc::write_str(out, "last_sequence");
+            match last_sequence {
+                Some(sequence) => rpc::write_u64(out, sequence),
+                None => rpc::write_nil(out),
+            }
+        }
+    }
+
+    /// The counter's value, if it exists.
+    pub(super) fn value(&self, key: &[u8]) -> Option<i64> {
+        let counters = &self.state.counters;
+        let counter = counters.find(counters.hash(key), key).filter(|&counter| counters.is_present(counter))?;
+        Some(counters.value(counter))
+    }
+
+    /// A page of counters and the cursor of the next one, 0 at the end.
+    pub(super) fn scan_page(
+        &self,
+        mut cursor: u64,
+        count: usize,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> (u64, Vec<(Vec<u8>, i64)>) {
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        // Looks at a bounded number of counters a call, wanted or not.
+        for _ in 0..count.min(64) {
+            cursor = self.state.counters.scan(cursor, count, |key, value| {
+                if wanted(key) {
+                    bytes += key.len();
+                    found.push((key.to_vec(), value));
+                }
+            });
+            if cursor == 0 || found.len() >= count || bytes > PAGE_REPLY_BYTES_MAX {
+                break;
+            }
+        }
+        (cursor, found)
+    }
+}
+
+fn write_counters(out: &mut Vec<u8>, counters: &[(impl AsRef<[u8]>, i64)]) {
+    rpc::write_array_len(out, counters.len());
+    for (key, value) in counters {
+        rpc::write_array_len(out, 2);
+        rpc::write_key(out, key.as_ref());
+        rpc::write_i64(out, *value);
+    }
+}

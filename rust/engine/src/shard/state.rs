@@ -1,0 +1,142 @@
+//! Everything of a shard that is journaled: counters, sessions, operation ids, and what of them has changed
+//! since the last commit. What is not in here is gone after a crash.
+//!
+//! Threads: a server's loop thread owns it whole. In an embedded map it sits in a lock: mutators share it and
+//! use only the `&self` operations of the counter store; the drain takes it alone.
+
+use crate::counter_store::{CounterStore, StoreError};
+use crate::journal::entry::Entry;
+use crate::journal::record::{CommitEncoder, EncodedCommit};
+use crate::operation_id_table::{OperationIdRestoreError, OperationIdSettings, OperationIdTable};
+use crate::session_table::{SessionRestoreError, SessionSettings, SessionTable};
+use crate::write_batch_queue::WriteBatchQueue;
+
+/// Bounds of the journaled state.
+#[derive(Debug, Clone)]
+pub struct StateSettings {
+    /// Bytes of counters, keys and index included.
+    pub counters_bytes_max: u64,
+    /// Counters that may be changed and not yet committed.
+    pub dirty_counters_max: usize,
+    /// Of the session table.
+    pub sessions: SessionSettings,
+    /// Of the operation id table.
+    pub ids: OperationIdSettings,
+}
+
+/// The journaled state and its changes.
+pub struct State {
+    /// All counters.
+    pub counters: CounterStore,
+    /// The counters that changed since the last drain.
+    pub dirty: WriteBatchQueue,
+    /// Sessions and their results.
+    pub sessions: SessionTable,
+    /// Operation ids and their results.
+    pub ids: OperationIdTable,
+    /// All counters were removed since the last drain, before the changes that are marked now.
+    cleared: bool,
+}
+
+impl State {
+    /// An empty state, to be filled by `restore`.
+    ///
+    /// # Errors
+    /// `NoMemory` for the write batch queue.
+    pub fn new(hash_seed: u64, settings: &StateSettings) -> Result<Self, RestoreError> {
+        Ok(Self {
+            counters: CounterStore::with_seed(hash_seed, settings.counters_bytes_max).without_stripes(),
+            dirty: WriteBatchQueue::new(settings.dirty_counters_max).ok_or(RestoreError::NoMemory)?,
+            sessions: SessionTable::new(settings.sessions),
+            ids: OperationIdTable::new(settings.ids),
+            cleared: false,
+        })
+    }
+
+    /// Takes one fact from a checkpoint page or from the log, in their order.
+    pub fn restore(&mut self, entry: &Entry<'_>) -> Result<(), RestoreError> {
+        match entry {
+            Entry::Counter { key, value } => {
+                let hash = self.counters.hash(key);
+                let counter = self.counters.find_or_insert_mut(hash, key)?;
+                self.counters.set_mut(counter, *value);
+            }
+            Entry::Deleted { key } => {
+                let hash = self.counters.hash(key);
+                if let Some(counter) = self.counters.find(hash, key) {
+                    self.counters.delete_mut(counter);
+                }
+            }
+            Entry::Cleared => self.counters.clear(),
+            Entry::Session { .. } | Entry::SessionEnded { .. } => self.sessions.restore(entry),
+            Entry::OperationId { .. } => self.ids.restore(entry)?,
+            Entry::Uptime { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// All pages and records were restored.
+    ///
+    /// # Errors
+    /// `Sessions` if results are missing.
+    pub fn finish_restore(&mut self) -> Result<(), RestoreError> {
+        self.ids.finish_restore();
+        Ok(self.sessions.finish_restore()?)
+    }
+
+    /// Is there anything that the next commit must carry?
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.cleared || !self.dirty.is_empty() || self.sessions.is_dirty() || self.ids.has_new()
+    }
+
+    /// Removes every counter; sessions and ids stay.
+    pub fn clear_counters(&mut self) {
+        self.dirty.take(&mut self.counters, |_, _| {});
+        self.counters.clear();
+        self.cleared = true;
+    }
+
+    /// Encodes everything that changed as one commit: always whole, so values, results and ids travel together.
+    pub fn drain(&mut self, encoder: &mut CommitEncoder, uptime_ms: u64) -> EncodedCommit {
+        encoder.begin(encoder.next_number(), uptime_ms);
+        if std::mem::take(&mut self.cleared) {
+            encoder.put(&Entry::Cleared);
+        }
+        self.dirty.take(&mut self.counters, |key, value| match value {
+            Some(value) => encoder.put_counter(key, value),
+            None => encoder.put_deleted(key),
+        });
+        self.sessions.drain_dirty(|entry| encoder.put(entry));
+        self.ids.drain_new(|entry| encoder.put(entry));
+        if self.counters.wants_compaction() {
+            self.counters.compact();
+        }
+        encoder.finish()
+    }
+
+    /// Forgets sessions and ids whose time is over, a bounded number at a call.
+    pub fn expire(&mut self, uptime_ms: u64) {
+        const BUDGET: usize = 1_000;
+        self.sessions.expire(uptime_ms, BUDGET);
+        self.ids.expire(uptime_ms, BUDGET);
+    }
+}
+
+/// Why what the folder holds can't be taken into memory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// A bound is too low for what is stored.
+    #[error("{0}: raise counters_bytes_max to hold what the folder has")]
+    Counters(#[from] StoreError),
+    /// A bound is too low, or the entry is none that was ever written.
+    #[error(transparent)]
+    Ids(#[from] OperationIdRestoreError),
+    /// Results are missing.
+    #[error("{0}: records or pages were lost; restore the folder from a backup")]
+    Sessions(#[from] SessionRestoreError),
+    /// The system gave none.
+    #[error("there is no memory for the queue of changed counters: lower dirty_counters_max")]
+    NoMemory,
+}

@@ -1,0 +1,113 @@
+//! What a shard counts of itself, and how it tells it. Plain numbers: the loop thread is their only writer.
+
+use super::Shard;
+use crate::wire::msgpack_rpc as rpc;
+
+/// Counted since the start of this run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Changes applied.
+    pub changes: u64,
+    /// Requests answered, plain increments not among them.
+    pub requests: u64,
+    /// Requests refused.
+    pub errors: u64,
+    /// Connections closed for bytes that are no protocol's.
+    pub protocol_errors: u64,
+    /// Wrong or missing tokens.
+    pub refused_tokens: u64,
+    /// Connections accepted.
+    pub connections_total: u64,
+    /// Bytes read from sockets.
+    pub bytes_received: u64,
+    /// Bytes given to sockets.
+    pub bytes_sent: u64,
+}
+
+/// A figure or a word, for `stats`, `health` and INFO.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Figure {
+    /// A count, bytes, or milliseconds where the name says so.
+    Number(u64),
+    /// A word or a sentence.
+    Text(String),
+}
+
+impl Shard {
+    /// Everything worth knowing, by name.
+    #[must_use]
+    pub fn stats(&self) -> Vec<(&'static str, Figure)> {
+        use Figure::{Number, Text};
+        let sessions = self.state.sessions.stats();
+        let ids = self.state.ids.stats();
+        let journal = self.journal.statistics();
+        let own = &self.statistics;
+        vec![
+            ("shard", Text(self.settings.name.clone())),
+            ("version", Text(self.settings.server_version.clone())),
+            ("identity", Text(self.identity.identity.clone())),
+            ("epoch", Number(self.identity.epoch)),
+            ("level", Text(self.settings.level.name().to_owned())),
+            ("uptime_ms", Number(self.uptime_ms)),
+            ("counters", Number(self.state.counters.len() as u64)),
+            ("counters_bytes", Number(self.state.counters.memory_bytes())),
+            ("pending", Number(self.state.dirty.len() as u64)),
+            ("changes", Number(own.changes)),
+            ("requests", Number(own.requests)),
+            ("errors", Number(own.errors)),
+            ("protocol_errors", Number(own.protocol_errors)),
+            ("refused_tokens", Number(own.refused_tokens)),
+            ("connections", Number(self.connections.count as u64)),
+            ("connections_total", Number(own.connections_total)),
+            ("connections_waiting", Number(self.waiting.len() as u64)),
+            ("bytes_received", Number(own.bytes_received)),
+            ("bytes_sent", Number(own.bytes_sent)),
+            ("sessions", Number(sessions.sessions as u64)),
+            ("session_tombstones", Number(sessions.tombstones as u64)),
+            ("session_bytes", Number(sessions.bytes as u64)),
+            ("operation_ids", Number(ids.ids as u64)),
+            ("operation_id_bytes", Number(ids.bytes as u64)),
+            ("commits", Number(journal.commits)),
+            ("commit_bytes", Number(journal.bytes)),
+            ("commits_failed", Number(journal.failures)),
+            ("append_us_max", Number(journal.append_ns_max / 1_000)),
+            ("append_us_mean", Number(journal.append_ns_sum / journal.commits.max(1) / 1_000)),
+            ("commit", Number(self.handed_over)),
+            ("commit_durable", Number(self.journal.durable())),
+        ]
+    }
+
+    /// `ok`, or `read_only` with the reason.
+    #[must_use]
+    pub fn health(&self) -> Vec<(&'static str, Figure)> {
+        let failure = self.journal.failure();
+        let mut health = vec![
+            ("state", Figure::Text(if failure.is_some() { "read_only" } else { "ok" }.to_owned())),
+            ("commit_durable", Figure::Number(self.journal.durable())),
+            ("pending", Figure::Number(self.state.dirty.len() as u64)),
+        ];
+        if let Some(reason) = failure {
+            health.push(("reason", Figure::Text(reason)));
+        }
+        health
+    }
+
+    pub(super) fn write_stats(&self, out: &mut Vec<u8>) {
+        write_figures(out, &self.stats());
+    }
+
+    pub(super) fn write_health(&self, out: &mut Vec<u8>) {
+        write_figures(out, &self.health());
+    }
+}
+
+fn write_figures(out: &mut Vec<u8>, figures: &[(&'static str, Figure)]) {
+    rpc::write_map_len(out, figures.len());
+    for (name, figure) in figures {
+        rpc::write_str(out, name);
+        match figure {
+            Figure::Number(number) => rpc::write_u64(out, *number),
+            Figure::Text(text) => rpc::write_str(out, text),
+        }
+    }
+}
