@@ -114,6 +114,7 @@ fn wrong_requests_get_their_code() {
         ("incr_many", vec![array([array([key(), 1.into(), 5.into()])])], BadRequest),
         ("incr_many", vec![array([array([key(), 1.into(), "i".into(), 1.into()])])], BadRequest),
         ("incr_many", vec![array([]), map([("id", "a".into())])], BadRequest),
+        ("incr_many", vec![array([]), map([("detail", true.into())])], BadRequest),
         ("incr_many", vec![Value::Array(vec![array([key(), 1.into()]); REQUEST_ITEMS_MAX + 1])], TooLarge),
         ("apply", vec![], BadRequest),
         ("apply", vec!["short".into(), 1.into(), 0.into(), array([])], BadRequest),
@@ -166,9 +167,9 @@ fn a_bad_item_spoils_only_itself() {
         array(["".into(), 1.into()]),
         array(["".into(), 2.into()]),
     ]);
-    let frame = call("incr_many", vec![items, map([("detail", true.into())])]);
+    let frame = call("incr_many", vec![items, map([("born", 5.into())])]);
     let Ok(Request::IncrMany { items, options }) = outcome(&frame) else { panic!("refused") };
-    assert!(options.detail);
+    assert_eq!(options, ChangeOptions { born: Some(5), ..ChangeOptions::default() });
     let summary: Vec<_> = items.iter().map(|item| (item.key, item.delta, item.id, item.error)).collect();
     assert_eq!(
         summary,
