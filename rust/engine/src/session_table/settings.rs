@@ -47,7 +47,8 @@ impl SessionSettings {
     }
 
     /// Even if its last uses were not journaled, it was unused for the window.
-    pub(super) fn session_has_expired(&self, used_ms: u64, now_ms: u64) -> bool {
+    #[must_use]
+    pub fn session_has_expired(&self, used_ms: u64, now_ms: u64) -> bool {
         now_ms >= used_ms.saturating_add(self.session_window_ms).saturating_add(self.refresh_ms()).saturating_add(1)
     }
 
