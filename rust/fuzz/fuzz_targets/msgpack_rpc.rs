@@ -1,4 +1,4 @@
-//! Run it with `RUSTC_BOOTSTRAP=1 cargo fuzz run msgpack_rpc` in `rust/`.
+//! Run it with `make fuzz`, which has AddressSanitizer watch too.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| pycounter_fuzz::msgpack_rpc::check(data));
