@@ -1,1 +1,47 @@
-"""PyCounter: counters that count every acknowledged increment exactly once, in memory, on disk or on a server."""
+"""PyCounter: a counter engine that counts every acknowledged increment exactly once.
+
+Four ways in:
+
+- ``pycounter.Counters()``: a thread-safe counter map in this process;
+- ``pycounter.open(path)``: the same, durable on disk;
+- ``pycounter serve``: a shard on raw TCP, for MessagePack-RPC and for every Redis client;
+- ``pycounter.client``: a session client that counts exactly once whatever is cut or killed.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":  # pragma: no cover
+    raise ImportError("PyCounter does not run on Windows: use Linux, or WSL")
+
+from pycounter._native import DEBUG_BUILD
+
+__version__ = "0.1.0"
+__all__ = ["Counters", "HashRing", "__version__", "open"]
+
+if DEBUG_BUILD:  # pragma: no cover
+    warnings.warn("pycounter._native is a debug build: many times slower than a release build", stacklevel=2)
+
+if TYPE_CHECKING:
+    from pycounter._native import Counters, HashRing
+    from pycounter.embedded import open  # noqa: A004
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that `import pycounter` stays quick.
+    if name in {"Counters", "HashRing"}:
+        from pycounter import _native
+
+        return getattr(_native, name)
+    if name == "open":
+        from pycounter.embedded import open as open_
+
+        return open_
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
