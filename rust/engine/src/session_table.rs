@@ -14,10 +14,13 @@
 //! # Ends
 //!
 //! `bye` and expiry alike turn a row into a tombstone, journaled as `SessionEnded`. A tombstone is kept for the
-//! tombstone window, and until it has been drained; pages may drop it when [`SessionSettings::tombstone_has_expired`]
-//! at the uptime that they are folded to. (If earlier records are then read again, its session comes back, perhaps
-//! with a [gap](crate::session_row::Merge::Gap), until the record of the tombstone follows.) Session rows leave
-//! pages only by their tombstones: dropped there by age, they would be missing under a later entry.
+//! tombstone window, and until it has been drained.
+//!
+//! Pages drop rows by [`SessionSettings::session_has_expired`] and tombstones by
+//! [`SessionSettings::tombstone_has_expired`], both at the uptime that they are folded to. So once a row's journaled
+//! use is that old, the table refuses the session even before [`SessionTable::expire`] comes by: results after those
+//! that a page has dropped would be read as a gap. A row that waits to be drained is in no such page: the drain
+//! comes before the commit that could make its page drop it.
 //!
 //! # Memory
 //!
@@ -160,7 +163,7 @@ impl SessionTable {
     /// # Errors
     /// - `bad_request`: sequence 0, sequences that leave 64 bits, or an acknowledgement above the last sequence
     ///   applied;
-    /// - `session_unknown`: never seen (and this isn't its beginning), or ended;
+    /// - `session_unknown`: never seen (and this isn't its beginning), ended, or expired;
     /// - `sequence_gap`: operations before `first_sequence` are missing;
     /// - `too_large`: more new items than one session may ever keep results of;
     /// - `overloaded`: a bound of the settings.
@@ -177,6 +180,7 @@ impl SessionTable {
             return Err(ErrorCode::BadRequest);
         };
         let (slot, old_count) = match self.find(session) {
+            Some(slot) if self.is_over(slot, now_ms) => return Err(ErrorCode::SessionUnknown),
             Some(slot) => (slot, self.accept_known(slot, first_sequence, next_sequence, acked_through)?),
             None => (self.accept_first(session, first_sequence, count, acked_through, now_ms)?, 0),
         };
@@ -284,9 +288,9 @@ impl SessionTable {
     }
 
     /// The session's last sequence, for a client that resumes it; counts as use of the session.
-    /// `None`: unknown, or ended.
+    /// `None`: unknown, ended, or expired.
     pub fn resume(&mut self, session: SessionId, now_ms: u64) -> Option<u64> {
-        let slot = self.find(session)?;
+        let slot = self.find(session).filter(|&slot| !self.is_over(slot, now_ms))?;
         self.use_slot(slot, now_ms);
         self.last_sequence(session)
     }
@@ -322,10 +326,7 @@ impl SessionTable {
         let mut ended = 0;
         for _ in 0..budget.min(self.slots.len()) {
             self.expiry_cursor = (self.expiry_cursor + 1) % self.slots.len();
-            if let Some(slot) = &self.slots[self.expiry_cursor]
-                && !slot.dirty
-                && self.settings.session_has_expired(slot.row.used_ms(), now_ms)
-            {
+            if self.is_over(self.expiry_cursor as u32, now_ms) {
                 self.bury(self.expiry_cursor as u32, now_ms);
                 ended += 1;
             }
@@ -375,6 +376,12 @@ impl SessionTable {
         self.tombstones_undrained = 0;
         self.dirty_results = 0;
         self.is_dirty = false;
+    }
+
+    /// Was the session unused for so long that pages may have dropped it?
+    fn is_over(&self, number: u32, now_ms: u64) -> bool {
+        let slot = self.slots.get(number as usize).and_then(Option::as_ref);
+        slot.is_some_and(|slot| !slot.dirty && self.settings.session_has_expired(slot.drained_used_ms, now_ms))
     }
 
     fn find(&self, session: SessionId) -> Option<u32> {

@@ -48,10 +48,9 @@ enum Operation {
         budget: usize,
     },
     Drain,
-    /// The process dies. Records before `folded` (of 256) come from pages; those from `reread` on are read again.
+    /// The process dies, after so many (of 255) of the commits were folded into pages.
     Crash {
         folded: u8,
-        reread: u8,
         uptime_falls: bool,
     },
 }
@@ -77,8 +76,8 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         1 => (0u64..8_000).prop_map(|ms| Operation::Wait { ms }),
         2 => prop_oneof![0usize..4, Just(100)].prop_map(|budget| Operation::Expire { budget }),
         4 => Just(Operation::Drain),
-        2 => (any::<u8>(), any::<u8>(), any::<bool>())
-            .prop_map(|(folded, reread, uptime_falls)| Operation::Crash { folded, reread, uptime_falls }),
+        2 => (any::<u8>(), any::<bool>())
+            .prop_map(|(folded, uptime_falls)| Operation::Crash { folded, uptime_falls }),
     ];
     prop::collection::vec(operation, 1..120)
 }
@@ -102,7 +101,9 @@ struct Model {
     durable_live: HashMap<u8, Session>,
     durable_ended: HashMap<u8, u64>,
     drained_ms: u64,
-    log: Vec<Entry<'static>>,
+    pages: HashMap<SessionId, Entry<'static>>,
+    /// Commits that are not in the pages yet, each with its uptime.
+    log: Vec<(u64, Vec<Entry<'static>>)>,
     now_ms: u64,
     values: i64,
 }
@@ -130,6 +131,7 @@ impl Model {
             durable_live: HashMap::new(),
             durable_ended: HashMap::new(),
             drained_ms: 0,
+            pages: HashMap::new(),
             log: Vec::new(),
             now_ms: 1,
             values: 0,
@@ -171,8 +173,10 @@ impl Model {
             Ok(batch) => batch,
             Err(code) => {
                 assert_eq!(before, format!("{:?}", self.table), "a refusal consumes nothing");
-                let still_a_tombstone = code == ErrorCode::SessionUnknown && self.ended.contains_key(&session);
-                assert!(refusal == Some(code) || still_a_tombstone, "{code:?} instead of {refusal:?}");
+                let live_and_over = self.live.get(&session).is_some_and(|it| self.now_ms >= it.used_ms + WINDOW_MS);
+                let forgotten = live_and_over || self.ended.contains_key(&session);
+                let may_be_unknown = code == ErrorCode::SessionUnknown && forgotten;
+                assert!(refusal == Some(code) || may_be_unknown, "{code:?} instead of {refusal:?}");
                 return;
             }
         };
@@ -222,8 +226,9 @@ impl Model {
     }
 
     fn drain(&mut self) {
-        let log = &mut self.log;
-        self.table.drain_dirty(|entry| log.push(owned(entry)));
+        let mut entries = Vec::new();
+        self.table.drain_dirty(|entry| entries.push(owned(entry)));
+        self.log.push((self.now_ms, entries));
         assert!(!self.table.is_dirty());
         assert_eq!(self.table.dirty_bytes(), 0);
         self.table.drain_dirty(|entry| panic!("drained twice: {entry:?}"));
@@ -233,26 +238,28 @@ impl Model {
         self.drained_ms = self.now_ms;
     }
 
-    /// Folds records into pages, as a checkpoint does, then reads pages in no particular order and records from `reread` on.
-    fn crash(&mut self, folded: u8, reread: u8, uptime_falls: bool) {
+    /// Folds commits into pages, as a checkpoint does, then reads pages in no particular order and the commits
+    /// after them.
+    fn crash(&mut self, folded: u8, uptime_falls: bool) {
         let folded = self.log.len() * usize::from(folded) / 255;
-        let reread = folded * usize::from(reread) / 255;
-        let mut pages: HashMap<SessionId, Entry<'static>> = HashMap::new();
-        for entry in &self.log[..folded] {
-            let (Entry::Session { session, .. } | Entry::SessionEnded { session, .. }) = *entry else { panic!() };
-            let page = merge_session_entry(pages.remove(&session), entry.clone());
-            pages.insert(session, page);
+        for (uptime_ms, entries) in self.log.drain(..folded) {
+            for entry in entries {
+                let (Entry::Session { session, .. } | Entry::SessionEnded { session, .. }) = entry else { panic!() };
+                let page = merge_session_entry(self.pages.remove(&session), entry);
+                self.pages.insert(session, page);
+            }
+            self.pages.retain(|_, entry| match *entry {
+                Entry::SessionEnded { ended_ms, .. } => !settings().tombstone_has_expired(ended_ms, uptime_ms),
+                Entry::Session { used_ms, .. } => !settings().session_has_expired(used_ms, uptime_ms),
+                _ => false,
+            });
         }
         if uptime_falls {
             self.now_ms = self.drained_ms.max(1);
         }
-        let now_ms = self.now_ms;
-        pages.retain(|_, entry| match entry {
-            Entry::SessionEnded { ended_ms, .. } => !settings().tombstone_has_expired(*ended_ms, now_ms),
-            _ => true,
-        });
         self.table = SessionTable::new(settings());
-        pages.values().chain(&self.log[reread..]).for_each(|entry| self.table.restore(entry));
+        let commits = self.log.iter().flat_map(|(_, entries)| entries);
+        self.pages.values().chain(commits).for_each(|entry| self.table.restore(entry));
         assert_eq!(self.table.finish_restore(), Ok(()));
         assert!(!self.table.is_dirty());
         for (session, durable) in &mut self.durable_live {
@@ -261,6 +268,12 @@ impl Model {
                 durable.used_ms = durable.used_ms.max(live.answered_ms);
             }
         }
+        let (table, now_ms) = (&self.table, self.now_ms);
+        self.durable_live.retain(|&session, durable| {
+            let known = table.last_sequence(id(session)).is_some();
+            assert!(known || now_ms >= durable.used_ms + WINDOW_MS, "dropped from its page too early");
+            known
+        });
         self.live = self.durable_live.clone();
         self.ended = self.durable_ended.clone();
     }
@@ -270,8 +283,14 @@ impl Model {
             Operation::Batch { session, first, count, acked, other } => self.batch(session, first, count, acked, other),
             Operation::Resume { session } => {
                 let last = self.table.resume(id(session), self.now_ms);
-                assert_eq!(last, self.live.get(&session).map(|session| session.results.len() as u64));
-                if let Some(known) = self.live.get_mut(&session) {
+                let Some(known) = self.live.get_mut(&session) else {
+                    assert_eq!(last, None);
+                    return;
+                };
+                if last.is_none() {
+                    assert!(self.now_ms >= known.used_ms + WINDOW_MS);
+                } else {
+                    assert_eq!(last, Some(known.results.len() as u64));
                     known.used_ms = known.used_ms.max(self.now_ms);
                 }
             }
@@ -290,7 +309,7 @@ impl Model {
             Operation::Wait { ms } => self.now_ms += ms,
             Operation::Expire { budget } => self.expire(budget),
             Operation::Drain => self.drain(),
-            Operation::Crash { folded, reread, uptime_falls } => self.crash(folded, reread, uptime_falls),
+            Operation::Crash { folded, uptime_falls } => self.crash(folded, uptime_falls),
         }
         assert_eq!(self.table.stats().sessions, self.live.len());
         for (&session, known) in &mut self.live {
@@ -312,7 +331,7 @@ proptest! {
         }
         // Every result that was not acknowledged is still there, after a crash too.
         model.drain();
-        model.crash(128, 100, false);
+        model.crash(128, false);
         for (session, known) in model.live.clone() {
             model.batch(session, -(known.results.len() as i64), known.results.len(), -20, false);
         }
@@ -487,6 +506,24 @@ fn a_session_is_kept_for_its_window_after_a_use_that_was_not_journaled() {
     entries.iter().for_each(|entry| after_crash.restore(entry));
     assert_eq!(after_crash.expire(1 + REFRESH_MS + WINDOW_MS, 10), 0);
     assert_eq!(after_crash.expire(1 + REFRESH_MS + WINDOW_MS + 1, 10), 1);
+}
+
+#[test]
+fn a_session_that_its_page_may_have_dropped_is_refused() {
+    // The last use, at 1 + REFRESH_MS, was not journaled; pages go by the one at 1.
+    let dropped_ms = 1 + WINDOW_MS + REFRESH_MS + 1;
+    assert!(settings().session_has_expired(1, dropped_ms));
+    assert!(!settings().session_has_expired(1, dropped_ms - 1));
+    for (now_ms, expected) in [(dropped_ms - 1, Ok(1)), (dropped_ms, Err(ErrorCode::SessionUnknown))] {
+        let mut table = SessionTable::new(settings());
+        assert_eq!(apply(&mut table, A, 1, 1, 0), Ok(()));
+        table.drain_dirty(|_| {});
+        assert_eq!(table.resume(A, 1 + REFRESH_MS), Some(1));
+        let batch = table.begin_batch(A, 1, 2, 0, now_ms);
+        assert_eq!(batch.map(|batch| batch.old_count()), expected);
+        assert_eq!(table.begin_batch(A, 1, 1, 0, now_ms).map(|batch| batch.old_count()), expected);
+        assert_eq!(table.resume(A, now_ms), expected.ok().map(|_| 1));
+    }
 }
 
 #[test]

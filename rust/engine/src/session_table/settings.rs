@@ -46,7 +46,9 @@ impl SessionSettings {
         self.session_window_ms / 64
     }
 
-    /// Even if its last uses were not journaled, it was unused for the window.
+    /// Is a session over whose last journaled use was at `used_ms`? The table and the pages both ask this, the
+    /// pages at the uptime that they are folded to. Even if later uses were not journaled, it was unused for the
+    /// window.
     #[must_use]
     pub fn session_has_expired(&self, used_ms: u64, now_ms: u64) -> bool {
         now_ms >= used_ms.saturating_add(self.session_window_ms).saturating_add(self.refresh_ms()).saturating_add(1)
