@@ -201,6 +201,11 @@ impl JournaledFolder {
         self.with_recovery(py, |recovery| recovery.load_page(key, page))
     }
 
+    /// Unlocks the folder of one that was not started. Idempotent.
+    fn close_folder(&self) {
+        self.close();
+    }
+
     /// Bytes of the log above the checkpoint, about: whole files.
     #[getter]
     fn log_bytes(&self, py: Python<'_>) -> PyResult<u64> {

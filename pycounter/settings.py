@@ -1,0 +1,200 @@
+"""The server's settings: defaults, then a TOML file, then the environment, then the command line.
+
+Each layer overrides the one before. Every value is checked when the settings are made; an error names the setting and
+where it came from.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from pycounter.errors import SettingsError
+
+__all__ = ["ServerSettings", "is_loopback", "load_settings", "parse_bytes"]
+
+#: Environment variables are these letters and a setting's name in capitals: PYCOUNTER_PORT.
+ENVIRONMENT_PREFIX = "PYCOUNTER_"
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", re.IGNORECASE)
+
+
+def parse_bytes(text: str | int) -> int:
+    """A number of bytes: 1048576, "64MiB", "1.5 GB".
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(text, int):
+        return text
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no size such as 1048576 or 64MiB")
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that an operator may set on a shard server. Sizes are bytes, times are seconds."""
+
+    #: The shard's folder.
+    data: str
+    host: str = "127.0.0.1"
+    #: 0 lets the system choose.
+    port: int = 7400
+    #: The level of operations that name none.
+    level: Literal["applied", "durable"] = "durable"
+    #: The shard's name, given to a new folder.
+    name: str = "shard-0"
+    token_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    #: Listen on other than loopback addresses without a token.
+    insecure: bool = False
+    connections_max: int = 10_000
+    #: Close a connection that was silent for so long; 0: never.
+    idle_timeout_s: float = 300.0
+    frame_bytes_max: int = 1 << 20
+    #: Replies that wait for one connection, before reading from it stops.
+    reply_bytes_max: int = 4 << 20
+    counters_bytes_max: int = 8 << 30
+    #: Changed counters that are not committed yet; beyond it changes are refused as overloaded.
+    dirty_counters_max: int = 1 << 20
+    sessions_max: int = 100_000
+    results_per_session_max: int = 10_000
+    session_bytes_max: int = 256 << 20
+    ids_bytes_max: int = 256 << 20
+    #: A session idle for less is never forgotten.
+    session_window_s: float = 7 * 24 * 3600.0
+    #: An operation id seen less long ago is never forgotten.
+    id_window_s: float = 120.0
+    #: `applied` changes are on disk after at most so long.
+    flush_interval_s: float = 1.0
+    segment_bytes: int = 64 << 20
+    #: Checkpoint once the log has grown by so much ...
+    checkpoint_log_bytes: int = 64 << 20
+    #: ... or after so long.
+    checkpoint_interval_s: float = 300.0
+    #: How long an orderly stop may take to answer what is in and to write it.
+    stop_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
+        if not self.data:
+            raise ValueError("data is empty: name the shard's folder")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: one of them is missing")
+        if not self.name or len(self.name) > 64:
+            raise ValueError("name must have 1 to 64 characters")
+
+
+_TEBI = 1 << 40
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("port", 0, 65_535),
+    ("connections_max", 1, 1_000_000),
+    ("idle_timeout_s", 0, 1e9),
+    ("frame_bytes_max", 4096, 1 << 28),
+    ("reply_bytes_max", 65_536, 1 << 30),
+    ("counters_bytes_max", 1 << 20, _TEBI),
+    ("dirty_counters_max", 1024, 1 << 28),
+    ("sessions_max", 1, 1 << 28),
+    ("results_per_session_max", 1, 1 << 24),
+    ("session_bytes_max", 65_536, _TEBI),
+    ("ids_bytes_max", 1 << 20, _TEBI),
+    ("session_window_s", 0.001, 1e9),
+    ("id_window_s", 0.001, 1e9),
+    ("flush_interval_s", 0.001, 1.0),
+    ("segment_bytes", 4096, 1 << 34),
+    ("checkpoint_log_bytes", 4096, 1 << 40),
+    ("checkpoint_interval_s", 0.05, 1e9),
+    ("stop_timeout_s", 0, 1e6),
+)
+_FIELDS = {field.name: field for field in msgspec.structs.fields(ServerSettings)}
+
+
+def _parse(name: str, value: object, source: str) -> Any:
+    """One value, which may be a text, as its setting's type."""
+    field = _FIELDS.get(name)
+    if field is None:
+        raise SettingsError(f"{source}: there is no setting {name!r}; there are {', '.join(_FIELDS)}")
+    try:
+        if name.endswith(("_bytes", "_bytes_max")) and isinstance(value, str):
+            return parse_bytes(value)
+        if isinstance(value, str) and field.type is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+        return msgspec.convert(value, field.type, strict=not isinstance(value, str))
+    except KeyError:
+        raise SettingsError(f"{source}: {name} must be true or false, not {value!r}") from None
+    except (msgspec.ValidationError, ValueError) as error:
+        raise SettingsError(f"{source}: {name}: {error}") from error
+
+
+def load_settings(
+    overrides: Mapping[str, object],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> ServerSettings:
+    """Merges all sources.
+
+    Args:
+        overrides: from the command line; None means not given.
+        config: a TOML file with settings at its top level or in a table [server].
+        environment: where PYCOUNTER_... variables are looked up; the process's by default.
+
+    Raises:
+        SettingsError: a value is wrong, a name is unknown, a file can't be read.
+    """
+    environment = os.environ if environment is None else environment
+    merged: dict[str, Any] = {}
+    config = config if config is not None else environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    if config is not None:
+        for name, value in _read_config(Path(config)).items():
+            merged[name] = _parse(name, value, str(config))
+    for name in _FIELDS:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environment:
+            merged[name] = _parse(name, environment[variable], variable)
+    for name, value in overrides.items():
+        if value is not None:
+            merged[name] = _parse(name, value, "--" + name.replace("_", "-"))
+    if "data" not in merged:
+        raise SettingsError("no data folder: give --data DIR, PYCOUNTER_DATA, or data in the config file")
+    try:
+        return ServerSettings(**merged)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"the config file {path} can't be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the config file {path} is no TOML: {error}") from error
+    server = content.pop("server", {})
+    if not isinstance(server, dict):
+        raise SettingsError(f"{path}: server must be a table")
+    return {**content, **server}
+
+
+def is_loopback(host: str) -> bool:
+    """Does this address reach this machine only?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,64 @@
+"""Backups: a copy of the checkpoint, with a note of what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Protocol
+
+from pycounter import __version__
+from pycounter.errors import StorageError
+from pycounter.storage.checkpoint_store import FOLDER_NAME
+from pycounter.storage.checkpointer import Checkpointer
+
+__all__ = ["NOTE_NAME", "write_backup"]
+
+#: Says that a folder is a backup, and of what.
+NOTE_NAME = "backup.json"
+NOTE_FORMAT = 1
+
+
+class _Shard(Protocol):
+    @property
+    def identity(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+def write_backup(shard: _Shard, checkpointer: Checkpointer, directory: str | os.PathLike[str]) -> Path:
+    """Copies everything that is durable now into a new folder, while the shard goes on.
+
+    The result is no shard's folder: a server refuses it, since two shards with one identity could count an operation
+    twice.
+
+    Args:
+        shard: whose.
+        checkpointer: its checkpoints.
+        directory: the folder to make; it must not exist, or be empty.
+
+    Raises:
+        StorageError: the folder has something in it, or the disk failed; what was begun is left there without the note.
+    """
+    target = Path(directory)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if any(target.iterdir()):
+            raise StorageError(f"{target} is not empty: nothing was written; name a new folder", target)
+        checkpointer.copy_to(target / FOLDER_NAME)
+        note = {
+            "format": NOTE_FORMAT,
+            "identity": shard.identity,
+            "shard": shard.name,
+            "version": __version__,
+            "created_at": int(time.time()),
+        }
+        # The note comes last: a folder without it is no whole backup.
+        with (target / NOTE_NAME).open("w", encoding="utf-8") as file:
+            json.dump(note, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"the backup to {target} failed: {error}", target) from error
+    return target

@@ -1,0 +1,147 @@
+"""The rows of a checkpoint, in RocksDB.
+
+Only the checkpoint thread writes. The binding holds the interpreter lock while it writes, so writes are small and
+never wait for RocksDB to make room (`no_slowdown`): they are tried again after a pause without the lock.
+Damage is found by the engine, which checks every page's hash against the root; RocksDB's own recovery isn't trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Checkpoint,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
+
+from pycounter.errors import DamagedData, FolderLocked, StorageError, StorageFull
+
+__all__ = ["FOLDER_NAME", "CheckpointStore"]
+
+#: The store's folder within a shard's.
+FOLDER_NAME = "checkpoint"
+#: Rows are put in batches of about this many bytes: some milliseconds of the interpreter lock at most.
+BATCH_BYTES = 256 * 1024
+#: How long a batch is tried again while RocksDB stalls writes.
+STALL_PATIENCE_S = 60.0
+STALL_PAUSE_S = 0.02
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_max_background_jobs(4)
+    options.set_write_buffer_size(64 * 1024 * 1024)
+    options.set_max_write_buffer_number(3)
+    options.set_target_file_size_base(64 * 1024 * 1024)
+    options.set_compression_type(DBCompressionType.lz4())
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(table)
+    options.set_keep_log_file_num(2)
+    return options
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[None]:
+    """RocksDB's errors, which are bare `Exception`s with a text, as ours: the one place for that."""
+    try:
+        yield
+    except (StorageError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the binding raises nothing more specific
+        text = str(error)
+        if "lock file" in text or "lock hold by" in text:
+            raise FolderLocked(f"{path} is open elsewhere: stop the other process first ({text})", path) from error
+        if "No space left" in text:
+            raise StorageFull(f"the disk of {path} is full: make room; nothing is lost meanwhile ({text})", path) from error
+        if "Corruption" in text:
+            raise DamagedData(f"the checkpoint in {path} is damaged ({text}): restore the folder from a backup", path) from error
+        raise StorageError(f"the checkpoint store in {path} failed: {text}", path) from error
+
+
+class CheckpointStore:
+    """An ordered store of rows: keys and values are bytes. Opening it makes it, if it isn't there.
+
+    Raises:
+        FolderLocked: another process has it open.
+        DamagedData: RocksDB can't open it.
+        StorageError: whatever else it says.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = Path(directory) / FOLDER_NAME
+        with _mapped(self.path):
+            self._rows = Rdict(str(self.path), _options(), access_type=AccessType.read_write())
+        self._lazy = WriteOptions()
+        self._lazy.no_slowdown = True
+        self._safe = WriteOptions()
+        self._safe.sync = True
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row's value, None where there is none."""
+        with _mapped(self.path):
+            value: bytes | None = self._rows.get(key)
+            return value
+
+    def keys(self) -> list[bytes]:
+        """All keys, in order."""
+        with _mapped(self.path):
+            return list(self._rows.keys())
+
+    def put_lazily(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Puts rows, safe only after the next `put_safely`."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in rows:
+            batch.put(key, value)
+            if batch.size_in_bytes() >= BATCH_BYTES:
+                self._write(batch)
+                batch = WriteBatch(raw_mode=True)
+        if not batch.is_empty():
+            self._write(batch)
+
+    def put_safely(self, key: bytes, value: bytes) -> None:
+        """Puts a row and returns once it, and everything put before it, is on disk."""
+        with _mapped(self.path):
+            self._rows.put(key, value, write_opt=self._safe)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Deletes rows that nothing names any more. A crash may undo that, which harms nothing."""
+        batch = WriteBatch(raw_mode=True)
+        for key in keys:
+            batch.delete(key)
+        if not batch.is_empty():
+            self._write(batch)
+
+    def copy_to(self, directory: Path) -> None:
+        """A consistent copy in a new folder, by hard links where the disk allows them."""
+        with _mapped(directory):
+            Checkpoint(self._rows).create_checkpoint(str(directory))
+
+    def close(self) -> None:
+        """Closes it. Idempotent."""
+        with _mapped(self.path):
+            self._rows.close()
+
+    def _write(self, batch: WriteBatch) -> None:
+        deadline = time.monotonic() + STALL_PATIENCE_S
+        while True:
+            try:
+                with _mapped(self.path):
+                    self._rows.write(batch, self._lazy)
+                return
+            except StorageError as error:
+                # Nothing was written then.
+                if "Write stall" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(STALL_PAUSE_S)

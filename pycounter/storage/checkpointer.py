@@ -1,0 +1,141 @@
+"""The checkpoint thread: folds durable commits into pages, then lets the engine drop the log below.
+
+It works in small steps with pauses, so that the loop gets the interpreter between them. A failure is logged,
+counted and tried again later: the log simply stays longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+from pycounter.errors import StorageError
+from pycounter.storage.checkpoint_store import CheckpointStore
+
+__all__ = ["Checkpointer"]
+
+_log = logging.getLogger(__name__)
+
+#: How often the thread looks whether there is enough to do.
+POLL_S = 0.2
+#: The pause after each page while the server is busy: the loop gets the interpreter.
+STEP_PAUSE_S = 0.001
+#: After a failure, before the next attempt.
+RETRY_S = 5.0
+
+
+class _Fold(Protocol):
+    @property
+    def commit(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    def old_key(self, step: int) -> bytes | None: ...
+    def merge(self, step: int, old_page: bytes | None) -> list[tuple[bytes, bytes]]: ...
+    def finish(self) -> tuple[bytes, bytes, list[bytes]]: ...
+
+
+class Foldable(Protocol):
+    """What the checkpointer needs of a shard or an embedded map."""
+
+    @property
+    def log_bytes(self) -> int: ...
+    @property
+    def commits_behind(self) -> int: ...
+    def begin_fold(self) -> _Fold | None: ...
+    def end_fold(self, fold: _Fold) -> None: ...
+
+
+class Checkpointer:
+    """Checkpoints a folder in the background and on demand.
+
+    Args:
+        engine: the shard or the map.
+        store: the checkpoint's rows; owned, and closed by `stop`.
+        log_bytes: checkpoint once the log has grown by so much.
+        interval_s: checkpoint after so many seconds, if anything was committed.
+    """
+
+    def __init__(self, engine: Foldable, store: CheckpointStore, *, log_bytes: int, interval_s: float) -> None:
+        self._engine = engine
+        self._store = store
+        self._log_bytes = log_bytes
+        self._interval_s = interval_s
+        # What the last checkpoint couldn't drop: the file that is being written.
+        self._log_bytes_left = 0
+        self._one_at_a_time = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.checkpoints = 0
+        self.failures = 0
+        self.last_failure: str | None = None
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread = threading.Thread(target=self._run, name="pycounter-checkpoint", daemon=True)
+        self._thread.start()
+
+    def checkpoint(self, *, pause_s: float = 0.0) -> int:
+        """Folds everything durable. Returns the last commit folded, 0 if there was nothing new.
+
+        Raises:
+            StorageError: the old checkpoint and the log are as they were, or the new one is whole.
+        """
+        folded = 0
+        with self._one_at_a_time:
+            while (fold := self._engine.begin_fold()) is not None:
+                self._fold(fold, pause_s)
+                folded = fold.commit
+            self._log_bytes_left = self._engine.log_bytes
+        return folded
+
+    def stop(self, *, checkpoint: bool = True) -> None:
+        """Ends the thread, makes a last checkpoint, closes the store."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            if checkpoint:
+                self.checkpoint()
+        finally:
+            self._store.close()
+
+    def copy_to(self, directory: Path) -> None:
+        """Checkpoints, then copies the store's rows to a new folder, with no fold in between."""
+        self.checkpoint()
+        with self._one_at_a_time:
+            self._store.copy_to(directory)
+
+    def _fold(self, fold: _Fold, pause_s: float) -> None:
+        for step in range(fold.steps):
+            key = fold.old_key(step)
+            self._store.put_lazily(fold.merge(step, None if key is None else self._store.get(key)))
+            if pause_s:
+                time.sleep(pause_s)
+        key, root, garbage = fold.finish()
+        self._store.put_safely(key, root)
+        self._engine.end_fold(fold)
+        self._store.delete(garbage)
+        self.checkpoints += 1
+
+    def _is_due(self, since_s: float) -> bool:
+        if self._engine.commits_behind == 0:
+            return False
+        return since_s >= self._interval_s or self._engine.log_bytes - self._log_bytes_left >= self._log_bytes
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        while not self._stopping.wait(POLL_S):
+            try:
+                if self._is_due(time.monotonic() - last):
+                    self.checkpoint(pause_s=STEP_PAUSE_S)
+                    last = time.monotonic()
+                    self.last_failure = None
+            except StorageError as error:
+                self.failures += 1
+                self.last_failure = str(error)
+                _log.error("the checkpoint failed and is tried again; the log stays until then: %s", error)
+                if self._stopping.wait(RETRY_S):
+                    return

@@ -1,0 +1,69 @@
+"""Opening a shard's folder: the checkpoint's pages go to the engine, which then replays the log behind them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from pycounter.storage.checkpoint_store import CheckpointStore
+
+__all__ = ["Recoverable", "open_folder"]
+
+ROOT_KEY = b"root"
+_log = logging.getLogger(__name__)
+
+
+class Recoverable(Protocol):
+    """What recovery needs of a shard or an embedded map."""
+
+    def load_root(self, root: bytes | None) -> list[bytes]:
+        """Takes the root; gives the keys of the pages."""
+
+    def load_page(self, key: bytes, page: bytes | None) -> None:
+        """Takes a page."""
+
+    def close_folder(self) -> None:
+        """Unlocks the folder of one that was not started."""
+
+
+F = TypeVar("F", bound=Recoverable)
+
+
+def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F]) -> tuple[F, CheckpointStore]:
+    """Locks the folder with `open_engine` and loads its checkpoint. The caller then calls `start`.
+
+    Args:
+        directory: the shard's folder; made if missing.
+        open_engine: makes the engine's object for the folder, which locks it.
+
+    Returns:
+        The engine's object, loaded, and the open store.
+
+    Raises:
+        StorageError: locked, damaged, or unreadable; the folder is unlocked again.
+    """
+    engine = open_engine()
+    try:
+        store = CheckpointStore(directory)
+        try:
+            _load(engine, store)
+        except BaseException:
+            store.close()
+            raise
+    except BaseException:
+        engine.close_folder()
+        raise
+    return engine, store
+
+
+def _load(engine: Recoverable, store: CheckpointStore) -> None:
+    named = engine.load_root(store.get(ROOT_KEY))
+    for key in named:
+        engine.load_page(key, store.get(key))
+    garbage = set(store.keys()) - {ROOT_KEY, *named}
+    if garbage:
+        # Of a fold that a crash interrupted, before its root or after it.
+        _log.info("deleting %d rows that an interrupted checkpoint left", len(garbage))
+        store.delete(sorted(garbage))
