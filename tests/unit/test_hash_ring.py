@@ -140,11 +140,11 @@ def test_bad_keys_are_refused():
     ring = HashRing(["a"])
     for key in (7, None, bytearray(b"a"), ["a"]):
         with pytest.raises(TypeError, match="str or bytes"):
-            ring.home(key)
+            ring.home(key)  # type: ignore[arg-type]
     with pytest.raises(UnicodeEncodeError):
         ring.home("\ud800")
     with pytest.raises(TypeError):
-        ring.home_many(["a", 7])
+        ring.home_many(["a", 7])  # type: ignore[list-item]
 
 
 def test_threads_share_a_ring():
