@@ -312,6 +312,14 @@ impl Connection {
         self.ask(false, |connection| connection.is_crowded())
     }
 
+    /// The client sends nothing more: what it sent is still answered, then `closing` is true.
+    fn finish(&self) {
+        let Some(slot) = self.slot() else { return };
+        if let Some(shard) = self.host.lock().as_mut() {
+            shard.finish(slot);
+        }
+    }
+
     /// Has the client sent the token, or is none needed?
     #[getter]
     fn authenticated(&self) -> bool {

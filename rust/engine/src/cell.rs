@@ -32,6 +32,10 @@ use crate::atomics::{
 use std::ptr;
 use stripe::Stripe;
 
+#[cfg(test)]
+#[path = "cell/owned.rs"]
+mod owned;
+
 #[cfg(all(test, not(pycounter_loom)))]
 #[path = "cell/tests.rs"]
 mod tests;

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 use crate::journal::entry::{Entry, EntryError, EntryReader};
 use crate::journal::record::{Position, ShardIdentity};
 use crate::operation_id_table::OperationIdSettings;
+use crate::planted_bug::{PlantedBug, is_planted};
 use crate::session_row::merge_session_entry;
 use crate::session_table::SessionSettings;
 
@@ -256,6 +257,7 @@ impl Fold {
     pub fn add(&mut self, entry: &Entry<'_>) {
         match entry {
             Entry::Uptime { uptime_ms } => self.next.uptime_ms = *uptime_ms,
+            Entry::OperationId { .. } | Entry::Session { .. } if is_planted(PlantedBug::ResultsLostAtCheckpoint) => {}
             Entry::Cleared => {
                 self.cleared = true;
                 // What the counters were before is of no use now. Sessions and ids outlive them.

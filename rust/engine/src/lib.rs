@@ -8,6 +8,7 @@
 mod atomics;
 mod cell;
 pub mod checkpoint;
+pub mod counter_snapshot;
 pub mod counter_store;
 pub mod embedded;
 pub mod error_code;
@@ -18,6 +19,7 @@ pub mod journal;
 mod lazy_memory;
 pub mod limits;
 pub mod operation_id_table;
+pub mod planted_bug;
 pub mod session_row;
 pub mod session_table;
 pub mod shard;

@@ -1,65 +1,6 @@
+use super::owned::Owned;
 use super::*;
 use proptest::prelude::*;
-
-/// A cell with its own memory.
-struct Owned {
-    word: AtomicI64,
-    marks: AtomicU8,
-    stripe: AtomicU8,
-    cells: Cells,
-}
-
-impl Owned {
-    fn new() -> Self {
-        Self {
-            word: AtomicI64::new(SPECIAL),
-            marks: AtomicU8::new(0),
-            stripe: AtomicU8::new(0),
-            cells: Cells::new(true),
-        }
-    }
-
-    /// A present cell that lives in a stripe.
-    fn striped(value: i64) -> Self {
-        let owned = Self::new();
-        owned.set(0);
-        owned.cells.give_stripe(&owned.cell(), lock(&owned.cells.moves));
-        assert_ne!(owned.stripe.load(Ordering::Relaxed), 0);
-        owned.set(value);
-        owned
-    }
-
-    fn cell(&self) -> Cell<'_> {
-        Cell { word: &self.word, marks: &self.marks, stripe: &self.stripe }
-    }
-
-    fn set(&self, value: i64) -> Content {
-        self.cell().change(&self.cells, |_| Ok(Some(value))).unwrap().0
-    }
-
-    fn delete(&self) -> Content {
-        self.cell().change(&self.cells, |_| Ok(None)).unwrap().0
-    }
-
-    fn get(&self) -> Content {
-        self.cell().get(&self.cells)
-    }
-
-    fn incr(&self, delta: i64) -> Result<i64, Overflow> {
-        self.cell().incr(&self.cells, delta)
-    }
-
-    fn add(&self, delta: i64, lane: usize) -> Result<(), Overflow> {
-        self.cell().add(&self.cells, delta, lane)
-    }
-
-    /// Adds by way of a lane, opening it first.
-    fn add_in_lane(&self, delta: i64, lane: usize) -> bool {
-        let number = self.stripe.load(Ordering::Relaxed);
-        let Some(stripe) = self.cells.stripe(number) else { return false };
-        stripe.force_lane(lane, delta)
-    }
-}
 
 #[test]
 fn calm_is_the_inner_half() {

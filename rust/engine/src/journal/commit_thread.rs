@@ -16,6 +16,7 @@ use crate::journal::Appender;
 use crate::journal::commit_slot::{CommitSlot, Order};
 pub use crate::journal::commit_slot::{Durable, WaitOutcome};
 use crate::journal::record::EncodedCommit;
+use crate::planted_bug;
 
 /// The pause after a first failed attempt; it doubles up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -199,6 +200,7 @@ impl Shared {
     fn append(&self, appender: &mut impl Appender, commit: EncodedCommit) -> bool {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
+            planted_bug::delay_append();
             let began = Instant::now();
             match appender.append(&commit) {
                 Ok(()) => {

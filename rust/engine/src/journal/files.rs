@@ -28,7 +28,7 @@ pub trait LogFile: Send {
 pub trait FileSystem: Send + Sync {
     /// Takes the exclusive lock of a file, made if missing; `None` if somebody has it.
     fn lock(&self, path: &Path) -> io::Result<Option<FolderLock>>;
-    /// Makes a folder and those above it. Already there is fine.
+    /// Makes a folder and those above it, each durable in the one above. Already there is fine.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// Opens a file for reading and writing, emptied if it exists, made if not.
     fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>>;
@@ -61,7 +61,18 @@ impl FileSystem for DiskFiles {
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        match fs::create_dir(path) {
+            Ok(()) => self.sync_folder(above.unwrap_or(Path::new("."))),
+            Err(_) if path.is_dir() => Ok(()),
+            Err(error) => match above {
+                Some(above) if error.kind() == io::ErrorKind::NotFound => {
+                    self.create_folder(above)?;
+                    self.create_folder(path)
+                }
+                _ => Err(error),
+            },
+        }
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {

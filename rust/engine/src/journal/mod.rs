@@ -14,12 +14,16 @@ mod commit_slot;
 pub mod commit_thread;
 pub mod entry;
 pub mod error;
+#[cfg(test)]
+mod fault_tests;
 pub mod files;
 pub mod manifest;
 pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod segment;
+#[cfg(test)]
+mod simulated_files;
 
 pub use error::JournalError;
 pub use manifest::{Checkpoint, Manifest};

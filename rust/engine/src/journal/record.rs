@@ -280,6 +280,8 @@ pub struct CommitEncoder {
     /// The hash of the last sealed record.
     previous_hash: u64,
     kind: RecordKind,
+    /// `BODY_BYTES_MAX`, but for tests that want many records.
+    body_bytes_max: usize,
 }
 
 /// A recycled buffer is kept up to this size, however small the last commit was.
@@ -297,7 +299,15 @@ impl CommitEncoder {
             index: 0,
             previous_hash: end.hash,
             kind: RecordKind::Commit,
+            body_bytes_max: BODY_BYTES_MAX,
         }
+    }
+
+    /// Makes records so short that small commits have several.
+    #[cfg(test)]
+    pub(crate) fn limit_body(&mut self, body_bytes_max: usize) {
+        assert!((entry::ENTRY_BYTES_MAX..=BODY_BYTES_MAX).contains(&body_bytes_max));
+        self.body_bytes_max = body_bytes_max;
     }
 
     /// Who writes.
@@ -372,7 +382,7 @@ impl CommitEncoder {
     }
 
     const fn room(&self) -> usize {
-        HEADER_BYTES + BODY_BYTES_MAX - (self.bytes.len() - self.record_start)
+        HEADER_BYTES + self.body_bytes_max - (self.bytes.len() - self.record_start)
     }
 
     /// The counter has this value. This is the path that a million changes a second take.
@@ -390,13 +400,13 @@ impl CommitEncoder {
     /// Any fact. A session with more results than a record holds becomes several entries that continue one another.
     pub fn put(&mut self, fact: &Entry<'_>) {
         let longest = fact.encoded_len_max();
-        if longest <= BODY_BYTES_MAX {
+        if longest <= self.body_bytes_max {
             self.make_room(longest);
             fact.encode(&mut self.bytes);
         } else if let Entry::Session { session, acked_through, first_sequence, used_ms, results } = fact {
             let mut first = *first_sequence;
-            for part in results.chunks(entry::results_within(BODY_BYTES_MAX)) {
-                self.make_room(BODY_BYTES_MAX);
+            for part in results.chunks(entry::results_within(self.body_bytes_max)) {
+                self.make_room(self.body_bytes_max);
                 entry::put_session(&mut self.bytes, *session, *acked_through, first, *used_ms, part);
                 first += part.len() as u64;
             }

@@ -10,6 +10,7 @@
 //! been durable: damage, and the start is refused. Without them, in the last file, the commit is the torn end of the log.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -67,9 +68,17 @@ pub struct TornTail {
     first: u64,
 }
 
+/// Where the last whole commit stands in the last file.
+#[derive(Debug, Clone)]
+struct LastCommit {
+    first: u64,
+    bytes: Range<u64>,
+}
+
 /// A folder whose log was read to its end.
 pub struct Recovered {
     opening: Opening,
+    last: Option<LastCommit>,
     /// The end of the last whole commit.
     pub end: Position,
     /// What [`Recovered::start`] will cut.
@@ -110,10 +119,18 @@ pub fn open(folder: &Path, options: JournalOptions) -> Result<Opening, JournalEr
     Ok(Opening { log, segment_bytes, leftovers })
 }
 
-/// Makes a shard, if the folder is empty.
+/// Makes a shard, if the folder is empty. The folder's own name must be as durable as what will be in it.
 fn create(files: &Arc<dyn FileSystem>, folder: &Path, name: String) -> Result<ManifestFile, JournalError> {
     let log_folder = folder.join(LOG_FOLDER_NAME);
     files.create_folder(&log_folder).map_err(JournalError::io("create", &log_folder))?;
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match files.sync_folder(parent) {
+        // Whoever may not even read the parent folder did not make this one in it.
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+            return Err(JournalError::io("fsync", parent)(error));
+        }
+        _ => {}
+    }
     let is_data = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         // A volume's own folder, hidden files, and what an interrupted creation leaves.
@@ -202,10 +219,10 @@ impl Opening {
     /// got is to be thrown away then.
     pub fn replay(self, from: Position, sink: &mut dyn FnMut(&Entry<'_>)) -> Result<Recovered, JournalError> {
         let manifest = self.log.manifest();
-        let mut walk = Walk { log: &self.log, manifest: &manifest, from, sink, commits: 0, torn: None };
+        let mut walk = Walk { log: &self.log, manifest: &manifest, from, sink, commits: 0, last: None, torn: None };
         let end = walk.log_end()?;
-        let Walk { commits, torn, .. } = walk;
-        Ok(Recovered { opening: self, end, torn, commits })
+        let Walk { commits, last, torn, .. } = walk;
+        Ok(Recovered { opening: self, last, end, torn, commits })
     }
 }
 
@@ -216,6 +233,7 @@ struct Walk<'a> {
     from: Position,
     sink: &'a mut dyn FnMut(&Entry<'_>),
     commits: u64,
+    last: Option<LastCommit>,
     torn: Option<TornTail>,
 }
 
@@ -270,9 +288,12 @@ impl Walk<'_> {
     fn segment(&mut self, first: u64, chain: &mut Chain) -> Result<(), JournalError> {
         let successor = self.manifest.successor(first);
         let mut scan = SegmentScan::open(self.log.files(), self.log.segment_path(first), first)?;
+        self.last = None;
         while successor != Some(chain.next()) {
+            let start = scan.offset();
             match (scan.step(chain)?, successor) {
                 (Step::Commit, _) => {
+                    self.last = Some(LastCommit { first, bytes: start..scan.offset() });
                     check_origin(chain, self.from, &scan)?;
                     if chain.commit > self.from.commit {
                         scan.commit(chain).deliver(self.sink)?;
@@ -357,7 +378,7 @@ impl Recovered {
     /// # Errors
     /// What the system says. The folder can be opened again then.
     pub fn start(self) -> Result<Started, JournalError> {
-        let Recovered { opening: Opening { log, segment_bytes, leftovers }, end, torn, .. } = self;
+        let Recovered { opening: Opening { log, segment_bytes, leftovers }, last, end, torn, .. } = self;
         for path in leftovers {
             match log.files().remove(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -365,6 +386,9 @@ impl Recovered {
                 }
                 _ => {}
             }
+        }
+        if let Some(last) = last {
+            log.write_again(last.first, last.bytes)?;
         }
         if let Some(torn) = torn {
             log.cut(torn.first, torn.keep_bytes)?;

@@ -5,6 +5,7 @@
 //! doesn't name is empty, and a missing file that it names is a loss. A commit whose append failed is cut off the old
 //! file, durably, before a new file is started for the same bytes, so that it is on disk at most once.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,6 +112,22 @@ impl SegmentedLog {
         let path = self.segment_path(first);
         let mut file = self.files.open_write(&path).map_err(JournalError::io("open", &path))?;
         file.set_len(bytes).map_err(JournalError::io("truncate", &path))?;
+        file.sync_data().map_err(JournalError::io("fsync", &path))
+    }
+
+    /// Writes the bytes that stand there once more, and fsyncs.
+    ///
+    /// What an opening reads may be in the system's memory only: the writer may have been killed between write and
+    /// fsync, or after an fsync that failed, which leaves pages that no later fsync writes. Writing them again makes
+    /// them new to the system; what is on disk is either the same already or was never acknowledged.
+    pub(crate) fn write_again(&self, first: u64, range: Range<u64>) -> Result<(), JournalError> {
+        let path = self.segment_path(first);
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+        let reader = self.files.open_read(&path).map_err(JournalError::io("open", &path))?;
+        let read = reader.read_at(&mut bytes, range.start).map_err(JournalError::io("read", &path))?;
+        bytes.truncate(read);
+        let mut file = self.files.open_write(&path).map_err(JournalError::io("open", &path))?;
+        file.write_all_at(&bytes, range.start).map_err(JournalError::io("write", &path))?;
         file.sync_data().map_err(JournalError::io("fsync", &path))
     }
 }

@@ -64,6 +64,8 @@ pub struct Connection {
     pub(super) authenticated: bool,
     /// No more is read; the connection closes once its replies are out.
     pub(super) closing: bool,
+    /// The client sends nothing more.
+    pub(super) finished: bool,
     /// Replies piled up: `input` holds whole frames that wait.
     pub(super) stalled: bool,
     /// In the shard's list of connections with held replies.
@@ -90,6 +92,7 @@ impl Connection {
             held: HeldReplies::default(),
             authenticated,
             closing: false,
+            finished: false,
             stalled: false,
             waiting: false,
             host_requests: Vec::new(),
@@ -100,13 +103,13 @@ impl Connection {
     /// Should the host stop reading from it?
     #[must_use]
     pub fn is_crowded(&self) -> bool {
-        self.stalled || self.closing
+        self.stalled || self.closing || self.finished
     }
 
     /// Is it to be closed? True only once no reply is held.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.closing && self.held.is_empty()
+        (self.closing || self.finished && !self.stalled) && self.held.is_empty()
     }
 
     /// Has the client sent the token, or is none needed?

@@ -156,6 +156,13 @@ impl Shard {
         self.waiting.retain(|&waiting| waiting != slot);
     }
 
+    /// The client sends nothing more. What it sent is still answered, then the connection is closing.
+    pub fn finish(&mut self, slot: usize) {
+        if let Some(connection) = self.connection_mut(slot) {
+            connection.finished = true;
+        }
+    }
+
     /// The connection in `slot`.
     #[must_use]
     pub fn connection(&self, slot: usize) -> Option<&Connection> {
@@ -195,7 +202,9 @@ impl Shard {
 
         self.hold(slot, &mut connection);
         self.statistics.bytes_sent += self.now.len() as u64;
-        let attend = connection.is_crowded() || was_crowded || !connection.host_requests.is_empty();
+        let attend = connection.is_crowded() != was_crowded
+            || connection.is_closing()
+            || !connection.host_requests.is_empty();
         self.connections.put_back(slot, connection);
         Fed { attend, commit: self.wants_commit() }
     }
@@ -252,7 +261,8 @@ impl Shard {
             return;
         }
         let stamp = self.stamp();
-        if stamp <= self.journal.durable() && connection.held.is_empty() {
+        let is_covered = stamp <= self.journal.durable() || is_planted(PlantedBug::ReplyBeforeCommit);
+        if is_covered && connection.held.is_empty() {
             self.now.extend_from_slice(&self.held);
             return;
         }

@@ -51,6 +51,15 @@ fn values_take_their_shortest_form() {
         map.truncate(map.len() - 2 * len);
         assert_eq!(written(|out| write_map_len(out, len)), map);
     }
+    let powers = (0..64).map(|bits| 1_i128 << bits);
+    for edge in powers.flat_map(|power| [power - 1, power, power + 1, 1 - power, -power, -power - 1, -33, -32]) {
+        if let Ok(edge) = i64::try_from(edge) {
+            assert_eq!(written(|out| write_i64(out, edge)), encode(&edge.into()), "{edge}");
+        }
+        if let Ok(edge) = u64::try_from(edge) {
+            assert_eq!(written(|out| write_u64(out, edge)), encode(&edge.into()), "{edge}");
+        }
+    }
     assert_eq!(written(|out| write_key(out, b"\xff")), b"\xc4\x01\xff");
     assert_eq!(written(|out| write_bool(out, true)), b"\xc3");
     assert_eq!(written(|out| write_bool(out, false)), b"\xc2");

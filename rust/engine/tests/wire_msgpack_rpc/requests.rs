@@ -157,6 +157,19 @@ fn wrong_requests_get_their_code() {
 }
 
 #[test]
+fn what_comes_too_much_is_named() {
+    let message = |frame: &[u8]| match parse(frame) {
+        Parsed::Request { request: Err(error), .. } => error.to_string(),
+        other => panic!("accepted: {other:?}"),
+    };
+    assert_eq!(message(&call("ping", vec![Value::Nil])), "bad_request: there are too many params");
+    let tail = [&call("ping", vec![])[..], b"\xc0"].concat();
+    assert_eq!(message(&tail), "bad_request: there are bytes after the message");
+    let unknown = call("get", vec!["k".into(), map([("levle", "applied".into())])]);
+    assert_eq!(message(&unknown), "bad_request: there is no such option here: 'levle'");
+}
+
+#[test]
 fn a_bad_item_spoils_only_itself() {
     let items = array([
         array(["a".into(), 1.into()]),

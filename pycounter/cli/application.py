@@ -1,0 +1,135 @@
+"""The commands and their options. What they do is elsewhere, imported only by the command that needs it.
+
+Exit codes: 0 done; 1 it failed, and the message says what was or wasn't applied; 2 wrong words on the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pycounter import __version__
+from pycounter.errors import PyCounterError
+
+__all__ = ["run"]
+
+app = typer.Typer(
+    name="pycounter",
+    help="A counter engine: every acknowledged increment is counted exactly once, whatever crashes.",
+    epilog="Begin with `pycounter demo`, or `pycounter serve --data DIR` and any Redis client on port 7400.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
+
+
+def run() -> None:
+    """Runs the application; errors of ours become one sentence on stderr and exit code 1."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except PyCounterError as error:
+        typer.echo(f"pycounter: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("pycounter: interrupted", err=True)
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pycounter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Count things that must not be counted twice."""
+
+
+@app.command()
+def serve(
+    data: Annotated[str | None, typer.Option(help="The shard's folder; made if missing.", metavar="DIR")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 lets the system choose.  [default: 7400]")] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            help="When a reply is sent: `durable`, once the change is fsynced; `applied`, once it is in memory "
+            "(fsynced within a second).  [default: durable]",
+            metavar="durable|applied",
+        ),
+    ] = None,
+    token_file: Annotated[str | None, typer.Option(help="Clients must send the token in this file.", metavar="FILE")] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="Certificate chain, PEM.", metavar="FILE")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Settings as TOML; PYCOUNTER_... variables and options override it.", metavar="FILE"),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen where others can connect, without a token.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Serve one shard: MessagePack-RPC and RESP (any Redis client) on one port.
+
+    \b
+    pycounter serve --data ./counters
+    redis-cli -p 7400 incr visits
+    """
+    import asyncio
+
+    import uvloop
+
+    from pycounter.server import ShardServer
+    from pycounter.settings import load_settings
+
+    settings = load_settings(
+        {
+            "data": data,
+            "host": host,
+            "port": port,
+            "level": level,
+            "token_file": token_file,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "insecure": insecure or None,
+        },
+        config=config,
+    )
+
+    def ready(facts: dict[str, object]) -> None:
+        if json_:
+            _print_json({"event": "ready", **facts})
+        else:
+            sys.stdout.write(
+                f"pycounter {__version__}: shard {facts['shard']} serves {settings.data} at {facts['address']}, "
+                f"{facts['level']}, epoch {facts['epoch']}, pid {facts['pid']}. Ctrl-C stops it in good order.\n"
+            )
+            sys.stdout.flush()
+
+    async def serve_until_stopped() -> None:
+        await ShardServer(settings).run(ready)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_until_stopped())
+    except OSError as error:
+        raise PyCounterError(f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()

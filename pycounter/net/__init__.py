@@ -1,0 +1,1 @@
+"""What every listening part shares: TLS, tokens, who may listen where."""

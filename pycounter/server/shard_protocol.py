@@ -1,0 +1,115 @@
+"""A client's connection on the event loop: chunks go to the engine whole, replies come back whole.
+
+One native call a chunk. Nothing here looks at single operations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from pycounter.server.shard_server import ShardServer
+
+__all__ = ["ShardProtocol"]
+
+#: Redis's own words, for people and Redis clients; the protocol isn't known yet when a connection is refused.
+TOO_MANY_CONNECTIONS = b"-ERR max number of clients reached (overloaded)\r\n"
+
+
+class ShardProtocol(asyncio.Protocol):
+    """The event loop's side of one connection."""
+
+    __slots__ = ("_connection", "_feed", "_reading", "_server", "_transport", "_was_active", "_write", "_writing_paused")
+
+    def __init__(self, server: ShardServer) -> None:
+        self._server = server
+        self._reading = True
+        self._writing_paused = False
+        self._was_active = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._write = self._transport.write
+        self._connection = self._server.shard.connect(self)
+        self._feed = self._connection.feed
+        if not self._server.admit(self):
+            self._write(TOO_MANY_CONNECTIONS)
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._was_active = True
+        replies = self._feed(data)
+        if replies is not None:
+            self._write(replies)
+
+    def write(self, replies: bytes) -> None:
+        """Sends replies whose commit is durable."""
+        self._write(replies)
+
+    def attend(self) -> None:
+        """The engine says that this connection needs more than its replies written."""
+        if self._transport.is_closing():
+            return
+        connection = self._connection
+        for msgid, method, argument in connection.take_requests():
+            self._server.answer_later(self, msgid, method, argument)
+        # Replies piled up and some have left: go on with the input that waits. No reply means that it waits for a commit.
+        while connection.crowded and not connection.closing and not self._writing_paused:
+            replies = self._feed(b"")
+            if replies is None:
+                break
+            self._write(replies)
+        if connection.closing:
+            self._transport.close()
+        else:
+            self._adjust_reading()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self._adjust_reading()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self.attend()
+
+    def eof_received(self) -> bool:
+        # The client may have shut down its side only, and still wait for replies that a commit holds.
+        self._connection.finish()
+        self.attend()
+        return True
+
+    def stop_reading(self) -> None:
+        """For an orderly stop: nothing more is accepted, replies still leave."""
+        self._reading = False
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def close_if_idle(self) -> None:
+        """Closes if nothing came since the last call."""
+        if not self._was_active:
+            self._transport.close()
+        self._was_active = False
+
+    def close(self) -> None:
+        """Closes once what is written has left."""
+        self._transport.close()
+
+    def reply(self, msgid: int | None, error: str | None, result: str | None) -> None:
+        """Answers a request that the engine left to the server."""
+        if msgid is not None and not self._transport.is_closing():
+            self._write(self._connection.reply(msgid, error, result))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.shutdown()
+        self._server.forget(self)
+
+    def _adjust_reading(self) -> None:
+        reading = not self._connection.crowded and not self._writing_paused and not self._server.stopping
+        if reading == self._reading or self._transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()

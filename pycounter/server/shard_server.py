@@ -1,0 +1,219 @@
+"""A shard behind an event loop: opening, serving, stopping.
+
+Threads: the loop's, which owns the shard; the engine's commit thread; the checkpoint thread; and for the length of a
+backup one more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from pycounter import __version__, _native
+from pycounter.errors import StorageError
+from pycounter.net.security import check_exposure, read_token, server_tls
+from pycounter.server.shard_protocol import ShardProtocol
+from pycounter.settings import ServerSettings
+from pycounter.storage.backup import write_backup
+from pycounter.storage.checkpointer import Checkpointer
+from pycounter.storage.recovery import open_folder
+
+__all__ = ["ShardServer"]
+
+_log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+BACKLOG = 1024
+#: A thread that waits for the interpreter beside the busy loop gets it after this time instead of 5 ms.
+SWITCH_INTERVAL_S = 1e-4
+
+
+class ShardServer:
+    """One shard on one port, for MessagePack-RPC and RESP.
+
+    `run` serves until `stop` is called or a signal comes.
+
+    Raises (constructor):
+        SettingsError: token or TLS files are wrong, or the address is exposed without a token.
+        StorageError: the folder is locked, damaged, or of a newer format.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        token = read_token(settings.token_file)
+        check_exposure(settings.host, token, insecure=settings.insecure)
+        self._tls = server_tls(settings.tls_cert, settings.tls_key)
+        self.settings = settings
+        self.stopping = False
+        self._connections: set[ShardProtocol] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self.refused_connections = 0
+        self.shard, store = open_folder(
+            settings.data,
+            lambda: _native.Shard(
+                settings.data,
+                name=settings.name,
+                level=settings.level,
+                server_version=__version__,
+                token=token,
+                segment_bytes=settings.segment_bytes,
+                frame_bytes_max=settings.frame_bytes_max,
+                reply_bytes_max=settings.reply_bytes_max,
+                counters_bytes_max=settings.counters_bytes_max,
+                dirty_counters_max=settings.dirty_counters_max,
+                sessions_max=settings.sessions_max,
+                results_per_session_max=settings.results_per_session_max,
+                session_bytes_max=settings.session_bytes_max,
+                ids_bytes_max=settings.ids_bytes_max,
+                session_window_s=settings.session_window_s,
+                id_window_s=settings.id_window_s,
+                flush_interval_s=settings.flush_interval_s,
+            ),
+        )
+        self._checkpointer = Checkpointer(
+            self.shard,
+            store,
+            log_bytes=settings.checkpoint_log_bytes,
+            interval_s=settings.checkpoint_interval_s,
+        )
+
+    async def run(self, on_ready: Callable[[dict[str, object]], None]) -> None:
+        """Serves until stopped. `on_ready` gets address, pid, shard, identity, epoch, once clients can connect.
+
+        Raises:
+            StorageError: recovery found damage; nothing was changed.
+            OSError: the address can't be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        try:
+            replayed = self.shard.start(loop.call_soon)
+            loop.add_reader(self.shard.wake_fd, self._release)
+            listener = await loop.create_server(
+                lambda: ShardProtocol(self),
+                self.settings.host,
+                self.settings.port,
+                ssl=self._tls,
+                backlog=BACKLOG,
+            )
+        except BaseException:
+            self._checkpointer.stop(checkpoint=False)
+            self.shard.stop()
+            raise
+        address = _address(listener.sockets[0].getsockname())
+        self.shard.set_topology(address)
+        self._checkpointer.start()
+        housekeeping = [loop.create_task(self._tick()), loop.create_task(self._close_idle())]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        on_ready({
+            "address": address,
+            "pid": os.getpid(),
+            "shard": self.shard.name,
+            "identity": self.shard.identity,
+            "epoch": self.shard.epoch,
+            "level": self.settings.level,
+            "commits_replayed": replayed,
+        })
+        try:
+            await self._stop.wait()
+        finally:
+            self.stopping = True
+            listener.close()
+            await self._drain()
+            for task in housekeeping:
+                task.cancel()
+            loop.remove_reader(self.shard.wake_fd)
+            await asyncio.to_thread(self._close_storage)
+
+    def stop(self) -> None:
+        """Orders an orderly stop: accept nothing, answer what is in, commit, checkpoint."""
+        self._stop.set()
+
+    def admit(self, connection: ShardProtocol) -> bool:
+        """Counts a connection in, unless there are too many."""
+        if self.stopping or len(self._connections) >= self.settings.connections_max:
+            self.refused_connections += 1
+            return False
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: ShardProtocol) -> None:
+        """The connection is gone."""
+        self._connections.discard(connection)
+
+    def answer_later(self, connection: ShardProtocol, msgid: int | None, method: str, argument: str) -> None:
+        """Answers a request that takes long, off the loop."""
+        task = asyncio.get_running_loop().create_task(self._answer(connection, msgid, method, argument))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, connection: ShardProtocol, msgid: int | None, method: str, argument: str) -> None:
+        if method != "backup":
+            connection.reply(msgid, f"unknown_method: {method} is not known to this server", None)
+            return
+        try:
+            target = await asyncio.to_thread(write_backup, self.shard, self._checkpointer, argument)
+        except StorageError as error:
+            connection.reply(msgid, f"storage: {error}", None)
+        else:
+            connection.reply(msgid, None, str(target))
+
+    def _release(self) -> None:
+        for connection, replies in self.shard.release():
+            connection.write(replies)
+
+    async def _tick(self) -> None:
+        while True:
+            self.shard.tick()
+            await asyncio.sleep(TICK_S)
+
+    async def _close_idle(self) -> None:
+        if not self.settings.idle_timeout_s:
+            return
+        while True:
+            # Two looks without anything in between: silent for one to one and a half times the setting.
+            await asyncio.sleep(self.settings.idle_timeout_s / 2)
+            for connection in list(self._connections):
+                connection.close_if_idle()
+
+    async def _drain(self) -> None:
+        """Lets everything that was received become durable and its replies leave, within the time for it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.stop_timeout_s
+        for connection in self._connections:
+            connection.stop_reading()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.settings.stop_timeout_s)
+        while not self.shard.is_settled() and loop.time() < deadline:
+            self.shard.commit()
+            await asyncio.sleep(0.002)
+        if not self.shard.is_settled():
+            _log.error("stopping with changes that the disk would not take: their clients got no answer")
+        for connection in list(self._connections):
+            connection.close()
+        while self._connections and loop.time() < deadline:
+            await asyncio.sleep(0.002)
+
+    def _close_storage(self) -> None:
+        try:
+            self._checkpointer.stop()
+        except StorageError as error:
+            _log.error("no last checkpoint, the next start replays the log instead: %s", error)
+        finally:
+            self.shard.stop()
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            _log.error("stopped by a second signal: what was not committed is not answered")
+            os._exit(1)
+        self.stop()
+
+
+def _address(name: tuple[object, ...]) -> str:
+    host = str(name[0])
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
