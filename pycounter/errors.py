@@ -1,120 +1,254 @@
-"""Every exception that PyCounter raises.
+"""Every exception that PyCounter raises on purpose.
 
-Errors say what happened, what was or wasn't applied, and what to do. Errors that a server answered have a class
-for each code; `code`, `retryable` and `effect` say the rest to programs.
+    PyCounterError
+    ├── RpcError              what a server can answer: one class per code, with .code, .retryable and .effect
+    │   ├── BadKey, CounterOverflow, ...   also raised in process, by `Counters` and `pycounter.open`
+    │   ├── UnknownCode       a code that this version doesn't know
+    │   └── SessionLost       a session can't go on, and nobody can tell whether this operation was applied
+    ├── StorageError          the disk, the folder, the data in this process: .path
+    │   └── FolderLocked, FormatTooNew, DamagedData, StorageFull, NotDurable, IsBackup
+    ├── AfterFork             used in a forked child
+    └── SettingsError         a setting is wrong: .setting and .source
+
+The codes themselves are listed once, in the engine; a test compares the classes here with that list. The native
+module raises these classes by name.
 """
-
-from __future__ import annotations
 
 import os
 from typing import ClassVar, Literal
 
-from pycounter import _native
-
+#: What an error says about the refused attempt: it changed `nothing`; an earlier attempt was applied `before`; or that
+#: is `unknown`.
 Effect = Literal["nothing", "before", "unknown"]
 
 
 class PyCounterError(Exception):
-    """The base of all exceptions of this package."""
+    """What every exception of PyCounter derives from. `str(error)` is one sentence for people."""
+
+    @property
+    def message(self) -> str:
+        """The sentence."""
+        return str(self)
 
 
-class BadKey(PyCounterError, ValueError):
-    """A key is a str or bytes of 1 to 1,024 bytes. Nothing was applied."""
+# --- what a server can answer ------------------------------------------------------------------------------------
 
 
-class CounterOverflow(PyCounterError, OverflowError):
-    """The value would leave the range of a signed 64-bit integer. The counter is unchanged."""
+class RpcError(PyCounterError):
+    """An answer other than a result. `code` is the word on the wire."""
+
+    code: ClassVar[str]
+    retryable: ClassVar[bool]
+    effect: ClassVar[Effect]
+
+    @property
+    def wire_text(self) -> str:
+        """As it stands in a reply: `code: message`."""
+        return f"{self.code}: {self}"
 
 
-class AfterFork(PyCounterError):
-    """A map that was opened before a fork was used in the child. Open it after the fork, in one process."""
+class BadRequest(RpcError):
+    """The request is malformed."""
+
+    code, retryable, effect = "bad_request", False, "nothing"
 
 
-class SettingsError(PyCounterError, ValueError):
-    """A setting is wrong. The message names it and where it came from."""
+class UnknownMethod(RpcError):
+    """There is no such method."""
+
+    code, retryable, effect = "unknown_method", False, "nothing"
+
+
+class BadKey(RpcError, ValueError):
+    """A key is a string of 1 to 1024 bytes."""
+
+    code, retryable, effect = "bad_key", False, "nothing"
+
+
+class BadDelta(RpcError, ValueError):
+    """A delta is a signed 64-bit integer."""
+
+    code, retryable, effect = "bad_delta", False, "nothing"
+
+
+class CounterOverflow(RpcError, OverflowError):
+    """The value would leave the range of 64 bits."""
+
+    code, retryable, effect = "overflow", False, "nothing"
+
+
+class TooLarge(RpcError):
+    """The request is over a size limit."""
+
+    code, retryable, effect = "too_large", False, "nothing"
+
+
+class Unauthenticated(RpcError):
+    """The token is missing or wrong."""
+
+    code, retryable, effect = "unauthenticated", False, "nothing"
+
+
+class Forbidden(RpcError):
+    """This is not allowed here."""
+
+    code, retryable, effect = "forbidden", False, "nothing"
+
+
+class SessionUnknown(RpcError):
+    """The shard does not know this session, or it has ended."""
+
+    code, retryable, effect = "session_unknown", False, "nothing"
+
+
+class SequenceGap(RpcError):
+    """Operations before this one are missing."""
+
+    code, retryable, effect = "sequence_gap", True, "nothing"
+
+
+class AlreadySettled(RpcError):
+    """The client acknowledged this result before; it is no longer kept."""
+
+    code, retryable, effect = "already_settled", False, "before"
+
+
+class IdReused(RpcError):
+    """This id belongs to another operation."""
+
+    code, retryable, effect = "id_reused", False, "nothing"
+
+
+class IdExpired(RpcError):
+    """The id is older than the time for which results are kept."""
+
+    code, retryable, effect = "id_expired", False, "unknown"
+
+
+class Overloaded(RpcError):
+    """A bound is reached."""
+
+    code, retryable, effect = "overloaded", True, "nothing"
+
+
+class ReadOnly(RpcError):
+    """The shard cannot write to its disk and takes no changes until it can."""
+
+    code, retryable, effect = "read_only", True, "nothing"
+
+
+class StorageFailed(RpcError):
+    """The server's storage failed; `StorageError` is for storage in this process."""
+
+    code, retryable, effect = "storage", True, "nothing"
+
+
+class Unavailable(RpcError):
+    """The shard cannot be reached."""
+
+    code, retryable, effect = "unavailable", True, "nothing"
+
+
+class DeadlineExceeded(RpcError):
+    """The time for this request ran out."""
+
+    code, retryable, effect = "deadline", True, "unknown"
+
+
+class UnknownOutcome(RpcError):
+    """It may or may not have been applied: retry under the same id, at the same shard."""
+
+    code, retryable, effect = "unknown_outcome", True, "unknown"
+
+
+class WrongShard(RpcError):
+    """Another shard has this identity or this key."""
+
+    code, retryable, effect = "wrong_shard", False, "nothing"
+
+
+class InternalError(RpcError):
+    """A bug in the server."""
+
+    code, retryable, effect = "internal", False, "unknown"
+
+
+class UnknownCode(RpcError):
+    """An answer with a code that this version doesn't know: nothing is assumed about the effect."""
+
+    code, retryable, effect = "", False, "unknown"
+
+
+#: The class for each code on the wire.
+BY_CODE: dict[str, type[RpcError]] = {kind.code: kind for kind in RpcError.__subclasses__() if kind is not UnknownCode}
+
+
+def from_wire(text: str) -> RpcError:
+    """The exception for an error as a reply carries it, `code: message`."""
+    code, _, message = text.partition(": ")
+    kind = BY_CODE.get(code)
+    if kind is None:
+        return UnknownCode(text)
+    return kind(message or (kind.__doc__ or code))
+
+
+class SessionLost(UnknownOutcome):
+    """The session can't go on and nobody can tell whether this operation was applied: retrying may count it twice."""
+
+    retryable = False
+
+
+# --- storage -----------------------------------------------------------------------------------------------------
 
 
 class StorageError(PyCounterError):
-    """The disk, or what is on it, failed.
+    """The storage in this process refused. `path` is the folder or file, where it is known."""
 
-    Attributes:
-        path: the folder it is about.
-    """
-
-    path: str | None
-
-    def __init__(self, message: str, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, message: str = "", path: str | os.PathLike[str] | None = None) -> None:
         super().__init__(message)
         self.path = None if path is None else os.fspath(path)
 
 
 class FolderLocked(StorageError):
-    """Another process has the folder open. One writer at a time is what keeps counts right."""
+    """Another process has the folder open."""
 
 
 class FormatTooNew(StorageError):
-    """The folder was written by a newer version. Nothing was changed."""
+    """The folder was written by a newer version."""
 
 
 class DamagedData(StorageError):
-    """Data on disk can't be what was written. The message names file, range and remedy. Nothing was changed."""
+    """Data is missing or changed. The message names file, range and remedy."""
 
 
 class StorageFull(StorageError):
-    """The disk is full."""
+    """No space is left on the device."""
 
 
 class NotDurable(StorageError):
     """Changes are applied in memory but not on disk yet. They are written again until that works: don't repeat them."""
 
 
-class ConnectionLost(PyCounterError):
-    """The server can't be reached, or the connection broke."""
+class IsBackup(StorageError):
+    """The folder is a backup, which is restored and never served: a second shard of one identity would count twice."""
 
 
-class RpcError(PyCounterError):
-    """A server refused a request.
+# --- the process -------------------------------------------------------------------------------------------------
+
+
+class AfterFork(PyCounterError):
+    """Something that belongs to the parent process was used in a forked child."""
+
+
+class SettingsError(PyCounterError, ValueError):
+    """A setting is wrong.
 
     Attributes:
-        code: the word on the wire, such as "overloaded".
-        message: the server's sentence.
-        retryable: may the same request succeed later, under the same id?
-        effect: "nothing" was applied by this attempt, it was applied "before", or that is "unknown".
+        setting: its name, such as `port`.
+        source: where the value came from, such as `PYCOUNTER_PORT`, `--port` or a file's name.
     """
 
-    code: ClassVar[str] = "internal"
-    retryable: ClassVar[bool] = False
-    effect: ClassVar[Effect] = "unknown"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(f"{self.code}: {message}")
-        self.message = message
-
-
-def _class_of(name: str, retryable: bool, effect: str, meaning: str) -> type[RpcError]:
-    title = "".join(word.capitalize() for word in name.split("_"))
-    outcome = {
-        "nothing": "This attempt changed nothing.",
-        "before": "An earlier attempt was applied.",
-        "unknown": "It may or may not have been applied.",
-    }[effect]
-    attributes = {
-        "__doc__": f"{meaning[0].upper()}{meaning[1:]}. {outcome}",
-        "__module__": __name__,
-        "code": name,
-        "retryable": retryable,
-        "effect": effect,
-    }
-    return type(f"{title}Error", (RpcError,), attributes)
-
-
-#: The class of each error code.
-BY_CODE: dict[str, type[RpcError]] = {row[0]: _class_of(*row) for row in _native.error_codes()}
-globals().update({kind.__name__: kind for kind in BY_CODE.values()})
-
-
-def from_wire(text: str) -> RpcError:
-    """The exception for an error as it comes over the wire, `code: message`."""
-    code, _, message = text.partition(": ")
-    kind = BY_CODE.get(code)
-    return kind(message) if kind is not None else RpcError(text)
+    def __init__(self, message: str, *, setting: str = "", source: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
+        self.source = source
