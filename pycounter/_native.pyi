@@ -1,9 +1,10 @@
 """The engine as a Python module."""
 
-from collections.abc import Iterable, Mapping
-from typing import final
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, final, type_check_only
 
-__all__ = ["DEBUG_BUILD", "HashRing"]
+__all__ = ["DEBUG_BUILD", "Connection", "Fold", "HashRing", "JournaledFolder", "Shard", "error_codes"]
 
 DEBUG_BUILD: bool
 
@@ -72,3 +73,213 @@ class HashRing:
     def __eq__(self, other: object) -> bool: ...
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[type[HashRing], tuple[dict[str, float]]]: ...
+
+def error_codes() -> list[tuple[str, bool, str, str]]:
+    """(name, retryable, effect, meaning) of every error code; effect is "nothing", "before" or "unknown"."""
+
+class JournaledFolder:
+    """A locked folder: recovered first, checkpointed later.
+
+    Recovery, in this order: `load_root`, `load_page` for each key that it gave, then `start` of the class that
+    extends this one. Checkpoints may be made on another thread than the one that owns the rest.
+    """
+
+    @property
+    def identity(self) -> str:
+        """The shard's identity: 32 hexadecimal digits, made with the folder."""
+
+    @property
+    def name(self) -> str:
+        """The shard's name, as the manifest has it."""
+
+    @property
+    def created(self) -> bool:
+        """Was the folder empty before?"""
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this run. RuntimeError before `start`."""
+
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes that `start` cut from the log's end: a commit that was never acknowledged."""
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the log's files. StorageError when one can't be measured."""
+
+    @property
+    def commits_behind(self) -> int:
+        """Durable commits above the checkpoint."""
+
+    def load_root(self, root: bytes | None) -> list[bytes]:
+        """Takes the root's row, or None where the store has none. Gives the keys of the pages to load.
+
+        Raises:
+            DamagedData: it isn't what the manifest expects.
+            FormatTooNew: a newer version wrote it.
+        """
+
+    def load_page(self, key: bytes, page: bytes | None) -> None:
+        """Takes one page's row, or None where the store lacks it.
+
+        Raises:
+            DamagedData: it isn't the one that the root means.
+        """
+
+    def close_folder(self) -> None:
+        """Unlocks the folder of one that was not started. Idempotent."""
+
+    def begin_fold(self) -> Fold | None:
+        """Reads durable commits, about 64 MiB of them, to be folded into pages. None: there is nothing new."""
+
+    def end_fold(self, fold: Fold) -> None:
+        """The fold's root is safe in the store: tells the manifest, and drops the log below it."""
+
+@final
+class Fold:
+    """Commits read from the log, on their way into pages. For one thread."""
+
+    @property
+    def commit(self) -> int:
+        """The last commit folded in."""
+
+    @property
+    def steps(self) -> int:
+        """How many pages are to be rewritten."""
+
+    def old_key(self, step: int) -> bytes | None:
+        """The row that `merge` needs for this step; None: no row."""
+
+    def merge(self, step: int, old_page: bytes | None) -> list[tuple[bytes, bytes]]:
+        """Merges a step's changes into its page. Gives the rows to put; none of them exists yet."""
+
+    def finish(self) -> tuple[bytes, bytes, list[bytes]]:
+        """All steps are merged: the root's key and row, to be put once the pages are, and keys that are garbage then."""
+
+@type_check_only
+class _Owner(Protocol):
+    def attend(self) -> None: ...
+
+@final
+class Shard(JournaledFolder):
+    """One shard's engine, for the event loop that owns it.
+
+    Args:
+        directory: the shard's folder; made if missing, and locked.
+        name: given to a new folder.
+        level: of operations that name none: a reply leaves once its change is "applied" or "durable".
+        server_version: what `hello` says.
+        token: what clients must send first.
+        segment_bytes: the log begins a new file after so many.
+
+    All sizes are bytes, all times seconds.
+
+    Raises:
+        FolderLocked: another process has the folder.
+        FormatTooNew, DamagedData, StorageError: what is in the folder can't be used.
+        ValueError: a setting is out of range.
+    """
+
+    def __new__(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        name: str = "shard-0",
+        level: str = "durable",
+        server_version: str = "",
+        token: bytes | None = None,
+        segment_bytes: int = 67108864,
+        frame_bytes_max: int = 1048576,
+        reply_bytes_max: int = 4194304,
+        counters_bytes_max: int = 8589934592,
+        dirty_counters_max: int = 1048576,
+        sessions_max: int = 100000,
+        results_per_session_max: int = 10000,
+        session_bytes_max: int = 268435456,
+        ids_bytes_max: int = 268435456,
+        session_window_s: float = 604800.0,
+        id_window_s: float = 120.0,
+        flush_interval_s: float = 1.0,
+    ) -> Shard: ...
+    @property
+    def wake_fd(self) -> int:
+        """Readable once a commit has ended: `loop.add_reader(fd, on_wake)`."""
+
+    def start(self, call_soon: Callable[..., object]) -> int:
+        """Replays the log and starts the commit thread. Gives the number of commits replayed.
+
+        Raises:
+            DamagedData: the log is damaged; the folder is as it was.
+        """
+
+    def commit(self) -> bool:
+        """Drains what changed into one commit unless one is in flight. The engine schedules this by itself."""
+
+    def release(self) -> list[tuple[Any, bytes]]:
+        """Clears `wake_fd` and gives (owner, bytes to write) for each connection whose replies may go."""
+
+    def connect(self, owner: _Owner) -> Connection:
+        """Begins a connection. `owner.attend()` is called on the loop when the connection needs a look."""
+
+    def tick(self) -> None:
+        """Housekeeping, about every 100 ms: expiry, and write-behind of `applied` changes."""
+
+    def set_topology(self, address: str) -> None:
+        """What `topology` answers: this shard alone, at `address`."""
+
+    def health(self) -> dict[str, str | int]:
+        """`state` is "ok" or "read_only"; then `reason` says why."""
+
+    def stats(self) -> dict[str, str | int]:
+        """Every figure that the shard counts, by name."""
+
+    def durable_commit(self) -> int:
+        """The newest commit that is on disk."""
+
+    def is_settled(self) -> bool:
+        """Is everything on disk, and every reply out?"""
+
+    def wait_durable(self, timeout_s: float) -> bool:
+        """Commits until everything is on disk, at most so many seconds. False: the time ran out."""
+
+    def stop(self) -> None:
+        """Ends the commit thread and unlocks the folder. Idempotent."""
+
+@final
+class Connection:
+    """A client's connection: unparsed input, replies that wait, and what the protocol remembers."""
+
+    @property
+    def closing(self) -> bool:
+        """Write what is left, then close."""
+
+    @property
+    def crowded(self) -> bool:
+        """Stop reading until this is false again."""
+
+    @property
+    def authenticated(self) -> bool:
+        """Has the client sent the token, or is none needed?"""
+
+    @property
+    def protocol(self) -> str:
+        """ "msgpack-rpc", "resp2", "resp3", or "" before the first byte."""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Takes a chunk as it came from the socket: one call a chunk. Gives what to write at once.
+
+        `feed(b"")` goes on with input that was left because replies piled up.
+        """
+
+    def finish(self) -> None:
+        """The client sends nothing more: what it sent is still answered, then `closing` is true."""
+
+    def take_requests(self) -> list[tuple[int | None, str, str]]:
+        """Rare requests that Python answers: (msgid or None, method, argument)."""
+
+    def reply(self, msgid: int, error: str | None, result: str | None) -> bytes:
+        """The encoded answer to such a request: `error` is "code: message", or `result` a text."""
+
+    def shutdown(self) -> None:
+        """The transport is gone: drops what the client was owed. Idempotent."""

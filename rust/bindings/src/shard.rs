@@ -190,9 +190,7 @@ impl Shard {
     }
 
     /// Begins a connection. `owner.attend()` is called on the loop when the connection needs a look.
-    #[pyo3(signature = (owner, peer = ""))]
-    fn connect(&self, owner: Py<PyAny>, peer: &str) -> PyResult<Connection> {
-        let _ = peer;
+    fn connect(&self, owner: Py<PyAny>) -> PyResult<Connection> {
         let slot = self.with(shard::Shard::connect)?;
         let mut owners = self.host.owners.lock().unwrap_or_else(PoisonError::into_inner);
         if owners.len() <= slot {
