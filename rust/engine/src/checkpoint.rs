@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 use crate::journal::entry::{Entry, EntryError, EntryReader};
 use crate::journal::record::{Position, ShardIdentity};
 use crate::operation_id_table::OperationIdSettings;
-use crate::planted_bug::{PlantedBug, is_planted};
+use crate::planted_bug::{self, PlantedBug, is_planted};
 use crate::session_row::merge_session_entry;
 use crate::session_table::SessionSettings;
 
@@ -257,7 +257,9 @@ impl Fold {
     pub fn add(&mut self, entry: &Entry<'_>) {
         match entry {
             Entry::Uptime { uptime_ms } => self.next.uptime_ms = *uptime_ms,
-            Entry::OperationId { .. } | Entry::Session { .. } if is_planted(PlantedBug::ResultsLostAtCheckpoint) => {}
+            Entry::OperationId { .. } | Entry::Session { .. } if is_planted(PlantedBug::ResultsLostAtCheckpoint) => {
+                planted_bug::without_results(entry).inspect(|entry| self.push(entry));
+            }
             Entry::Cleared => {
                 self.cleared = true;
                 // What the counters were before is of no use now. Sessions and ids outlive them.
@@ -266,11 +268,13 @@ impl Fold {
                     entry_at(arena, offset).is_ok_and(|entry| !is_counter(&entry))
                 });
             }
-            _ => {
-                self.changes.push((place(entry), self.arena.len()));
-                entry.encode(&mut self.arena);
-            }
+            _ => self.push(entry),
         }
+    }
+
+    fn push(&mut self, entry: &Entry<'_>) {
+        self.changes.push((place(entry), self.arena.len()));
+        entry.encode(&mut self.arena);
     }
 
     /// All entries up to `position` were added: works out which pages to rewrite.

@@ -1,6 +1,7 @@
 //! Bugs planted on purpose, to show that the crash tests see them. Without the cargo feature `planted-bugs` there are
 //! none: [`is_planted`] is a constant, and what depends on it is not compiled in. With it, the environment names one.
 
+use crate::journal::entry::Entry;
 use crate::wire::request::Level;
 
 /// One way of breaking a promise.
@@ -55,6 +56,21 @@ pub const fn delay_append() {}
 pub fn level_of(level: Level, is_repeated: impl FnOnce() -> bool) -> Level {
     let is_lowered = is_planted(PlantedBug::DuplicateAnsweredBeforeItsCommit) && is_repeated();
     if is_lowered { Level::Applied } else { level }
+}
+
+/// What a checkpoint that loses results keeps of an entry.
+#[must_use]
+pub fn without_results<'e>(entry: &Entry<'e>) -> Option<Entry<'e>> {
+    match entry.clone() {
+        Entry::OperationId { .. } => None,
+        // As if the client had acknowledged all of them.
+        Entry::Session { session, first_sequence, used_ms, results, .. } => {
+            let next_sequence = first_sequence.saturating_add(results.len() as u64);
+            let acked_through = next_sequence.saturating_sub(1);
+            Some(Entry::Session { session, acked_through, first_sequence: next_sequence, used_ms, results: Vec::new() })
+        }
+        other => Some(other),
+    }
 }
 
 #[cfg(feature = "planted-bugs")]

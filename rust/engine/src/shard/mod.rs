@@ -25,6 +25,7 @@ use crate::error_code::ErrorCode;
 use crate::folder::Recovered;
 use crate::journal::commit_thread::{CommitThread, WaitOutcome};
 use crate::journal::record::CommitEncoder;
+use crate::planted_bug::{PlantedBug, is_planted};
 use crate::wire::request::Level;
 use connection::Protocol;
 
@@ -398,7 +399,7 @@ impl Shard {
         let offered = offered.unwrap_or_default();
         let mut difference = u8::from(offered.len() != token.len());
         for (index, &byte) in offered.iter().enumerate() {
-            difference |= byte ^ token[index % token.len().max(1)];
+            difference |= byte ^ token.get(index % token.len().max(1)).unwrap_or(&0);
         }
         std::hint::black_box(difference) == 0
     }

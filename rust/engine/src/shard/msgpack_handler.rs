@@ -4,6 +4,9 @@ use super::connection::{Connection, HostRequest};
 use super::{Pending, RUN_MAX, Shard};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
+use crate::journal::entry::Fingerprint;
+use crate::operation_id_table::Lookup;
+use crate::planted_bug;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner, Parsed};
 use crate::wire::request::{ChangeOptions, Level, ReadOptions, Request};
 use crate::wire::scan::{FrameLimits, Scan};
@@ -128,7 +131,7 @@ impl Shard {
                 self.reply(level, id, |shard, out| {
                     rpc::write_array_len(out, items.len());
                     for item in &items {
-                        match shard.change_item(item) {
+                        match shard.change_item(item, &options) {
                             Ok(value) => rpc::write_i64(out, value),
                             Err(code) => rpc::write_error(out, code, code.meaning()),
                         }
@@ -137,6 +140,9 @@ impl Shard {
             }
             Request::Apply { session, first_sequence, acked_through, items, level } => {
                 let level = level.unwrap_or(self.settings.level);
+                let reply_level = planted_bug::level_of(level, || {
+                    self.state.sessions.last_sequence(session).is_some_and(|last| first_sequence <= last)
+                });
                 let mut results = self.pool.pop().unwrap_or_default();
                 results.clear();
                 let outcome = self.apply_batch(session, first_sequence, acked_through, &items, |result| match result {
@@ -144,7 +150,7 @@ impl Shard {
                     Err(code) => rpc::write_error(&mut results, code, code.meaning()),
                 });
                 match outcome {
-                    Ok(()) => self.reply(level, id, |shard, out| {
+                    Ok(()) => self.reply(reply_level, id, |shard, out| {
                         rpc::write_map_len(out, 3);
                         rpc::write_str(out, "results");
                         rpc::write_array_len(out, items.len());
@@ -217,8 +223,12 @@ impl Shard {
 
     fn answer_change(&mut self, msgid: u32, method: Method, key: &[u8], delta: i64, options: &ChangeOptions<'_>) {
         let level = options.level.unwrap_or(self.settings.level);
+        let reply_level = planted_bug::level_of(level, || {
+            let known = |id| self.state.ids.get(id, Fingerprint::of(method, key, delta)) != Lookup::Unknown;
+            options.id.is_some_and(known)
+        });
         match self.change(method, key, delta, options) {
-            Ok(value) => self.reply(level, msgid, |shard, out| {
+            Ok(value) => self.reply(reply_level, msgid, |shard, out| {
                 if !options.detail {
                     return rpc::write_i64(out, value);
                 }
