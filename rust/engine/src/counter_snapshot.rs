@@ -25,9 +25,9 @@ pub enum SnapshotError {
     /// They are something else, or nothing.
     #[error("these bytes are no counters: they don't begin with PYCOUNT")]
     NotCounters,
-    /// The format is one of the future.
-    #[error("these counters are in format {0}, and this version reads format {VERSION}: use a newer version")]
-    NewerVersion(u8),
+    /// A newer version wrote them.
+    #[error("these counters are in format {0}, this version of PyCounter reads format {VERSION}")]
+    OtherVersion(u8),
     /// They were changed or cut on their way.
     #[error("these counters are damaged: the checksum is not that of the bytes")]
     Checksum,
@@ -71,7 +71,8 @@ pub fn decode(bytes: &[u8]) -> Result<CounterStore, SnapshotError> {
     let mut store = CounterStore::new();
     let mut read = 0;
     for entry in EntryReader::new(entries) {
-        let malformed = |reason: &dyn std::fmt::Display| SnapshotError::Malformed { at: read, reason: reason.to_string() };
+        let malformed =
+            |reason: &dyn std::fmt::Display| SnapshotError::Malformed { at: read, reason: reason.to_string() };
         let (key, value) = match entry {
             Ok(Entry::Counter { key, value }) => (key, value),
             Ok(_) => return Err(malformed(&"an entry of another kind")),
@@ -94,17 +95,17 @@ pub fn decode(bytes: &[u8]) -> Result<CounterStore, SnapshotError> {
 
 /// The count that is claimed, and the entries, once header and checksum are right.
 fn check(bytes: &[u8]) -> Result<(u64, &[u8]), SnapshotError> {
-    let rest = bytes.strip_prefix(&MAGIC).ok_or(SnapshotError::NotCounters)?;
-    let (&version, rest) = rest.split_first().ok_or(SnapshotError::Checksum)?;
-    if version != VERSION {
-        return Err(SnapshotError::NewerVersion(version));
+    match bytes.strip_prefix(&MAGIC) {
+        None => return Err(SnapshotError::NotCounters),
+        Some([version, ..]) if *version != VERSION => return Err(SnapshotError::OtherVersion(*version)),
+        Some(_) => {}
     }
     let (body, checksum) = bytes.split_last_chunk().ok_or(SnapshotError::Checksum)?;
     if xxh3_64(body) != u64::from_le_bytes(*checksum) {
         return Err(SnapshotError::Checksum);
     }
-    let (count, entries) = rest.split_first_chunk().ok_or(SnapshotError::Checksum)?;
-    let entries = entries.get(..entries.len().saturating_sub(checksum.len())).unwrap_or_default();
+    let (header, entries) = body.split_first_chunk::<HEADER_BYTES>().ok_or(SnapshotError::Checksum)?;
+    let count = header.last_chunk().ok_or(SnapshotError::Checksum)?;
     Ok((u64::from_le_bytes(*count), entries))
 }
 
@@ -171,7 +172,7 @@ mod tests {
     fn golden_bytes() {
         let bytes = encode(&store_of(&BTreeMap::from([(b"hits".to_vec(), -2)])));
         let mut expected = b"PYCOUNT\x01\x01\0\0\0\0\0\0\0\x01\x04hits\x03".to_vec();
-        expected.extend_from_slice(&0x0_u64.to_le_bytes());
+        expected.extend_from_slice(&0x256b_9bbc_4ae7_bfdd_u64.to_le_bytes());
         assert_eq!(bytes, expected);
     }
 
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(refused(b""), SnapshotError::NotCounters);
         assert_eq!(refused(b"PYCOUN"), SnapshotError::NotCounters);
         assert_eq!(refused(b"PYCOUNT"), SnapshotError::Checksum);
-        assert_eq!(refused(b"PYCOUNT\x02rest"), SnapshotError::NewerVersion(2));
+        assert_eq!(refused(b"PYCOUNT\x02rest"), SnapshotError::OtherVersion(2));
         assert_eq!(refused(&sealed(b"PYCOUNT\x01".to_vec())), SnapshotError::Checksum);
         let at = |error: SnapshotError| match error {
             SnapshotError::Malformed { at, .. } => at,
