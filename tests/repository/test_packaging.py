@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 
+import pycounter
 from pycounter import _native
 from tests.repository.sources import ROOT, source_files
 
@@ -22,7 +23,7 @@ VERSION = toml("Cargo.toml")["workspace"]["package"]["version"]
 
 
 def test_the_installed_version_is_the_sources():
-    assert importlib.metadata.version(DISTRIBUTION) == VERSION
+    assert importlib.metadata.version(DISTRIBUTION) == pycounter.__version__ == VERSION
 
 
 def test_cargo_lock_has_the_version():
