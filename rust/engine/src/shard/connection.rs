@@ -193,8 +193,8 @@ impl HeldReplies {
     }
 }
 
-/// Buffers are pooled up to these bounds, so that an idle server is small again.
-fn give_back(mut buffer: Vec<u8>, pool: &mut Vec<Vec<u8>>) {
+/// Puts a buffer into the pool, emptied. Bounded, so that an idle server is small again.
+pub(super) fn give_back(mut buffer: Vec<u8>, pool: &mut Vec<Vec<u8>>) {
     const POOLED_BUFFERS_MAX: usize = 256;
     const POOLED_BUFFER_BYTES_MAX: usize = 64 * 1024;
     if pool.len() < POOLED_BUFFERS_MAX && buffer.capacity() <= POOLED_BUFFER_BYTES_MAX {

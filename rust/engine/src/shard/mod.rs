@@ -27,7 +27,7 @@ use crate::journal::commit_thread::{CommitThread, WaitOutcome};
 use crate::journal::record::CommitEncoder;
 use crate::planted_bug::{PlantedBug, is_planted};
 use crate::wire::request::Level;
-use connection::Protocol;
+use connection::{Protocol, give_back};
 
 /// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
 const RUN_MAX: usize = 128;
@@ -322,6 +322,7 @@ impl Shard {
                 let mut lost = self.pool.pop().unwrap_or_default();
                 connection.held.take_all(&mut lost, &mut self.pool);
                 connection.fail(&lost, &mut out);
+                give_back(lost, &mut self.pool);
             }
             if connection.held.is_empty() {
                 connection.waiting = false;

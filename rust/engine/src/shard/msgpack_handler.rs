@@ -1,6 +1,6 @@
 //! MessagePack-RPC: frames to operations, outcomes to replies. Replies carry their msgid and may overtake each other.
 
-use super::connection::{Connection, HostRequest};
+use super::connection::{Connection, HostRequest, give_back};
 use super::{Pending, RUN_MAX, Shard};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
@@ -144,7 +144,6 @@ impl Shard {
                     self.state.sessions.last_sequence(session).is_some_and(|last| first_sequence <= last)
                 });
                 let mut results = self.pool.pop().unwrap_or_default();
-                results.clear();
                 let outcome = self.apply_batch(session, first_sequence, acked_through, &items, |result| match result {
                     Ok(value) => rpc::write_i64(&mut results, value),
                     Err(code) => rpc::write_error(&mut results, code, code.meaning()),
@@ -159,7 +158,7 @@ impl Shard {
                     }),
                     Err(code) => self.refuse(level, id, code),
                 }
-                self.pool.push(results);
+                give_back(results, &mut self.pool);
             }
             Request::Get { key, options } => self.read(id, options, |shard, out| {
                 rpc::write_i64(out, shard.value(key).unwrap_or(0));

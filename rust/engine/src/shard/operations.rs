@@ -87,11 +87,11 @@ impl Shard {
     }
 
     /// One item of `incr_many`.
-    pub(super) fn change_item(&mut self, item: &Item<'_>) -> Result<i64, ErrorCode> {
+    pub(super) fn change_item(&mut self, item: &Item<'_>, options: &ChangeOptions<'_>) -> Result<i64, ErrorCode> {
         if let Some(code) = item.error {
             return Err(code);
         }
-        let options = ChangeOptions { id: item.id, ..ChangeOptions::default() };
+        let options = ChangeOptions { id: item.id, ..*options };
         self.change(Method::Incr, item.key, item.delta, &options)
     }
 

@@ -161,7 +161,7 @@ impl Shard {
             Command::Client(ClientCommand::Id) => resp::write_int(out, i64::try_from(connection.id).unwrap_or(0)),
             Command::Table(TableQuery::Rows) => resp::write_array_len(out, 0),
             Command::Table(TableQuery::Docs) => resp::write_map_len(out, state.version, 0),
-            Command::Table(TableQuery::Count) => resp::write_int(out, 0),
+            Command::Table(TableQuery::Count) => resp::write_int(out, Command::COUNT as i64),
             Command::Ping { message: None } => resp::write_simple(out, "PONG"),
             Command::Ping { message: Some(message) } | Command::Echo { message } => resp::write_bulk(out, message),
             Command::Info { sections } => resp::write_text(out, state.version, &self.info(sections)),
