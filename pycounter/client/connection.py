@@ -1,0 +1,129 @@
+"""One TCP connection that speaks MessagePack-RPC, pipelined. It belongs to one event loop and knows no sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+from typing import Any, Protocol, cast
+
+from pycounter.client.framing import MSGID_MAX, ProtocolViolation, ReplyDecoder, apply_frame, notification, request
+from pycounter.client.session import Batch
+from pycounter.errors import from_wire
+
+__all__ = ["BatchOwner", "RpcConnection"]
+
+
+class BatchOwner(Protocol):
+    """Who is told about batches."""
+
+    def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
+        """A batch was answered. Raises ProtocolViolation if the answer makes no sense."""
+
+    def on_replies(self) -> None:
+        """A chunk of replies was handled."""
+
+
+class RpcConnection(asyncio.Protocol):
+    """A connection. `lost` is set when it ends; whatever waits for a reply gets ConnectionResetError then."""
+
+    def __init__(self, owner: BatchOwner, reply_bytes_max: int) -> None:
+        self.lost = asyncio.Event()
+        self.cause: Exception | None = None
+        #: When bytes last came, in the loop's time.
+        self.received_at = 0.0
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._decoder = ReplyDecoder(reply_bytes_max)
+        self._msgids = itertools.count(1)
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._batches: dict[int, Batch] = {}
+
+    @classmethod
+    async def open(
+        cls, owner: BatchOwner, address: tuple[str, int], *, tls: ssl.SSLContext | None, reply_bytes_max: int
+    ) -> RpcConnection:
+        """Connects. Raises OSError. Cancellation leaves nothing open."""
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: cls(owner, reply_bytes_max), *address, ssl=tls)
+        return connection
+
+    @property
+    def is_waiting(self) -> bool:
+        """Is any reply due?"""
+        return bool(self._calls or self._batches)
+
+    def _next_msgid(self) -> int:
+        return next(self._msgids) & MSGID_MAX
+
+    def apply(self, batch: Batch, session: bytes, acked_through: int, level: Any) -> None:
+        """Sends a batch; its owner is told of the reply."""
+        msgid = self._next_msgid()
+        self._batches[msgid] = batch
+        self._transport.write(apply_frame(msgid, session, (batch.first, acked_through), batch.items, level))
+
+    async def call(self, method: str, *params: object) -> Any:
+        """Sends a request and waits for its result. Cancelled, it drops the reply when that comes.
+
+        Raises:
+            RpcError: the server's.
+            ConnectionResetError: the connection ended first.
+        """
+        if self.lost.is_set():
+            raise ConnectionResetError("the connection has ended")
+        msgid = self._next_msgid()
+        frame = request(msgid, method, params)
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self._calls[msgid] = reply
+        self._transport.write(frame)
+        return await reply
+
+    def notify(self, method: str, *params: object) -> None:
+        """Sends a request that is never answered."""
+        if not self.lost.is_set():
+            self._transport.write(notification(method, params))
+
+    def abort(self) -> None:
+        """Drops the connection at once."""
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Closes once what is written has left."""
+        self._transport.close()
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.received_at = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        self.received_at = self._loop.time()
+        try:
+            for msgid, error, result in self._decoder.feed(data):
+                if (batch := self._batches.pop(msgid, None)) is not None:
+                    self._owner.on_batch_reply(batch, error, result)
+                elif (reply := self._calls.pop(msgid, None)) is None:
+                    raise ProtocolViolation(f"the server answered {msgid}, which was not asked")
+                elif reply.done():
+                    continue
+                elif error is None:
+                    reply.set_result(result)
+                else:
+                    reply.set_exception(from_wire(error))
+        except ProtocolViolation as violation:
+            self.cause = violation
+            self._transport.abort()
+        self._owner.on_replies()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio.Protocol."""
+        self.cause = self.cause or exc
+        for reply in self._calls.values():
+            if not reply.done():
+                reply.set_exception(ConnectionResetError("the connection ended before the reply came"))
+        self._calls.clear()
+        self._batches.clear()
+        self.lost.set()

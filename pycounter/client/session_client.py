@@ -1,0 +1,629 @@
+"""The client of one shard that counts exactly once through cut connections, crashes and restarts of the shard.
+
+Everything here runs on one event loop, asyncio's own or uvloop's. `Session` decides what may be sent; this module has
+the connection, the callers and the clock. One task connects, and connects again; batches are sent by whoever makes the
+next one possible: a caller, or a reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from pycounter.client.backoff import Backoff
+from pycounter.client.connection import RpcConnection
+from pycounter.client.framing import Item, Key, Level, ProtocolViolation, encode_batches
+from pycounter.client.session import Batch, LostTail, Next, Results, Session
+from pycounter.client.settings import ClientSettings
+from pycounter.client.statistics import ClientStatistics
+from pycounter.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    PyCounterError,
+    RpcError,
+    SessionLost,
+    Unauthenticated,
+    Unavailable,
+    UnknownOutcome,
+    WrongShard,
+    from_wire,
+)
+
+__all__ = ["SessionClient"]
+
+_log = logging.getLogger(__name__)
+
+#: Methods that change nothing: sent again when a connection breaks.
+_READS = frozenset({"get", "get_many", "total", "total_many", "scan", "top", "ping", "stats", "health", "topology"})
+_WITH_ID = frozenset({"incr", "drain", "delete"})
+
+
+class SessionClient:
+    """Counts at one shard, each operation exactly once.
+
+    Use it as `async with SessionClient(host, port) as client`, or call `connect` and `close`.
+
+    A deadline that passes, or a cancellation, ends the waiting and not the counting: an operation that was sent stays
+    in the session until it is settled, and is not to be repeated by the caller. A list (`apply`) that wasn't sent yet
+    is taken back.
+
+    Args:
+        host: the shard's.
+        port: the shard's.
+        token: the server's, if it has one.
+        level: when operations are acknowledged, `durable` (on disk) or `applied` (in memory).
+        tls: how to verify the server, if it speaks TLS.
+        identity: the shard's, 32 hex digits; None takes the first that answers.
+        settings: everything else.
+        on_lost_tail: told of operations that were acknowledged at `applied` and lost in a crash; logged otherwise.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 7400,
+        *,
+        token: str | bytes | None = None,
+        level: Level = "durable",
+        tls: ssl.SSLContext | None = None,
+        identity: str | None = None,
+        settings: ClientSettings | None = None,
+        on_lost_tail: Callable[[LostTail], None] | None = None,
+    ) -> None:
+        self.settings = settings or ClientSettings()
+        self.statistics = ClientStatistics()
+        #: Where the next connection goes.
+        self.address = (host, port)
+        self.identity = identity
+        self.epoch: int | None = None
+        self._token = token
+        self._tls = tls
+        self._on_lost_tail = on_lost_tail
+        self._session = Session(
+            level=level,
+            batches_in_flight_max=self.settings.batches_in_flight_max,
+            window_operations_max=self.settings.window_operations_max,
+            statistics=self.statistics,
+            on_lost_tail=self._report_lost_tail,
+        )
+        self._connection: RpcConnection | None = None
+        self._ready = asyncio.Event()
+        self._settled = asyncio.Event()
+        #: Why no operation can succeed any more.
+        self._failure: PyCounterError | None = None
+        #: Why the last connection didn't come to be.
+        self._trouble: Exception | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._barrier: asyncio.Task[None] | None = None
+        self._pause = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s)
+        self._resume: asyncio.TimerHandle | None = None
+        self._answered_at = 0.0
+        #: Operations accepted and not settled, and callers that wait for room.
+        self._pending = 0
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        #: Single increments of this turn of the loop.
+        self._loose: list[tuple[Item, asyncio.Future[int]]] = []
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.close()
+        except PyCounterError:
+            if error is None:
+                raise
+            _log.exception("closing the client")
+
+    async def connect(self, *, timeout_s: float | None = None) -> None:
+        """Begins to connect and waits until that has worked. Cancelled or too late, it goes on in the background.
+
+        Raises:
+            Unavailable: the shard can't be reached in time.
+            Unauthenticated: the token is missing or wrong.
+            WrongShard: it isn't the shard of the identity that was given.
+        """
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run(), name="pycounter session client")
+        await self._wait_ready(self._deadline(timeout_s if timeout_s is not None else self.settings.connect_timeout_s))
+
+    async def close(self, *, timeout_s: float | None = None) -> None:
+        """Waits for what is not settled, says goodbye, and ends the connection. Cancellation ends it at once.
+
+        Raises:
+            SessionLost: not everything was settled in time; the message says how much is unknown.
+        """
+        if self._runner is None:
+            return
+        timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        unknown_before = self.statistics.operations_unknown
+        try:
+            self._flush_loose()
+            async with asyncio.timeout(timeout_s):
+                await self._wait_settled()
+                if self._session.level == "applied" and self._failure is None and self._session.answered_max:
+                    await self._confirm()
+                await self._say_goodbye()
+        except TimeoutError:
+            pass
+        finally:
+            runner, self._runner = self._runner, None
+            for task in (runner, self._barrier):
+                if task is not None:
+                    task.cancel()
+            self._fail(Unavailable("the client is closed: nothing was applied"), "the client was closed")
+            if self._connection is not None:
+                self._connection.close()
+            await asyncio.gather(runner, return_exceptions=True)
+        unknown = self.statistics.operations_unknown - unknown_before
+        if unknown:
+            raise SessionLost(f"closed after {timeout_s} s: it is unknown whether {unknown} operations counted")
+
+    async def _say_goodbye(self) -> None:
+        """Only a settled session may end: its results are of no more use."""
+        if self._connection is not None and self._session.next_sequence > 1:
+            try:
+                await self._connection.call("bye", self._session.id)
+            except (OSError, RpcError) as error:
+                _log.debug("no answer to bye: %s", error)
+
+    # --- counting --------------------------------------------------------------------------------------------------
+
+    async def incr(self, key: Key, delta: int = 1, *, timeout_s: float | None = None) -> int:
+        """Adds to a counter and gives its value after. Increments of one turn of the loop travel together.
+
+        Raises:
+            RpcError: it was refused; `effect` says what that means.
+            DeadlineExceeded: it was sent and not answered yet; it stays in the session, don't repeat it.
+            SessionLost: nobody can tell whether it counted.
+        """
+        async with self._limit(timeout_s):
+            await self._admit(1)
+            reply: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            if not self._loose:
+                asyncio.get_running_loop().call_soon(self._flush_loose)
+            self._loose.append(((key, delta), reply))
+            if len(self._loose) >= self.settings.coalesced_operations_max:
+                self._flush_loose()
+            return await reply
+
+    async def apply(self, items: Sequence[Item], *, timeout_s: float | None = None) -> Results:
+        """Adds to many counters and gives, for each item, its value after or its error.
+
+        Items that would make too large a request go as several. They are encoded before anything is awaited, so the
+        sequence may be changed afterwards.
+
+        Raises:
+            RpcError: all of it was refused, for one reason. Where only a part was, the error stands in the result.
+            DeadlineExceeded: it was sent and not answered yet; it stays in the session, don't repeat it.
+            SessionLost: nobody can tell whether it counted.
+        """
+        if not items:
+            return []
+        limits = self.settings
+        encoded = encode_batches(items, limits.batch_operations_max, limits.batch_bytes_max)
+        loop = asyncio.get_running_loop()
+        async with self._limit(timeout_s):
+            replies: list[asyncio.Future[Results | RpcError]] = []
+            batches: list[Batch] = []
+            try:
+                for count, data in encoded:
+                    await self._admit(count)
+                    replies.append(loop.create_future())
+                    batches.append(Batch(count, data, self._settler(count, replies[-1])))
+                    self._session.add(batches[-1])
+                    self._pump()
+                outcomes = [await reply for reply in replies]
+            except asyncio.CancelledError:
+                for batch in batches:
+                    if self._session.drop(batch):
+                        self._release(batch.count)
+                raise
+        if len(outcomes) == 1:
+            outcome = outcomes[0]
+            if isinstance(outcome, RpcError):
+                raise outcome
+            return outcome
+        if all(isinstance(outcome, RpcError) for outcome in outcomes):
+            raise next(outcome for outcome in outcomes if isinstance(outcome, RpcError))
+        results: Results = []
+        for outcome, (count, _) in zip(outcomes, encoded, strict=True):
+            results += [outcome] * count if isinstance(outcome, RpcError) else outcome
+        return results
+
+    async def flush(self, *, timeout_s: float | None = None) -> None:
+        """Waits until everything that was acknowledged is durable. For clients at `applied`.
+
+        Raises:
+            DeadlineExceeded: it isn't yet.
+        """
+        async with self._limit(timeout_s):
+            await self._confirm()
+
+    async def call(self, method: str, *params: object, timeout_s: float | None = None) -> Any:
+        """Calls any other method and gives its result.
+
+        When a connection breaks, reads are sent again, and so is a change that has an operation id in its options, to
+        the same shard only. Other changes are not.
+
+        Raises:
+            RpcError: the server's.
+            UnknownOutcome: it was sent, the reply never came, and it can't be repeated safely.
+            DeadlineExceeded: the time ran out.
+            Unavailable: the shard couldn't be reached; nothing was applied.
+        """
+        options = params[-1] if params else None
+        has_id = method in _WITH_ID and isinstance(options, dict) and options.get("id") is not None
+        deadline = self._deadline(timeout_s)
+        is_ambiguous = False
+        while True:
+            try:
+                connection = await self._wait_ready(deadline)
+            except Unavailable as error:
+                if is_ambiguous:
+                    raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
+                raise
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await connection.call(method, *params)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"{method} was not answered in time") from error
+            except OSError as error:
+                if not has_id and method not in _READS:
+                    raise UnknownOutcome(f"{method} was sent, but the connection ended before its reply") from error
+                is_ambiguous = is_ambiguous or has_id
+                # Let the runner see the loss before the next attempt.
+                await asyncio.sleep(0)
+            except RpcError as error:
+                # A refusal settles an operation only if no earlier attempt is unanswered.
+                is_ambiguous = is_ambiguous or (has_id and error.effect == "unknown")
+                if not (is_ambiguous and error.retryable):
+                    raise
+                await asyncio.sleep(self._pause.next_s())
+
+    @property
+    def unsettled(self) -> int:
+        """Operations that were accepted and have no outcome yet, their callers still waiting or not."""
+        return self._pending
+
+    @property
+    def session_id(self) -> bytes:
+        """The present session's."""
+        return self._session.id
+
+    # --- room and time ---------------------------------------------------------------------------------------------
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return asyncio.get_running_loop().time() + (self.settings.call_timeout_s if timeout_s is None else timeout_s)
+
+    def _limit(self, timeout_s: float | None) -> _Limit:
+        return _Limit(self._deadline(timeout_s))
+
+    async def _admit(self, count: int) -> None:
+        """Waits for room, first come, first served. Cancellation gives the room back."""
+        self._check()
+        if not self._waiters and self._has_room(count):
+            self._pending += count
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (count, waiter)
+        self._waiters.append(entry)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if entry in self._waiters:
+                self._waiters.remove(entry)
+            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._release(count)
+            raise
+
+    def _has_room(self, count: int) -> bool:
+        # A batch larger than the bound goes alone.
+        return not self._pending or self._pending + count <= self.settings.pending_operations_max
+
+    def _release(self, count: int) -> None:
+        self._pending -= count
+        while self._waiters and self._has_room(self._waiters[0][0]):
+            wanted, waiter = self._waiters.popleft()
+            if not waiter.done():
+                self._pending += wanted
+                waiter.set_result(None)
+        if not self._pending:
+            self._settled.set()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._runner is None:
+            raise Unavailable("the client is not connected: nothing was applied")
+
+    async def _wait_ready(self, deadline: float) -> RpcConnection:
+        """The present connection, once there is one."""
+        while True:
+            self._check()
+            if self._connection is not None and not self._connection.lost.is_set():
+                return self._connection
+            self._ready.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._ready.wait()
+            except TimeoutError as error:
+                host, port = self.address
+                raise Unavailable(
+                    f"can't reach the shard at {host}:{port} ({self._trouble or 'no answer'}): nothing was applied"
+                ) from error
+
+    async def _wait_settled(self) -> None:
+        while self._pending:
+            self._settled.clear()
+            await self._settled.wait()
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def _settler(self, count: int, reply: asyncio.Future[Results | RpcError]) -> Callable[[Results | RpcError], None]:
+        def settle(outcome: Results | RpcError) -> None:
+            self._release(count)
+            if not reply.done():
+                reply.set_result(outcome)
+
+        return settle
+
+    def _flush_loose(self) -> None:
+        """Makes batches of the single increments that came since the last time."""
+        if not self._loose:
+            return
+        loose, self._loose = self._loose, []
+        # A cancelled increment that never left is taken back.
+        waiting = [entry for entry in loose if not entry[1].done()]
+        if len(waiting) < len(loose):
+            self._release(len(loose) - len(waiting))
+        step = self.settings.coalesced_operations_max
+        for start in range(0, len(waiting), step):
+            self._queue_loose(waiting[start : start + step])
+        self._pump()
+
+    def _queue_loose(self, loose: list[tuple[Item, asyncio.Future[int]]]) -> None:
+        try:
+            encoded = encode_batches([item for item, _ in loose], len(loose), self.settings.batch_bytes_max)
+        except RpcError as error:
+            # One of them can't be sent: find out which, each on its own.
+            if len(loose) == 1:
+                self._release(1)
+                loose[0][1].set_exception(error)
+            else:
+                for entry in loose:
+                    self._queue_loose([entry])
+            return
+        start = 0
+        for count, data in encoded:
+            replies = [reply for _, reply in loose[start : start + count]]
+            start += count
+            self._session.add(Batch(count, data, self._distributor(replies)))
+
+    def _distributor(self, replies: list[asyncio.Future[int]]) -> Callable[[Results | RpcError], None]:
+        def settle(outcome: Results | RpcError) -> None:
+            self._release(len(replies))
+            results = [outcome] * len(replies) if isinstance(outcome, RpcError) else outcome
+            for reply, result in zip(replies, results, strict=True):
+                if reply.done():
+                    continue
+                if isinstance(result, RpcError):
+                    reply.set_exception(result)
+                else:
+                    reply.set_result(result)
+
+        return settle
+
+    def _pump(self) -> None:
+        """Sends whatever may be sent now."""
+        connection = self._connection
+        if connection is None or connection.lost.is_set() or self._resume is not None:
+            return
+        session = self._session
+        if session.unconfirmed_operations >= self.settings.unconfirmed_operations_max // 2:
+            if self._barrier is None:
+                self._barrier = asyncio.create_task(self._confirm_in_background(), name="pycounter confirmation")
+            if session.unconfirmed_operations >= self.settings.unconfirmed_operations_max:
+                return
+        while (batch := session.take_next()) is not None:
+            connection.apply(batch, session.id, session.acked_through, session.level)
+        while session.ended:
+            connection.notify("bye", session.ended.pop())
+
+    def _pump_later(self) -> None:
+        if self._resume is None:
+            self._resume = asyncio.get_running_loop().call_later(self._pause.next_s(), self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        self._pump()
+
+    # --- what the connection tells ---------------------------------------------------------------------------------
+
+    def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
+        """A batch was answered."""
+        self._answered_at = asyncio.get_running_loop().time()
+        if error is not None:
+            if self._session.on_refusal(batch, from_wire(error)) is Next.PAUSE:
+                self._pump_later()
+            return
+        try:
+            self._session.on_results(batch, result["results"])
+        except (TypeError, KeyError, ValueError) as wrong:
+            raise ProtocolViolation(f"the server's answer to apply makes no sense: {wrong}") from wrong
+        self._pause.reset()
+
+    def on_replies(self) -> None:
+        """Replies came: there may be room for more."""
+        self._pump()
+
+    def _report_lost_tail(self, tail: LostTail) -> None:
+        _log.warning("%d operations that were acknowledged at applied were lost in a crash of the shard", tail.count)
+        if self._on_lost_tail is not None:
+            self._on_lost_tail(tail)
+
+    # --- durability of applied operations --------------------------------------------------------------------------
+
+    async def _confirm(self) -> None:
+        """A hello waits for the commit that covers all that it could see: what it counts is durable."""
+        while True:
+            connection = await self._wait_ready(self._deadline(None))
+            session = self._session.id
+            try:
+                said = await connection.call("hello", self._hello())
+            except ConnectionError:
+                await asyncio.sleep(0)
+                continue
+            if session == self._session.id and connection is self._connection:
+                self._session.confirm(said.get("last_sequence") or 0)
+            return
+
+    async def _confirm_in_background(self) -> None:
+        """A task of its own, so that counting goes on meanwhile; its errors are the next caller's as well."""
+        try:
+            await self._confirm()
+        except RpcError as error:
+            _log.warning("can't ask the shard what is durable: %s", error)
+            await asyncio.sleep(self._pause.next_s())
+        finally:
+            self._barrier = None
+        self._pump()
+
+    # --- connecting ------------------------------------------------------------------------------------------------
+
+    def _hello(self) -> dict[str, object]:
+        said: dict[str, object] = {"client": "pycounter", "session": self._session.id}
+        if self._token is not None:
+            said["token"] = self._token
+        return said
+
+    async def _run(self) -> None:
+        """The task that connects, for as long as the client lives. Every other task waits for what it makes."""
+        backoff = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s)
+        connected_before = False
+        while self._failure is None:
+            try:
+                connection = await self._open()
+            except (Unauthenticated, Forbidden, WrongShard) as error:
+                self._fail(error, str(error))
+                return
+            except (OSError, TimeoutError, RpcError) as error:
+                self._trouble = error
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            self.statistics.reconnects += connected_before
+            connected_before = True
+            self._connection = connection
+            self._answered_at = asyncio.get_running_loop().time()
+            self._ready.set()
+            self._pump()
+            try:
+                await self._watch(connection)
+            finally:
+                connection.abort()
+                self._connection = None
+                self._trouble = connection.cause
+                self._session.on_disconnect()
+
+    async def _open(self) -> RpcConnection:
+        """A connection on which the shard has said that it is the right one and where the session is."""
+        loop = asyncio.get_running_loop()
+        if self._answered_at and loop.time() - self._answered_at > self.settings.session_window_s:
+            self._session.expire()
+        async with asyncio.timeout(self.settings.connect_timeout_s):
+            connection = await RpcConnection.open(
+                self, self.address, tls=self._tls, reply_bytes_max=self.settings.reply_bytes_max
+            )
+        try:
+            # The reply waits for a commit, and with a slow disk that may take longer than a connection should.
+            async with asyncio.timeout(self.settings.silence_timeout_s):
+                said = await connection.call("hello", self._hello())
+            self._meet(said)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    def _meet(self, said: dict[str, Any]) -> None:
+        """Checks who answers. Raises WrongShard, ProtocolViolation."""
+        try:
+            identity, epoch, last = said["identity"], int(said["epoch"]), said.get("last_sequence")
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ProtocolViolation("the server's answer to hello makes no sense") from error
+        if self.identity is not None and identity != self.identity:
+            raise WrongShard(
+                f"the shard at {self.address[0]}:{self.address[1]} is {identity}, not {self.identity}: it was restored "
+                f"from a backup or is another; nothing is sent to it"
+            )
+        restarted = self.epoch is not None and epoch != self.epoch
+        self.identity, self.epoch = identity, epoch
+        self._session.on_resume(last, restarted=restarted)
+
+    async def _watch(self, connection: RpcConnection) -> None:
+        """Returns when the connection has ended or has been silent for too long."""
+        loop = asyncio.get_running_loop()
+        limit = self.settings.silence_timeout_s
+        silent_since: float | None = None
+        while not connection.lost.is_set():
+            try:
+                async with asyncio.timeout(limit / 4):
+                    await connection.lost.wait()
+            except TimeoutError:
+                if not connection.is_waiting:
+                    silent_since = None
+                    continue
+                silent_since = max(silent_since or loop.time(), connection.received_at)
+                if loop.time() - silent_since > limit:
+                    connection.cause = TimeoutError(f"no answer for {limit} s")
+                    return
+
+    def _fail(self, error: PyCounterError, reason: str) -> None:
+        """Nothing can succeed any more: what was sent is unknown, what wasn't is refused."""
+        self._failure = self._failure or error
+        refusal = error if isinstance(error, RpcError) else Unavailable(str(error))
+        loose, self._loose = self._loose, []
+        for _, reply in loose:
+            self._release(1)
+            if not reply.done():
+                reply.set_exception(refusal)
+        for batch in self._session.abandon(reason):
+            batch.on_settled(refusal)
+        while self._waiters:
+            _, waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(refusal)
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        self._ready.set()
+
+
+class _Limit:
+    """A deadline around an operation: says what is certain when it passes."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, deadline: float) -> None:
+        self._timeout = asyncio.timeout_at(deadline)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError as late:
+            raise DeadlineExceeded("the time ran out; what was sent stays in the session: don't repeat it") from late

@@ -1,0 +1,54 @@
+"""Settings of clients. Times are seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from pycounter.errors import SettingsError
+
+__all__ = ["ClientSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """What may be set on a `SessionClient`.
+
+    Raises:
+        SettingsError: a value isn't positive, or two of them contradict each other.
+    """
+
+    #: Single increments that one batch takes at most.
+    coalesced_operations_max: int = 100
+    #: Operations in one request; longer lists are cut into several.
+    batch_operations_max: int = 1000
+    #: Bytes of the operations in one request; below the server's limit on frames, which is 1 MiB by default.
+    batch_bytes_max: int = 512 * 1024
+    batches_in_flight_max: int = 8
+    #: Numbered and unanswered operations; below the server's bound on results kept for a session, 10,000 by default.
+    window_operations_max: int = 9000
+    #: Operations accepted and not settled; beyond it callers wait.
+    pending_operations_max: int = 50_000
+    #: Operations acknowledged at `applied` that are remembered until they are known to be durable.
+    unconfirmed_operations_max: int = 200_000
+    #: The deadline of a call that names none.
+    call_timeout_s: float = 60.0
+    connect_timeout_s: float = 5.0
+    #: With requests in flight and no byte received for so long, the connection is given up.
+    silence_timeout_s: float = 30.0
+    backoff_first_s: float = 0.05
+    backoff_max_s: float = 2.0
+    #: How long `close` waits for what is not settled.
+    close_timeout_s: float = 10.0
+    #: Without an answer for so long the shard may have forgotten the session; below the server's 7 days.
+    session_window_s: float = 6 * 24 * 3600.0
+    #: One reply; a server that sends more is not believed.
+    reply_bytes_max: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise SettingsError(f"{field.name} must be above 0", setting=field.name)
+        if self.window_operations_max < self.batch_operations_max:
+            raise SettingsError(
+                "window_operations_max must not be below batch_operations_max", setting="window_operations_max"
+            )
