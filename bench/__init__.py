@@ -1,0 +1,1 @@
+"""Benches: `make bench`, and the comparison with peers, `make bench-peers`."""

@@ -1,0 +1,1 @@
+"""PyCounter beside its peers, on this machine, in one run."""
