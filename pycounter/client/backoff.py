@@ -14,11 +14,11 @@ class Backoff:
 
     __slots__ = ("_attempts", "_first_s", "_max_s", "_random")
 
-    def __init__(self, first_s: float, max_s: float, *, seed: int | None = None) -> None:
+    def __init__(self, first_s: float, max_s: float, chance: random.Random | None = None) -> None:
         self._first_s = first_s
         self._max_s = max_s
         self._attempts = 0
-        self._random = random.Random(seed)
+        self._random = chance or random.Random()
 
     def reset(self) -> None:
         """It worked: begin again with the first step."""

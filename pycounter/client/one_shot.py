@@ -1,180 +1,184 @@
-"""A blocking client for a single command: what the command line uses.
+"""A blocking client for a call or two: what the command line uses.
 
-A change is sent under an operation id made for it, and sent again under the same id, to the same shard, until it is
-settled or the time is over.
+A change carries an operation id, so that it can be asked for again after a cut connection without counting twice.
 """
 
-from __future__ import annotations
-
+import contextlib
 import os
+import random
 import socket
+import ssl
 import time
-from types import TracebackType
 from typing import Any, Self
 
+import msgpack
+
 from pycounter.client.backoff import Backoff
-from pycounter.client.framing import ProtocolViolation, ReplyDecoder, request
 from pycounter.errors import (
     DeadlineExceeded,
-    Forbidden,
+    PyCounterError,
     RpcError,
-    Unauthenticated,
     Unavailable,
     UnknownOutcome,
-    WrongShard,
     from_wire,
 )
 
 __all__ = ["OneShotClient"]
 
-_RECEIVE_BYTES = 1 << 16
-_REPLY_BYTES_MAX = 64 << 20
-_ID_BYTES = 16
-_BACKOFF_FIRST_S = 0.05
-_BACKOFF_MAX_S = 1.0
+CHANGING_METHODS = frozenset({"incr", "drain", "delete"})
+ID_BYTES = 16
+RECEIVE_BYTES = 256 * 1024
 
 
 class OneShotClient:
-    """One request at a time to one shard, all within one deadline. For one thread.
+    """Calls a shard and waits. For one thread; a context manager.
 
     Args:
-        host: the shard's.
-        port: the shard's.
-        token: the server's, if it has one.
-        timeout_s: for everything that this client does.
+        host: the shard's address.
+        port: its port.
+        token: if it needs one.
+        tls: a context to speak TLS.
+        timeout_s: for each call, with all its attempts.
     """
 
-    def __init__(self, host: str, port: int, *, token: str | bytes | None = None, timeout_s: float = 10.0) -> None:
-        self._address = (host, port)
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 7400,
+        *,
+        token: str | bytes | None = None,
+        tls: ssl.SSLContext | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._host = host
+        self._port = port
         self._token = token
+        self._tls = tls
         self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._backoff = Backoff(_BACKOFF_FIRST_S, _BACKOFF_MAX_S)
-        self._identity: str | None = None
         self._socket: socket.socket | None = None
-        self._decoder = ReplyDecoder(_REPLY_BYTES_MAX)
+        self._unpacker: Any = None
         self._msgid = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection. The next call makes another one."""
         if self._socket is not None:
-            self._socket.close()
+            with contextlib.suppress(OSError):
+                self._socket.close()
             self._socket = None
 
-    def call(self, method: str, *params: object, can_repeat: bool = True) -> Any:
-        """Calls a method and gives its result.
+    def change(
+        self, method: str, *params: Any, operation_id: bytes | str | None = None, level: str | None = None
+    ) -> Any:
+        """Calls `incr`, `drain` or `delete` under an operation id, again if need be. It is done once.
 
         Args:
-            method: its name.
-            params: in order.
-            can_repeat: False for what must not be sent a second time after a broken connection.
+            method: which.
+            params: key, and for `incr` the delta.
+            operation_id: 1 to 64 bytes; None makes one. The same id again gives the same answer for two minutes.
+            level: "applied" or "durable"; None: the server's.
 
         Raises:
-            RpcError: the server's refusal; Unavailable if nothing was sent; DeadlineExceeded or UnknownOutcome if the
-                outcome is unknown.
+            RpcError: the shard's answer; nothing was applied unless its `effect` says otherwise.
+            Unavailable: nothing was sent.
+            UnknownOutcome: sent, and not answered in time.
         """
-        return self._until_settled(method, params, is_change=not can_repeat, can_repeat=can_repeat)
+        options: dict[str, Any] = {"id": os.urandom(ID_BYTES) if operation_id is None else operation_id}
+        if level is not None:
+            options["level"] = level
+        return self._call(method, [*params, options], may_repeat=True)
 
-    def change(self, method: str, key: str | bytes, *params: object) -> Any:
-        """Carries out `incr`, `drain` or `delete` exactly once, under a fresh operation id.
+    def call(self, method: str, *params: Any) -> Any:
+        """Calls a method that changes no counter, or one whose loss on the way the caller can live with.
 
         Raises:
-            RpcError: as for `call`.
+            RpcError, Unavailable, UnknownOutcome: as `change`.
         """
-        options = {"id": os.urandom(_ID_BYTES)}
-        return self._until_settled(method, (key, *params, options), is_change=True, can_repeat=True)
+        return self._call(
+            method, list(params), may_repeat=method not in {*CHANGING_METHODS, "incr_many", "apply", "backup"}
+        )
 
-    def _until_settled(self, method: str, params: tuple[object, ...], *, is_change: bool, can_repeat: bool) -> Any:
-        is_ambiguous = False
-        trouble: Exception | None = None
+    def _call(self, method: str, params: list[Any], *, may_repeat: bool) -> Any:
+        deadline = time.monotonic() + self._timeout_s
+        backoff = Backoff(0.02, 1.0, random.Random())
+        was_sent = False
         while True:
-            if time.monotonic() >= self._deadline:
-                raise self._too_late(method, is_ambiguous, trouble) from trouble
-            is_sent = False
             try:
-                self._connect()
-                is_sent = True
-                return self._exchange(method, params)
-            except (Unauthenticated, Forbidden, WrongShard) as error:
-                if is_ambiguous:
-                    raise UnknownOutcome(f"{method} was sent and not answered, then refused: {error}") from error
-                raise
-            except RpcError as error:
-                # A refusal settles an operation only if no earlier attempt is unanswered.
-                is_ambiguous = is_ambiguous or (is_sent and is_change and error.effect == "unknown")
-                if is_sent and not error.retryable:
-                    if is_ambiguous and error.effect == "nothing":
-                        raise UnknownOutcome(f"{method} was sent and not answered, then refused: {error}") from error
-                    raise
-                if is_sent and not can_repeat:
-                    raise
-                trouble = error
-            except OSError as error:
+                self._connect(deadline)
+                was_sent = True
+                return self._exchange(method, params, deadline)
+            except (OSError, EOFError, ssl.SSLError) as error:
                 self.close()
-                is_ambiguous = is_ambiguous or (is_sent and is_change)
+                trouble: PyCounterError = self._trouble(method, error, was_sent=was_sent)
+                if was_sent and not may_repeat:
+                    raise trouble from error
+            except RpcError as error:
+                # Under the same id a repetition is safe, also after an earlier attempt without answer.
+                if not (error.retryable and may_repeat):
+                    raise
                 trouble = error
-                if is_sent and not can_repeat:
-                    raise UnknownOutcome(
-                        f"{method} was sent and not answered ({error}): its outcome is unknown"
-                    ) from error
-            time.sleep(max(0.0, min(self._backoff.next_s(), self._deadline - time.monotonic())))
+            pause_s = backoff.next_s()
+            if time.monotonic() + pause_s >= deadline:
+                raise trouble
+            time.sleep(pause_s)
 
-    def _too_late(self, method: str, is_ambiguous: bool, trouble: Exception | None) -> RpcError:
-        where = f"the shard at {self._address[0]}:{self._address[1]}"
-        why = f" ({trouble})" if trouble is not None else ""
-        if is_ambiguous:
-            return DeadlineExceeded(
-                f"{where} did not settle {method} in {self._timeout_s:g} s{why}: its outcome is unknown"
+    def _trouble(self, method: str, error: Exception, *, was_sent: bool) -> PyCounterError:
+        where = f"{self._host}:{self._port}"
+        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        if not was_sent:
+            return Unavailable(
+                f"can't reach a server at {where} ({reason}): nothing was applied; is `pycounter serve` running?"
             )
-        return Unavailable(f"{where} did not take {method} in {self._timeout_s:g} s{why}: nothing was applied")
+        if method in CHANGING_METHODS:
+            return UnknownOutcome(
+                f"{where} did not answer {method} ({reason}): it may or may not have been applied; "
+                "repeat it with the same --id within two minutes, or look at the counter first"
+            )
+        return DeadlineExceeded(f"{where} did not answer {method} ({reason}): try again")
 
-    def _connect(self) -> None:
+    def _connect(self, deadline: float) -> None:
         if self._socket is not None:
             return
-        self._socket = socket.create_connection(self._address, timeout=self._left_s())
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._decoder = ReplyDecoder(_REPLY_BYTES_MAX)
-        hello: dict[str, object] = {"client": "pycounter command"}
+        plain = socket.create_connection((self._host, self._port), timeout=_left(deadline))
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = plain if self._tls is None else self._tls.wrap_socket(plain, server_hostname=self._host)
+        except BaseException:
+            plain.close()
+            raise
+        self._unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, unicode_errors="surrogateescape")
         if self._token is not None:
-            hello["token"] = self._token
-        said = self._exchange("hello", (hello,))
-        identity = said.get("identity") if isinstance(said, dict) else None
-        if not isinstance(identity, str):
-            self.close()
-            raise ProtocolViolation("the server's answer to hello makes no sense")
-        if self._identity is not None and identity != self._identity:
-            self.close()
-            raise WrongShard(f"the shard changed from {self._identity} to {identity} meanwhile; nothing is sent to it")
-        self._identity = identity
+            self._exchange("hello", [{"token": self._token, "client": "pycounter command line"}], deadline)
 
-    def _exchange(self, method: str, params: tuple[object, ...]) -> Any:
-        assert self._socket is not None
+    def _exchange(self, method: str, params: list[Any], deadline: float) -> Any:
+        connection = self._socket
+        assert connection is not None
         self._msgid += 1
-        frame = request(self._msgid, method, params)
-        self._socket.settimeout(self._left_s())
-        self._socket.sendall(frame)
+        connection.settimeout(_left(deadline))
+        connection.sendall(msgpack.packb([0, self._msgid, method, params], unicode_errors="surrogateescape"))
         while True:
-            self._socket.settimeout(self._left_s())
-            chunk = self._socket.recv(_RECEIVE_BYTES)
-            if not chunk:
-                raise ConnectionResetError("the server closed the connection")
-            for msgid, error, result in self._decoder.feed(chunk):
-                if msgid != self._msgid:
-                    raise ProtocolViolation(f"the server answered {msgid}, which was not asked")
-                if error is not None:
-                    raise from_wire(error)
-                return result
+            for message in self._unpacker:
+                match message:
+                    case [1, msgid, error, result] if msgid == self._msgid:
+                        if error is None:
+                            return result
+                        raise from_wire(error.decode("utf-8", "replace") if isinstance(error, bytes) else str(error))
+                    case [1 | 2, *_]:
+                        continue
+                    case _:
+                        raise OSError("what answers speaks no MessagePack-RPC")
+            connection.settimeout(_left(deadline))
+            data = connection.recv(RECEIVE_BYTES)
+            if not data:
+                raise EOFError("the server closed the connection")
+            self._unpacker.feed(data)
 
-    def _left_s(self) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no answer in time")
-        return left
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline; a little at least, since 0 would mean not to block."""
+    return max(0.001, deadline - time.monotonic())
