@@ -110,6 +110,10 @@ bench: bench-rust bench-python ## run the benches of the engine and of the Pytho
 bench-rust: $(REQUIREMENTS_STAMP) ## run the engine's benches
 	cargo bench --locked --workspace --exclude pycounter-native
 
+.PHONY: bench-peers
+bench-peers: setup ## compare a shard with redis-server, with and without fsync; BENCH_ARGS=--quick for a look
+	$(BIN)/python -m bench.peers $(BENCH_ARGS)
+
 bench-python: setup ## run the benches of the Python module
 	$(BIN)/python -m pytest --override-ini addopts= --override-ini timeout=600 --import-mode=importlib --benchmark-only bench/python
 

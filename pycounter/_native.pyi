@@ -155,7 +155,7 @@ class Fold:
         """Merges a step's changes into its page. Gives the rows to put; none of them exists yet."""
 
     def finish(self) -> tuple[bytes, bytes, list[bytes]]:
-        """All steps are merged: the root's key and row, to be put once the pages are, and keys that are garbage then."""
+        """All steps are merged: the root's key and row, to be put after the pages, and keys that are garbage then."""
 
 @type_check_only
 class _Owner(Protocol):

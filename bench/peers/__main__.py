@@ -3,7 +3,7 @@
 Four servers, started on free ports and temporary folders: redis-server without and with `appendfsync always`, and a
 shard at `applied` and at `durable`. The load is redis-benchmark's INCR from 50 connections over 100,000 keys. Servers
 run on one processor and the load on another, rounds are interleaved, medians are printed. Machines are noisy and
-differ: look at the ratios. CPU per operation is the server process's own, from /proc, which a slow client can't distort.
+differ: look at the ratios. CPU per operation is the server process's own, from /proc: a slow client can't distort it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _running(name: str, base: Path, cpu: str | None) -> Iterator[Server]:
     folder, port = base / name, _free_port()
     folder.mkdir()
     pin = ["taskset", "-c", cpu] if cpu else []
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [*pin, *_command(name, port, folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
@@ -75,7 +75,7 @@ def _running(name: str, base: Path, cpu: str | None) -> Iterator[Server]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"bench.peers: {name} did not start: {' '.join(process.args)}")  # type: ignore[arg-type]
+                raise SystemExit(f"bench.peers: {name} did not start: {' '.join(_command(name, port, folder))}")
             time.sleep(0.05)
         yield Server(name, port, process.pid)
     finally:
@@ -90,7 +90,7 @@ def _cpu_seconds(pid: int) -> float:
 
 def _measure(server: Server, pipeline: int, operations: int, cpu: str | None) -> Figure:
     before = _cpu_seconds(server.pid)
-    output = subprocess.run(  # noqa: S603
+    output = subprocess.run(
         [
             *(["taskset", "-c", cpu] if cpu else []),
             "redis-benchmark",
@@ -110,7 +110,7 @@ def _measure(server: Server, pipeline: int, operations: int, cpu: str | None) ->
 
 def _table(results: dict[int, dict[str, Figure]]) -> str:
     lines = [
-        "| pipeline | server | operations/s | to Redis without a log | to Redis with fsync | CPU us/op | to Redis without a log |",
+        "| pipeline | server | operations/s | to Redis, no log | to Redis, fsync | CPU us/op | to Redis, no log |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     titles = {
@@ -124,8 +124,9 @@ def _table(results: dict[int, dict[str, Figure]]) -> str:
         for name in SERVERS:
             figure = figures[name]
             lines.append(
-                f"| {pipeline} | {titles[name]} | {figure.per_second:,.0f} | {figure.per_second / plain.per_second:.2f}x "
-                f"| {figure.per_second / fsync.per_second:.2f}x | {figure.cpu_us:.2f} | {figure.cpu_us / plain.cpu_us:.2f}x |"
+                f"| {pipeline} | {titles[name]} | {figure.per_second:,.0f} "
+                f"| {figure.per_second / plain.per_second:.2f}x | {figure.per_second / fsync.per_second:.2f}x "
+                f"| {figure.cpu_us:.2f} | {figure.cpu_us / plain.cpu_us:.2f}x |"
             )
     return "\n".join(lines)
 
@@ -133,7 +134,7 @@ def _table(results: dict[int, dict[str, Figure]]) -> str:
 def main() -> None:
     """Runs the comparison and prints its table."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round with a tenth of the operations: a look, no figures")
+    parser.add_argument("--quick", action="store_true", help="one round of a tenth: a look, no figures")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are printed (default: 3)")
     parser.add_argument("--pipelines", default="1,16,64,256", help="pipeline depths (default: 1,16,64,256)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -174,7 +175,7 @@ def main() -> None:
     }
     if arguments.json:
         rows = [
-            {"pipeline": depth, "server": name, "operations_per_s": figure.per_second, "cpu_us_per_operation": figure.cpu_us}
+            {"pipeline": depth, "server": name, "per_second": figure.per_second, "cpu_us": figure.cpu_us}
             for depth, figures in results.items()
             for name, figure in figures.items()
         ]

@@ -71,7 +71,9 @@ def serve(
             metavar="durable|applied",
         ),
     ] = None,
-    token_file: Annotated[str | None, typer.Option(help="Clients must send the token in this file.", metavar="FILE")] = None,
+    token_file: Annotated[
+        str | None, typer.Option(help="Clients must send the token in this file.", metavar="FILE")
+    ] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Certificate chain, PEM.", metavar="FILE")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
     config: Annotated[
@@ -83,7 +85,7 @@ def serve(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Serve one shard: MessagePack-RPC and RESP (any Redis client) on one port.
+    r"""Serve one shard: MessagePack-RPC and RESP (any Redis client) on one port.
 
     \b
     pycounter serve --data ./counters

@@ -13,14 +13,23 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardProtocol"]
 
-#: Redis's own words, for people and Redis clients; the protocol isn't known yet when a connection is refused.
+#: Redis's own words, for people and Redis clients: which protocol it is isn't known yet.
 TOO_MANY_CONNECTIONS = b"-ERR max number of clients reached (overloaded)\r\n"
 
 
 class ShardProtocol(asyncio.Protocol):
     """The event loop's side of one connection."""
 
-    __slots__ = ("_connection", "_feed", "_reading", "_server", "_transport", "_was_active", "_write", "_writing_paused")
+    __slots__ = (
+        "_connection",
+        "_feed",
+        "_reading",
+        "_server",
+        "_transport",
+        "_was_active",
+        "_write",
+        "_writing_paused",
+    )
 
     def __init__(self, server: ShardServer) -> None:
         self._server = server
@@ -29,6 +38,7 @@ class ShardProtocol(asyncio.Protocol):
         self._was_active = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._write = self._transport.write
         self._connection = self._server.shard.connect(self)
@@ -38,6 +48,7 @@ class ShardProtocol(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        """A chunk came: the hot path."""
         self._was_active = True
         replies = self._feed(data)
         if replies is not None:
@@ -54,7 +65,7 @@ class ShardProtocol(asyncio.Protocol):
         connection = self._connection
         for msgid, method, argument in connection.take_requests():
             self._server.answer_later(self, msgid, method, argument)
-        # Replies piled up and some have left: go on with the input that waits. No reply means that it waits for a commit.
+        # Replies piled up and some have left: go on with the input. No reply means that it waits for a commit.
         while connection.crowded and not connection.closing and not self._writing_paused:
             replies = self._feed(b"")
             if replies is None:
@@ -66,14 +77,17 @@ class ShardProtocol(asyncio.Protocol):
             self._adjust_reading()
 
     def pause_writing(self) -> None:
+        """The client reads slower than replies come."""
         self._writing_paused = True
         self._adjust_reading()
 
     def resume_writing(self) -> None:
+        """The client has caught up."""
         self._writing_paused = False
         self.attend()
 
     def eof_received(self) -> bool:
+        """The client sends nothing more."""
         # The client may have shut down its side only, and still wait for replies that a commit holds.
         self._connection.finish()
         self.attend()
@@ -101,6 +115,7 @@ class ShardProtocol(asyncio.Protocol):
             self._write(self._connection.reply(msgid, error, result))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone."""
         self._connection.shutdown()
         self._server.forget(self)
 

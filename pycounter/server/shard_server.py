@@ -27,6 +27,7 @@ __all__ = ["ShardServer"]
 _log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+POLL_S = 0.002
 BACKLOG = 1024
 #: A thread that waits for the interpreter beside the busy loop gets it after this time instead of 5 ms.
 SWITCH_INTERVAL_S = 1e-4
@@ -110,15 +111,17 @@ class ShardServer:
         housekeeping = [loop.create_task(self._tick()), loop.create_task(self._close_idle())]
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        on_ready({
-            "address": address,
-            "pid": os.getpid(),
-            "shard": self.shard.name,
-            "identity": self.shard.identity,
-            "epoch": self.shard.epoch,
-            "level": self.settings.level,
-            "commits_replayed": replayed,
-        })
+        on_ready(
+            {
+                "address": address,
+                "pid": os.getpid(),
+                "shard": self.shard.name,
+                "identity": self.shard.identity,
+                "epoch": self.shard.epoch,
+                "level": self.settings.level,
+                "commits_replayed": replayed,
+            }
+        )
         try:
             await self._stop.wait()
         finally:
@@ -189,15 +192,16 @@ class ShardServer:
             connection.stop_reading()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.settings.stop_timeout_s)
+        # Commits end on another thread, and the loop has to release their replies: look again, briefly.
         while not self.shard.is_settled() and loop.time() < deadline:
             self.shard.commit()
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(POLL_S)
         if not self.shard.is_settled():
             _log.error("stopping with changes that the disk would not take: their clients got no answer")
         for connection in list(self._connections):
             connection.close()
-        while self._connections and loop.time() < deadline:
-            await asyncio.sleep(0.002)
+        while self._connections and loop.time() < deadline:  # noqa: ASYNC110 - it ends in moments, or not at all
+            await asyncio.sleep(POLL_S)
 
     def _close_storage(self) -> None:
         try:

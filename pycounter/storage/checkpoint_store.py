@@ -59,14 +59,16 @@ def _mapped(path: Path) -> Iterator[None]:
         yield
     except (StorageError, OSError):
         raise
-    except Exception as error:  # noqa: BLE001 - the binding raises nothing more specific
+    except Exception as error:  # the binding raises nothing more specific
         text = str(error)
         if "lock file" in text or "lock hold by" in text:
             raise FolderLocked(f"{path} is open elsewhere: stop the other process first ({text})", path) from error
         if "No space left" in text:
-            raise StorageFull(f"the disk of {path} is full: make room; nothing is lost meanwhile ({text})", path) from error
+            message = f"the disk of {path} is full: make room; nothing is lost meanwhile ({text})"
+            raise StorageFull(message, path) from error
         if "Corruption" in text:
-            raise DamagedData(f"the checkpoint in {path} is damaged ({text}): restore the folder from a backup", path) from error
+            message = f"the checkpoint in {path} is damaged ({text}): restore the folder from a backup"
+            raise DamagedData(message, path) from error
         raise StorageError(f"the checkpoint store in {path} failed: {text}", path) from error
 
 
@@ -97,7 +99,7 @@ class CheckpointStore:
     def keys(self) -> list[bytes]:
         """All keys, in order."""
         with _mapped(self.path):
-            return list(self._rows.keys())
+            return [key for key in self._rows.keys() if isinstance(key, bytes)]  # noqa: SIM118 - an Rdict is no iterable
 
     def put_lazily(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Puts rows, safe only after the next `put_safely`."""

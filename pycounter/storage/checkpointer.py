@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from pycounter._native import Fold
 from pycounter.errors import StorageError
 from pycounter.storage.checkpoint_store import CheckpointStore
 
@@ -27,16 +28,6 @@ STEP_PAUSE_S = 0.001
 RETRY_S = 5.0
 
 
-class _Fold(Protocol):
-    @property
-    def commit(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    def old_key(self, step: int) -> bytes | None: ...
-    def merge(self, step: int, old_page: bytes | None) -> list[tuple[bytes, bytes]]: ...
-    def finish(self) -> tuple[bytes, bytes, list[bytes]]: ...
-
-
 class Foldable(Protocol):
     """What the checkpointer needs of a shard or an embedded map."""
 
@@ -44,8 +35,8 @@ class Foldable(Protocol):
     def log_bytes(self) -> int: ...
     @property
     def commits_behind(self) -> int: ...
-    def begin_fold(self) -> _Fold | None: ...
-    def end_fold(self, fold: _Fold) -> None: ...
+    def begin_fold(self) -> Fold | None: ...
+    def end_fold(self, fold: Fold) -> None: ...
 
 
 class Checkpointer:
@@ -108,7 +99,7 @@ class Checkpointer:
         with self._one_at_a_time:
             self._store.copy_to(directory)
 
-    def _fold(self, fold: _Fold, pause_s: float) -> None:
+    def _fold(self, fold: Fold, pause_s: float) -> None:
         for step in range(fold.steps):
             key = fold.old_key(step)
             self._store.put_lazily(fold.merge(step, None if key is None else self._store.get(key)))

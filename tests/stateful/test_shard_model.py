@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pycounter import _native
-from pycounter.storage.checkpoint_store import CheckpointStore
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import open_folder
 
@@ -140,9 +139,7 @@ class ShardAgainstDict(RuleBasedStateMachine):
         items=st.lists(st.tuples(st.sampled_from(KEYS), deltas), max_size=8),
         repeat=st.booleans(),
     )
-    def apply(
-        self, session: bytes, offset: int, acked: int, items: list[tuple[bytes, int]], repeat: bool
-    ) -> None:
+    def apply(self, session: bytes, offset: int, acked: int, items: list[tuple[bytes, int]], repeat: bool) -> None:
         row = self.live.sessions.get(session)
         first = max(1, (row.last if row else 0) + 1 + offset)
         acked_through = max(0, (row.acked if row else 0) + acked)
@@ -265,5 +262,5 @@ ShardAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_cou
 
 
 @pytest.mark.timeout(300)
-class TestShardAgainstDict(ShardAgainstDict.TestCase):
+class TestShardAgainstDict(ShardAgainstDict.TestCase):  # type: ignore[misc, valid-type]
     """Run by pytest."""
