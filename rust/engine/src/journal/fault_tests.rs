@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::journal::commit_thread::{CommitThread, WaitOutcome};
 use crate::journal::entry::Entry;
 use crate::journal::error::JournalError;
 use crate::journal::files::FileSystem;
+use crate::journal::reader::replay;
 use crate::journal::record::{EncodedCommit, Position};
 use crate::journal::recovery::{JournalOptions, Recovered, Started, open};
 use crate::journal::simulated_files::{Faults, Random, SimulatedFiles};
@@ -30,7 +33,7 @@ struct Model {
 
 fn options(files: &SimulatedFiles) -> JournalOptions {
     let files: Arc<dyn FileSystem> = Arc::new(files.clone());
-    JournalOptions { segment_bytes: 3_000, files, ..JournalOptions::default() }
+    JournalOptions { segment_bytes: 9_000, files, ..JournalOptions::default() }
 }
 
 /// Opens, and compares what is there with the model. An injected fault is passed on; anything else wrong panics.
@@ -73,7 +76,9 @@ fn start(files: &SimulatedFiles, model: &mut Model) -> Result<Started, JournalEr
 fn encode(started: &mut Started, model: &mut Model, random: &mut Random) -> EncodedCommit {
     let number = started.encoder.next_number();
     started.encoder.begin(number, 0);
-    let counters: Vec<_> = (0..1 + random.below(60))
+    // One commit in three has several records.
+    let most = if random.below(3) == 0 { 300 } else { 20 };
+    let counters: Vec<_> = (0..1 + random.below(most))
         .map(|index| (format!("counter-{index}-{}", random.below(1000)).into_bytes(), random.below(1 << 40) as i64))
         .collect();
     for (key, value) in &counters {
@@ -128,12 +133,100 @@ fn scenario(seed: u64, faults: Faults, kill: bool) -> u64 {
     let _ = live(&files, &mut model, &mut random, 9);
     let operations = files.operations() - before;
     for power_cut in [!kill, true] {
-        if power_cut { files.crash() } else { files.kill() }
+        if power_cut {
+            files.crash()
+        } else {
+            files.kill()
+        }
         live(&files, &mut model, &mut random, 3).unwrap();
     }
     files.crash();
     recover(&files, &mut model).unwrap();
     operations
+}
+
+#[test]
+fn a_failed_commit_is_on_disk_once_and_not_in_the_file_where_it_failed() {
+    // Operations of an append to an open file: write, fsync. Then the retry: cut, fsync, and a new file.
+    for failing in 0..2 {
+        let files = SimulatedFiles::new(failing);
+        let (mut model, mut random) = (Model::default(), Random::new(1));
+        let mut started = start(&files, &mut model).unwrap();
+        let commit = encode(&mut started, &mut model, &mut random);
+        started.appender.append(&commit).unwrap();
+        let old_path = started.log.segment_path(1);
+        let old = files.content(&old_path);
+        let commit = encode(&mut started, &mut model, &mut random);
+        let at = files.operations() + failing;
+        files.set_faults(Faults { fail: (at, at + 1), dead_from: None });
+        started.appender.append(&commit).unwrap_err();
+        // Another commit must not overtake it.
+        started.encoder.begin(commit.number + 1, 0);
+        let overtaking = started.encoder.finish();
+        assert!(matches!(started.appender.append(&overtaking), Err(JournalError::OutOfOrder(_))));
+        started.appender.append(&commit).unwrap();
+        assert!(files.content(&old_path) == old);
+        assert!(files.content(&started.log.segment_path(commit.number)) == commit.bytes);
+        assert_eq!(started.log.manifest().segments, [1, commit.number]);
+    }
+}
+
+#[test]
+fn a_torn_end_is_cut_before_anything_follows_it() {
+    let files = SimulatedFiles::new(0);
+    let (mut model, mut random) = (Model::default(), Random::new(1));
+    let mut started = start(&files, &mut model).unwrap();
+    let commit = encode(&mut started, &mut model, &mut random);
+    started.appender.append(&commit).unwrap();
+    let path = started.log.segment_path(1);
+    let whole = files.content(&path);
+    files.kill();
+    files.set_content(&path, [&whole, &commit.bytes[..50]].concat());
+    let recovered = recover(&files, &mut model).unwrap();
+    let torn = recovered.torn.clone().unwrap();
+    assert_eq!((torn.keep_bytes, torn.cut_bytes), (whole.len() as u64, 50));
+    recovered.start().unwrap();
+    files.crash();
+    assert!(files.content(&path) == whole);
+}
+
+#[test]
+fn a_reader_follows_a_commit_thread_that_fails_and_recovers() {
+    let files = SimulatedFiles::new(0);
+    let (mut model, mut random) = (Model::default(), Random::new(1));
+    let mut started = start(&files, &mut model).unwrap();
+    let mut source = Arc::clone(&started.log).tail(Position::START).unwrap();
+    let commits: Vec<_> = (0..40).map(|_| encode(&mut started, &mut model, &mut random)).collect();
+    let thread = CommitThread::start(started.appender, started.position.commit).unwrap();
+    let (durable, last) = (thread.durable_handle(), commits.last().unwrap().position());
+    let reader = std::thread::spawn(move || {
+        let mut found = Vec::new();
+        while source.position() != last {
+            let mut collect = |entry: &Entry<'_>| {
+                if let Entry::Counter { key, value } = entry {
+                    found.push((key.to_vec(), *value));
+                }
+            };
+            // A read that fails can be repeated: the reader is where it was.
+            let _ = replay(&mut *source, durable.commit(), usize::MAX, &mut collect).map_err(only_injected);
+            std::thread::yield_now();
+        }
+        found
+    });
+    for (index, commit) in commits.into_iter().enumerate() {
+        let number = commit.number;
+        if index % 10 == 5 {
+            files.set_faults(Faults { fail: (0, u64::MAX), dead_from: None });
+        }
+        thread.submit(commit).unwrap();
+        while thread.wait_durable(number, Duration::MAX) == WaitOutcome::Failing {
+            files.set_faults(Faults::default());
+        }
+        assert_eq!(thread.durable(), number);
+    }
+    assert!(thread.failures() > 0);
+    let expected: Vec<_> = model.submitted.into_values().flatten().collect();
+    assert!(reader.join().unwrap() == expected);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 mod commit_slot;
 pub mod commit_thread;
+#[cfg(test)]
+mod damage_tests;
 pub mod entry;
 pub mod error;
 #[cfg(test)]

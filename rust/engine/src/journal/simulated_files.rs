@@ -48,10 +48,12 @@ impl Inode {
         self.persist_length();
     }
 
-    /// Some of it reaches the disk, and the rest never will.
+    /// Some of it reaches the disk, and the rest never will: half of the blocks, or nearly all, so that whole records
+    /// survive behind torn ones.
     fn persist_some(&mut self, random: &mut Random) {
+        let one_lost_in = if random.coin() { 2 } else { 30 };
         for block in std::mem::take(&mut self.dirty) {
-            if random.coin() {
+            if random.below(one_lost_in) > 0 {
                 self.persist_block(block);
             }
         }
@@ -188,6 +190,8 @@ struct SimulatedFile {
     files: SimulatedFiles,
     inode: usize,
     generation: u64,
+    /// A write or an fsync on this handle has failed: nothing may be written through it any more.
+    failed: bool,
 }
 
 struct SimulatedLock {
@@ -279,7 +283,7 @@ impl SimulatedFiles {
             return Err(broken());
         }
         let inode = *disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimulatedFile { files: self.clone(), inode, generation: disk.generation }))
+        Ok(Box::new(SimulatedFile { files: self.clone(), inode, generation: disk.generation, failed: false }))
     }
 }
 
@@ -315,7 +319,7 @@ impl FileSystem for SimulatedFiles {
                 inode
             }
         };
-        Ok(Box::new(SimulatedFile { files: self.clone(), inode, generation: disk.generation }))
+        Ok(Box::new(SimulatedFile { files: self.clone(), inode, generation: disk.generation, failed: false }))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
@@ -365,16 +369,24 @@ impl FileSystem for SimulatedFiles {
 
 impl SimulatedFile {
     /// The disk, and what the next operation meets. A file of before a crash can do nothing.
-    fn operation(&self) -> (MutexGuard<'_, Disk>, Option<bool>) {
-        let mut disk = self.files.disk();
-        let fault = if disk.generation == self.generation { disk.fault() } else { Some(false) };
+    fn operation(files: &SimulatedFiles, generation: u64) -> (MutexGuard<'_, Disk>, Option<bool>) {
+        let mut disk = files.disk();
+        let fault = if disk.generation == generation { disk.fault() } else { Some(false) };
+        (disk, fault)
+    }
+
+    /// The same for a change through this handle.
+    fn change(&mut self) -> (MutexGuard<'_, Disk>, Option<bool>) {
+        assert!(!self.failed, "a handle is used after an operation on it failed");
+        let (disk, fault) = Self::operation(&self.files, self.generation);
+        self.failed = fault.is_some();
         (disk, fault)
     }
 }
 
 impl LogFile for SimulatedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let (disk, fault) = self.operation();
+        let (disk, fault) = Self::operation(&self.files, self.generation);
         if fault.is_some() {
             return Err(broken());
         }
@@ -385,7 +397,8 @@ impl LogFile for SimulatedFile {
     }
 
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let (mut guard, fault) = self.operation();
+        let inode = self.inode;
+        let (mut guard, fault) = self.change();
         let disk = &mut *guard;
         let count = match fault {
             None => bytes.len(),
@@ -393,7 +406,7 @@ impl LogFile for SimulatedFile {
             Some(false) => 0,
         };
         let (from, to) = (offset as usize, offset as usize + count);
-        let inode = &mut disk.inodes[self.inode];
+        let inode = &mut disk.inodes[inode];
         if count > 0 {
             inode.cache.resize(inode.cache.len().max(to), 0);
             inode.cache[from..to].copy_from_slice(&bytes[..count]);
@@ -403,21 +416,23 @@ impl LogFile for SimulatedFile {
     }
 
     fn sync_data(&mut self) -> io::Result<()> {
-        let (mut guard, fault) = self.operation();
+        let inode = self.inode;
+        let (mut guard, fault) = self.change();
         let disk = &mut *guard;
         match fault {
-            None => disk.inodes[self.inode].persist(),
-            Some(true) => disk.inodes[self.inode].persist_some(&mut disk.random),
+            None => disk.inodes[inode].persist(),
+            Some(true) => disk.inodes[inode].persist_some(&mut disk.random),
             Some(false) => {}
         }
         fault.map_or(Ok(()), |_| Err(broken()))
     }
 
     fn set_len(&mut self, bytes: u64) -> io::Result<()> {
-        let (mut guard, fault) = self.operation();
+        let inode = self.inode;
+        let (mut guard, fault) = self.change();
         let disk = &mut *guard;
         if fault.is_none() || (fault == Some(true) && disk.random.coin()) {
-            let inode = &mut disk.inodes[self.inode];
+            let inode = &mut disk.inodes[inode];
             inode.cache.resize(bytes as usize, 0);
             inode.dirty.retain(|block| block * BLOCK_BYTES < bytes as usize);
         }
@@ -425,7 +440,7 @@ impl LogFile for SimulatedFile {
     }
 
     fn length(&self) -> io::Result<u64> {
-        let (disk, fault) = self.operation();
+        let (disk, fault) = Self::operation(&self.files, self.generation);
         if fault.is_some() {
             return Err(broken());
         }
