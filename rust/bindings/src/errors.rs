@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 
 /// An exception of `pycounter.errors`, made by its class with these arguments.
 pub(crate) fn named<'py>(py: Python<'py>, class: &str, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyErr {
-    let made = py.import("pycounter.errors").and_then(|module| module.getattr(class)).and_then(|it| it.call1(arguments));
+    let made =
+        py.import("pycounter.errors").and_then(|module| module.getattr(class)).and_then(|it| it.call1(arguments));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
@@ -24,7 +25,9 @@ pub(crate) fn folder(py: Python<'_>, directory: &Path, error: &FolderError) -> P
         FolderError::Journal(JournalError::Locked { .. }) => "FolderLocked",
         FolderError::Journal(JournalError::NewerFormat { .. })
         | FolderError::Checkpoint(CheckpointError::FormatTooNew { .. }) => "FormatTooNew",
-        FolderError::Journal(JournalError::Io { source, .. }) if matches!(source.kind(), StorageFull | QuotaExceeded) => {
+        FolderError::Journal(JournalError::Io { source, .. })
+            if matches!(source.kind(), StorageFull | QuotaExceeded) =>
+        {
             "StorageFull"
         }
         FolderError::Journal(JournalError::Io { .. }) | FolderError::Restore(_) => "StorageError",

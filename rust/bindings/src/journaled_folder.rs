@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pycounter_engine::checkpoint::{self, ROOT_KEY, Root};
 use pycounter_engine::folder::{Checkpointer, FolderError, Recovered, Recovery};
-use pycounter_engine::journal::commit_thread::Durable;
 use pycounter_engine::journal::JournalOptions;
+use pycounter_engine::journal::commit_thread::Durable;
 use pycounter_engine::operation_id_table::OperationIdSettings;
 use pycounter_engine::session_table::SessionSettings;
 use pycounter_engine::shard::StateSettings;

@@ -6,14 +6,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pycounter_engine::shard::{Fed, Figure, ShardSettings};
 use pycounter_engine::shard;
+use pycounter_engine::shard::{Fed, Figure, ShardSettings};
 use pycounter_engine::wire::msgpack_rpc as rpc;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::journaled_folder::{JournaledFolder, FolderSettings, level_of};
+use crate::journaled_folder::{FolderSettings, JournaledFolder, level_of};
 
 /// A reply's figures as a Python dict.
 pub(crate) fn to_dict<'py>(py: Python<'py>, figures: Vec<(&'static str, Figure)>) -> PyResult<Bound<'py, PyDict>> {
@@ -337,7 +337,13 @@ impl Connection {
     }
 
     /// The encoded answer to such a request: `error` is "code: message", or `result` a text.
-    fn reply<'py>(&self, py: Python<'py>, msgid: u32, error: Option<&str>, result: Option<&str>) -> Bound<'py, PyBytes> {
+    fn reply<'py>(
+        &self,
+        py: Python<'py>,
+        msgid: u32,
+        error: Option<&str>,
+        result: Option<&str>,
+    ) -> Bound<'py, PyBytes> {
         let mut out = Vec::new();
         match (error, result) {
             (Some(error), _) => rpc::reply_error_text(&mut out, msgid, error),

@@ -31,12 +31,17 @@ const PAGE_HEADER_BYTES: usize = 4 + 4 + 8 + 8 + 4 + 4;
 const ROOT_HEADER_BYTES: usize = 4 + 4 + 16 + 8 + 8 + 8 + 8 + 4;
 const ROOT_PAGE_BYTES: usize = 24;
 
+/// A row of the store: its key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// Why a checkpoint can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The manifest names a checkpoint that isn't there.
-    #[error("the checkpoint's root is missing, though the manifest names fold {fold}: restore the folder from a backup")]
+    #[error(
+        "the checkpoint's root is missing, though the manifest names fold {fold}: restore the folder from a backup"
+    )]
     RootMissing {
         /// The fold that the manifest names.
         fold: u64,
@@ -60,7 +65,9 @@ pub enum CheckpointError {
         what: String,
     },
     /// The row was written by a newer version.
-    #[error("the checkpoint's row {row} has format {version}; this version reads up to {FORMAT_VERSION}: use a newer version")]
+    #[error(
+        "the checkpoint's row {row} has format {version}; this version reads up to {FORMAT_VERSION}: use a newer version"
+    )]
     FormatTooNew {
         /// Which row, printable.
         row: String,
@@ -192,7 +199,9 @@ impl Root {
         let found = self.pages.binary_search_by_key(&start_of(key), |page| page.start);
         let page = match found.ok().map(|index| self.pages[index]) {
             Some(page) if page.key() == key => page,
-            _ => return Err(CheckpointError::Damaged { row: printable(key), what: "the root does not name it".into() }),
+            _ => {
+                return Err(CheckpointError::Damaged { row: printable(key), what: "the root does not name it".into() });
+            }
         };
         let mut reader = open_page(&self.identity, &page, row)?;
         while let Some((_, entry)) = reader.next()? {
@@ -264,9 +273,7 @@ impl Fold {
                 self.cleared = true;
                 // What the counters were before is of no use now. Sessions and ids outlive them.
                 let arena = &self.arena;
-                self.changes.retain(|&(_, offset)| {
-                    entry_at(arena, offset).is_ok_and(|entry| !is_counter(&entry))
-                });
+                self.changes.retain(|&(_, offset)| entry_at(arena, offset).is_ok_and(|entry| !is_counter(&entry)));
             }
             _ => self.push(entry),
         }
@@ -319,7 +326,7 @@ impl Fold {
     }
 
     /// Merges one step's changes into its old page. Gives the rows to put.
-    pub fn merge(&mut self, step: usize, old_row: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CheckpointError> {
+    pub fn merge(&mut self, step: usize, old_row: Option<&[u8]>) -> Result<Vec<Row>, CheckpointError> {
         let Some(Step { page, changes }) = self.steps.get(step).cloned() else { return Ok(Vec::new()) };
         let (start, mut old) = match page {
             Some(index) => {
@@ -369,7 +376,7 @@ impl Fold {
         }
     }
 
-    fn write_pages(&mut self, writer: PageWriter) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn write_pages(&mut self, writer: PageWriter) -> Vec<Row> {
         let mut rows = Vec::new();
         let all = writer.start;
         for (start, count, body) in writer.finish() {
@@ -652,7 +659,10 @@ mod tests {
         let late = key(99);
         let session = SessionId([1; 16]);
         store.fold(3, &[Entry::SessionEnded { session, ended_ms: 0 }]);
-        store.fold(4, &[Entry::Counter { key: b"early", value: 5 }, Entry::Cleared, Entry::Counter { key: &late, value: 9 }]);
+        store.fold(
+            4,
+            &[Entry::Counter { key: b"early", value: 5 }, Entry::Cleared, Entry::Counter { key: &late, value: 9 }],
+        );
         assert_eq!(store.counters(), BTreeMap::from([(late, 9)]));
         let mut sessions = 0;
         store.read(|entry| sessions += usize::from(matches!(entry, Entry::SessionEnded { .. })));

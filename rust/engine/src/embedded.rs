@@ -62,7 +62,9 @@ pub enum EmbeddedError {
     #[error("{}: nothing was applied", .0.meaning())]
     Refused(ErrorCode),
     /// It is applied in memory; whether it lasts is not known yet.
-    #[error("the change is applied in memory but not on disk yet ({0}); it is written again until that works: do not repeat it, call flush()")]
+    #[error(
+        "the change is applied in memory but not on disk yet ({0}); it is written again until that works: do not repeat it, call flush()"
+    )]
     NotDurable(String),
     /// The map was closed.
     #[error("the map is closed: nothing was applied")]
@@ -101,7 +103,11 @@ impl JournaledMap {
     ///
     /// # Errors
     /// `Refused` and `Closed` before anything was applied; `NotDurable` when the disk failed meanwhile.
-    pub fn change<R>(&self, changes_max: usize, change: impl FnOnce(&mut Changes<'_>) -> R) -> Result<R, EmbeddedError> {
+    pub fn change<R>(
+        &self,
+        changes_max: usize,
+        change: impl FnOnce(&mut Changes<'_>) -> R,
+    ) -> Result<R, EmbeddedError> {
         let (result, stamp) = {
             let shared = self.inner.shared();
             let room = self.inner.reserve(&shared.state, changes_max)?;

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{CheckpointError, Fold, Root, Windows};
 use crate::journal::commit_thread::CommitThread;
-use crate::journal::{self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position, SegmentedLog};
+use crate::journal::{
+    self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position, SegmentedLog,
+};
 use crate::shard::{RestoreError, State, StateSettings};
 
 /// A fold takes about this much log at a time, which bounds its memory.
@@ -91,7 +93,11 @@ impl Recovery {
         let manifest = self.manifest();
         let expected = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.fold);
         let Some(row) = row else {
-            return if expected == 0 { Ok(Vec::new()) } else { Err(CheckpointError::RootMissing { fold: expected }.into()) };
+            return if expected == 0 {
+                Ok(Vec::new())
+            } else {
+                Err(CheckpointError::RootMissing { fold: expected }.into())
+            };
         };
         let root = Root::decode(row, manifest.identity)?;
         let same = manifest.checkpoint.is_some_and(|it| it.fold == root.fold && it.root_hash == root.hash);

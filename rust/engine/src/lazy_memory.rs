@@ -71,7 +71,7 @@ fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
 fn advise_huge_pages(_start: NonNull<u8>, _bytes: usize) {}
 
 #[cfg(not(pycounter_loom))]
-pub(crate) use lazy_atomics::{LazyAtomics, ZeroIsValid};
+pub(crate) use lazy_atomics::LazyAtomics;
 
 #[cfg(not(pycounter_loom))]
 mod lazy_atomics {

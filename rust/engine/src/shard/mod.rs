@@ -203,9 +203,8 @@ impl Shard {
 
         self.hold(slot, &mut connection);
         self.statistics.bytes_sent += self.now.len() as u64;
-        let attend = connection.is_crowded() != was_crowded
-            || connection.is_closing()
-            || !connection.host_requests.is_empty();
+        let attend =
+            connection.is_crowded() != was_crowded || connection.is_closing() || !connection.host_requests.is_empty();
         self.connections.put_back(slot, connection);
         Fed { attend, commit: self.wants_commit() }
     }
@@ -315,7 +314,9 @@ impl Shard {
         let mut kept = 0;
         for index in 0..self.waiting.len() {
             let slot = self.waiting[index];
-            let Some(connection) = self.connections.slots.get_mut(slot).and_then(Option::as_deref_mut) else { continue };
+            let Some(connection) = self.connections.slots.get_mut(slot).and_then(Option::as_deref_mut) else {
+                continue;
+            };
             out.clear();
             connection.held.release(durable, &mut out, &mut self.pool);
             if failed && self.failing {

@@ -240,8 +240,7 @@ impl Shard {
         self.admit(1)?;
         let before = self.value(key);
         let counters = &mut self.state.counters;
-        let counter =
-            counters.find_or_insert_mut(counters.hash(key), key).map_err(|_| ErrorCode::Overloaded)?;
+        let counter = counters.find_or_insert_mut(counters.hash(key), key).map_err(|_| ErrorCode::Overloaded)?;
         counters.set_mut(counter, value);
         counters.mark_dirty_mut(counter, &mut self.state.dirty).map_err(|_| ErrorCode::Internal)?;
         self.statistics.changes += 1;
@@ -341,12 +340,28 @@ impl Shard {
         let mut text = String::new();
         let counters = self.state.counters.len();
         let blocks = [
-            ("Server", format!("redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nprocess_id:{}\r\nuptime_in_seconds:{}\r\n", std::process::id(), self.started.elapsed().as_secs())),
+            (
+                "Server",
+                format!(
+                    "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nprocess_id:{}\r\nuptime_in_seconds:{}\r\n",
+                    std::process::id(),
+                    self.started.elapsed().as_secs()
+                ),
+            ),
             ("Clients", format!("connected_clients:{}\r\n", self.connections.count)),
             ("Memory", format!("used_memory_dataset:{}\r\n", self.state.counters.memory_bytes())),
-            ("Persistence", format!("loading:0\r\naof_enabled:1\r\naof_last_write_status:{}\r\n", if self.journal.is_failing() { "err" } else { "ok" })),
+            (
+                "Persistence",
+                format!(
+                    "loading:0\r\naof_enabled:1\r\naof_last_write_status:{}\r\n",
+                    if self.journal.is_failing() { "err" } else { "ok" }
+                ),
+            ),
             ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
-            ("Keyspace", if counters == 0 { String::new() } else { format!("db0:keys={counters},expires=0,avg_ttl=0\r\n") }),
+            (
+                "Keyspace",
+                if counters == 0 { String::new() } else { format!("db0:keys={counters},expires=0,avg_ttl=0\r\n") },
+            ),
         ];
         for (name, body) in blocks.iter().filter(|(name, _)| wanted(name)) {
             // Writing to a String can't fail.

@@ -7,8 +7,8 @@
 use crate::counter_store::{CounterStore, StoreError};
 use crate::journal::entry::Entry;
 use crate::journal::record::{CommitEncoder, EncodedCommit};
-use crate::planted_bug::{PlantedBug, is_planted};
 use crate::operation_id_table::{OperationIdRestoreError, OperationIdSettings, OperationIdTable};
+use crate::planted_bug::{PlantedBug, is_planted};
 use crate::session_table::{SessionRestoreError, SessionSettings, SessionTable};
 use crate::write_batch_queue::WriteBatchQueue;
 
@@ -109,7 +109,11 @@ impl State {
             None => encoder.put_deleted(key),
         });
         let sessions_left_out = is_planted(PlantedBug::SessionRowsLeftOut);
-        self.sessions.drain_dirty(|entry| if !sessions_left_out { encoder.put(entry) });
+        self.sessions.drain_dirty(|entry| {
+            if !sessions_left_out {
+                encoder.put(entry)
+            }
+        });
         self.ids.drain_new(|entry| encoder.put(entry));
         if self.counters.wants_compaction() {
             self.counters.compact();
