@@ -192,6 +192,7 @@ class Shard(JournaledFolder):
         segment_bytes: int = 67108864,
         frame_bytes_max: int = 1048576,
         reply_bytes_max: int = 4194304,
+        held_bytes_max: int = 268435456,
         counters_bytes_max: int = 8589934592,
         dirty_counters_max: int = 1048576,
         sessions_max: int = 100000,

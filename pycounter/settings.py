@@ -64,6 +64,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     frame_bytes_max: int = 1 << 20
     #: Replies that wait for one connection, before reading from it stops.
     reply_bytes_max: int = 4 << 20
+    #: The same for all connections together.
+    held_bytes_max: int = 256 << 20
     counters_bytes_max: int = 8 << 30
     #: Changed counters that are not committed yet; beyond it changes are refused as overloaded.
     dirty_counters_max: int = 1 << 20
@@ -105,6 +107,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("idle_timeout_s", 0, 1e9),
     ("frame_bytes_max", 4096, 1 << 28),
     ("reply_bytes_max", 65_536, 1 << 30),
+    ("held_bytes_max", 65_536, _TEBI),
     ("counters_bytes_max", 1 << 20, _TEBI),
     ("dirty_counters_max", 1024, 1 << 28),
     ("sessions_max", 1, 1 << 28),

@@ -64,6 +64,7 @@ class ShardServer:
                 segment_bytes=settings.segment_bytes,
                 frame_bytes_max=settings.frame_bytes_max,
                 reply_bytes_max=settings.reply_bytes_max,
+                held_bytes_max=settings.held_bytes_max,
                 counters_bytes_max=settings.counters_bytes_max,
                 dirty_counters_max=settings.dirty_counters_max,
                 sessions_max=settings.sessions_max,

@@ -90,7 +90,7 @@ pub struct Shard {
 impl Shard {
     #[new]
     #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", server_version = "", token = None,
-        segment_bytes = 64 << 20, frame_bytes_max = 1 << 20, reply_bytes_max = 4 << 20,
+        segment_bytes = 64 << 20, frame_bytes_max = 1 << 20, reply_bytes_max = 4 << 20, held_bytes_max = 256 << 20,
         counters_bytes_max = 8 << 30, dirty_counters_max = 1 << 20, sessions_max = 100_000,
         results_per_session_max = 10_000, session_bytes_max = 256 << 20, ids_bytes_max = 256 << 20,
         session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0))]
@@ -105,6 +105,7 @@ impl Shard {
         segment_bytes: u64,
         frame_bytes_max: usize,
         reply_bytes_max: usize,
+        held_bytes_max: usize,
         counters_bytes_max: u64,
         dirty_counters_max: usize,
         sessions_max: usize,
@@ -122,6 +123,7 @@ impl Shard {
             token,
             frame_bytes_max,
             reply_bytes_max,
+            held_bytes_max,
             flush_interval: Duration::try_from_secs_f64(flush_interval_s)
                 .map_err(|_| pyo3::exceptions::PyValueError::new_err("flush_interval_s must be a time in seconds"))?,
         };

@@ -68,6 +68,8 @@ pub struct Connection {
     pub(super) finished: bool,
     /// Replies piled up: `input` holds whole frames that wait.
     pub(super) stalled: bool,
+    /// In the shard's list of connections that others' held replies stopped.
+    pub(super) stopped: bool,
     /// In the shard's list of connections with held replies.
     pub(super) waiting: bool,
     pub(super) host_requests: Vec<HostRequest>,
@@ -94,6 +96,7 @@ impl Connection {
             closing: false,
             finished: false,
             stalled: false,
+            stopped: false,
             waiting: false,
             host_requests: Vec::new(),
             id,

@@ -49,6 +49,8 @@ pub struct ShardSettings {
     pub frame_bytes_max: usize,
     /// Bytes of replies that a connection may have waiting before reading from it stops.
     pub reply_bytes_max: usize,
+    /// The same for all connections together: a slow disk must not fill the memory with answers.
+    pub held_bytes_max: usize,
     /// Longest time for which an `applied` change may stay only in memory.
     pub flush_interval: Duration,
 }
@@ -91,6 +93,10 @@ pub struct Shard {
     connections: Connections,
     /// Connections with held replies, by slot.
     waiting: Vec<usize>,
+    /// Bytes of held replies, over all connections.
+    held_bytes: usize,
+    /// Connections that stopped though no reply of their own is held: others' held replies fill the bound.
+    stopped: Vec<usize>,
     /// The newest commit that was handed over.
     handed_over: u64,
     handed_over_at: Instant,
@@ -129,6 +135,8 @@ impl Shard {
             identity: Identity { identity, epoch },
             connections: Connections::default(),
             waiting: Vec::new(),
+            held_bytes: 0,
+            stopped: Vec::new(),
             failures_seen: 0,
             failing: false,
             commit_scheduled: false,
@@ -153,8 +161,11 @@ impl Shard {
 
     /// Ends a connection. What it was owed is dropped: its operations stay applied, and ids tell it so later.
     pub fn disconnect(&mut self, slot: usize) {
-        self.connections.remove(slot);
+        if let Some(connection) = self.connections.remove(slot) {
+            self.held_bytes -= connection.held.bytes();
+        }
         self.waiting.retain(|&waiting| waiting != slot);
+        self.stopped.retain(|&stopped| stopped != slot);
     }
 
     /// The client sends nothing more. What it sent is still answered, then the connection is closing.
@@ -202,6 +213,10 @@ impl Shard {
         connection.input = input;
 
         self.hold(slot, &mut connection);
+        if connection.stalled && connection.held.is_empty() && self.is_full() && !connection.stopped {
+            connection.stopped = true;
+            self.stopped.push(slot);
+        }
         self.statistics.bytes_sent += self.now.len() as u64;
         let attend =
             connection.is_crowded() != was_crowded || connection.is_closing() || !connection.host_requests.is_empty();
@@ -245,9 +260,15 @@ impl Shard {
         }
     }
 
-    /// Have this connection's replies piled up, those of this chunk included?
+    /// Have this connection's replies piled up, those of this chunk included, or everybody's?
     fn is_piled_up(&self, connection: &Connection) -> bool {
-        self.now.len() + self.held.len() + connection.held.bytes() > self.settings.reply_bytes_max
+        let own = self.now.len() + self.held.len() + connection.held.bytes();
+        own > self.settings.reply_bytes_max || self.is_full()
+    }
+
+    /// Do held replies fill the bound for all connections?
+    const fn is_full(&self) -> bool {
+        self.held_bytes > self.settings.held_bytes_max
     }
 
     /// The commit that a reply made now must wait for: the newest one that has or will have content.
@@ -266,6 +287,7 @@ impl Shard {
             self.now.extend_from_slice(&self.held);
             return;
         }
+        self.held_bytes += self.held.len();
         connection.held.push(stamp, &self.held, &mut self.pool);
         if !connection.waiting {
             connection.waiting = true;
@@ -318,6 +340,7 @@ impl Shard {
                 continue;
             };
             out.clear();
+            self.held_bytes -= connection.held.bytes();
             connection.held.release(durable, &mut out, &mut self.pool);
             if failed && self.failing {
                 let mut lost = self.pool.pop().unwrap_or_default();
@@ -325,6 +348,7 @@ impl Shard {
                 connection.fail(&lost, &mut out);
                 give_back(lost, &mut self.pool);
             }
+            self.held_bytes += connection.held.bytes();
             if connection.held.is_empty() {
                 connection.waiting = false;
             } else {
@@ -337,6 +361,14 @@ impl Shard {
         self.waiting.truncate(kept);
         out.clear();
         self.now = out;
+        if !self.is_full() {
+            for slot in std::mem::take(&mut self.stopped) {
+                if let Some(connection) = self.connection_mut(slot) {
+                    connection.stopped = false;
+                }
+                deliver(slot, &[], true);
+            }
+        }
         if !self.waiting.is_empty() || self.state.dirty.len() > EARLY_FLUSH_COUNTERS {
             self.commit();
         }
@@ -414,8 +446,14 @@ impl Shard {
         }
     }
 
-    /// Parsed increments wait no longer: apply them, `reply` to each in order.
-    fn apply_run(&mut self, bytes: &[u8], mut reply: impl FnMut(&mut Vec<u8>, u32, Result<i64, ErrorCode>)) {
+    /// Parsed increments wait no longer: apply them, `reply` to each in order. Where replies `may_overtake` each other,
+    /// refusals that say nothing of any counter don't wait for a commit.
+    fn apply_run(
+        &mut self,
+        bytes: &[u8],
+        may_overtake: bool,
+        mut reply: impl FnMut(&mut Vec<u8>, u32, Result<i64, ErrorCode>),
+    ) {
         if self.run.is_empty() {
             return;
         }
@@ -433,11 +471,17 @@ impl Shard {
                 Ok(()) => self.increment(pending.hash, key, pending.delta),
                 Err(_) => self.admit(1).and_then(|()| self.increment(pending.hash, key, pending.delta)),
             };
-            reply(self.out(level), pending.msgid, outcome);
+            let at_once = may_overtake && outcome.is_err_and(tells_nothing);
+            reply(self.out(if at_once { Level::Applied } else { level }), pending.msgid, outcome);
         }
         self.run = run;
         self.run.clear();
     }
+}
+
+/// Is this a refusal that depends on no counter, so that there is nothing for it to wait for?
+const fn tells_nothing(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::ReadOnly | ErrorCode::Overloaded)
 }
 
 /// Connections by slot; free slots are used again.
@@ -460,11 +504,11 @@ impl Connections {
         self.slots.len() - 1
     }
 
-    fn remove(&mut self, slot: usize) {
-        if self.take(slot).is_some() {
-            self.count -= 1;
-            self.free.push(slot);
-        }
+    fn remove(&mut self, slot: usize) -> Option<Box<Connection>> {
+        let connection = self.take(slot)?;
+        self.count -= 1;
+        self.free.push(slot);
+        Some(connection)
     }
 
     /// Takes it out for the length of a call, so that the shard can be changed meanwhile.

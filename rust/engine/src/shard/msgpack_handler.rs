@@ -1,7 +1,7 @@
 //! MessagePack-RPC: frames to operations, outcomes to replies. Replies carry their msgid and may overtake each other.
 
 use super::connection::{Connection, HostRequest, give_back};
-use super::{Pending, RUN_MAX, Shard};
+use super::{Pending, RUN_MAX, Shard, tells_nothing};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::journal::entry::Fingerprint;
@@ -78,7 +78,7 @@ impl Shard {
     }
 
     fn apply_msgpack_run(&mut self, bytes: &[u8]) {
-        self.apply_run(bytes, |out, msgid, outcome| match outcome {
+        self.apply_run(bytes, true, |out, msgid, outcome| match outcome {
             Ok(value) => rpc::reply_int(out, msgid, value),
             Err(code) => rpc::reply_error(out, msgid, code, code.meaning()),
         });
@@ -266,6 +266,7 @@ impl Shard {
 
     fn refuse(&mut self, level: Level, msgid: u32, code: ErrorCode) {
         self.statistics.errors += 1;
+        let level = if tells_nothing(code) { Level::Applied } else { level };
         rpc::reply_error(self.out(level), msgid, code, code.meaning());
     }
 

@@ -64,7 +64,7 @@ impl Shard {
     }
 
     fn apply_resp_run(&mut self, bytes: &[u8]) {
-        self.apply_run(bytes, |out, _, outcome| write_outcome(out, outcome));
+        self.apply_run(bytes, false, |out, _, outcome| write_outcome(out, outcome));
     }
 
     fn execute_resp(&mut self, connection: &mut Connection, state: &mut RespState, frame: &[u8]) {

@@ -60,6 +60,7 @@ impl Shard {
             ("connections", Number(self.connections.count as u64)),
             ("connections_total", Number(own.connections_total)),
             ("connections_waiting", Number(self.waiting.len() as u64)),
+            ("held_bytes", Number(self.held_bytes as u64)),
             ("bytes_received", Number(own.bytes_received)),
             ("bytes_sent", Number(own.bytes_sent)),
             ("sessions", Number(sessions.sessions as u64)),

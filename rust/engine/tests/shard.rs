@@ -1,0 +1,264 @@
+//! A shard without an event loop: what is held, what is let go, what a failing disk does to replies.
+
+use std::any::Any;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pycounter_engine::folder::Recovery;
+use pycounter_engine::journal::JournalOptions;
+use pycounter_engine::journal::files::{DiskFiles, FileSystem, LogFile};
+use pycounter_engine::operation_id_table::OperationIdSettings;
+use pycounter_engine::session_table::SessionSettings;
+use pycounter_engine::shard::{Shard, ShardSettings, StateSettings};
+use pycounter_engine::wire::request::Level;
+use rmpv::Value;
+
+/// The disk, whose fsync fails while `broken`.
+#[derive(Clone, Default)]
+struct FailingFiles {
+    broken: Arc<AtomicBool>,
+}
+
+struct FailingFile {
+    file: Box<dyn LogFile>,
+    broken: Arc<AtomicBool>,
+}
+
+impl LogFile for FailingFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+    fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+    fn sync_data(&mut self) -> io::Result<()> {
+        if self.broken.load(Ordering::SeqCst) {
+            Err(io::Error::other("the disk is broken"))
+        } else {
+            self.file.sync_data()
+        }
+    }
+    fn set_len(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+}
+
+impl FailingFiles {
+    fn wrap(&self, file: Box<dyn LogFile>) -> Box<dyn LogFile> {
+        Box::new(FailingFile { file, broken: Arc::clone(&self.broken) })
+    }
+}
+
+impl FileSystem for FailingFiles {
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        DiskFiles.lock(path)
+    }
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        DiskFiles.create_folder(path)
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        Ok(self.wrap(DiskFiles.create(path)?))
+    }
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        Ok(self.wrap(DiskFiles.open_read(path)?))
+    }
+    fn open_write(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        Ok(self.wrap(DiskFiles.open_write(path)?))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        DiskFiles.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        DiskFiles.remove(path)
+    }
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        DiskFiles.sync_folder(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        DiskFiles.list(path)
+    }
+}
+
+fn settings() -> ShardSettings {
+    ShardSettings {
+        name: "shard-0".into(),
+        level: Level::Durable,
+        server_version: "test".into(),
+        token: None,
+        frame_bytes_max: 1 << 20,
+        reply_bytes_max: 1 << 20,
+        held_bytes_max: 1 << 30,
+        flush_interval: Duration::from_secs(1),
+    }
+}
+
+fn open(folder: &Path, files: &FailingFiles, settings: ShardSettings) -> Shard {
+    let state = StateSettings {
+        counters_bytes_max: 1 << 30,
+        dirty_counters_max: 1 << 16,
+        sessions: SessionSettings::default(),
+        ids: OperationIdSettings::default(),
+    };
+    let options = JournalOptions { files: Arc::new(files.clone()), ..JournalOptions::default() };
+    let mut recovery = Recovery::open(folder, options, &state).unwrap();
+    assert!(recovery.load_root(None).unwrap().is_empty());
+    Shard::new(recovery.start().unwrap(), settings)
+}
+
+fn request(msgid: u64, method: &str, params: Vec<Value>) -> Vec<u8> {
+    let frame = Value::Array(vec![0.into(), msgid.into(), method.into(), Value::Array(params)]);
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &frame).unwrap();
+    bytes
+}
+
+fn with_id(id: &str) -> Value {
+    Value::Map(vec![("id".into(), id.into())])
+}
+
+/// (msgid, error, result) of each reply.
+fn replies(mut bytes: &[u8]) -> Vec<(u64, Option<String>, Value)> {
+    let mut replies = Vec::new();
+    while !bytes.is_empty() {
+        let Value::Array(reply) = rmpv::decode::read_value(&mut bytes).unwrap() else { panic!("no array") };
+        assert_eq!(reply[0], 1.into());
+        replies.push((reply[1].as_u64().unwrap(), reply[2].as_str().map(str::to_owned), reply[3].clone()));
+    }
+    replies
+}
+
+/// Releases until `slot` got replies.
+fn released(shard: &mut Shard, slot: usize) -> Vec<(u64, Option<String>, Value)> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut bytes = Vec::new();
+    while bytes.is_empty() {
+        assert!(Instant::now() < deadline, "no reply came");
+        shard.release(|to, replies, _| {
+            if to == slot {
+                bytes.extend_from_slice(replies);
+            }
+        });
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    replies(&bytes)
+}
+
+#[test]
+fn a_durable_reply_waits_for_its_commit_and_everything_after_it_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = open(folder.path(), &FailingFiles::default(), settings());
+    let slot = shard.connect();
+    let fed = shard.feed(slot, &request(1, "incr", vec!["hits".into(), 5.into()]));
+    assert!(shard.replies().is_empty() && fed.commit);
+    // A read of what is not durable yet waits as well; a ping doesn't.
+    shard.feed(slot, &[request(2, "get", vec!["hits".into()]), request(3, "ping", vec![])].concat());
+    assert_eq!(replies(shard.replies()), vec![(3, None, "pong".into())]);
+    assert!(shard.commit());
+    assert_eq!(released(&mut shard, slot), vec![(1, None, 5.into()), (2, None, 5.into())]);
+    // Nothing is pending: a read is answered at once.
+    shard.feed(slot, &request(4, "get", vec!["hits".into()]));
+    assert_eq!(replies(shard.replies()), vec![(4, None, 5.into())]);
+    assert!(shard.is_settled());
+}
+
+#[test]
+fn while_the_disk_fails_nothing_is_acknowledged_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = FailingFiles::default();
+    let mut shard = open(folder.path(), &files, settings());
+    let slot = shard.connect();
+    files.broken.store(true, Ordering::SeqCst);
+    shard.feed(slot, &request(1, "incr", vec!["hits".into(), 5.into(), with_id("once")]));
+    assert!(shard.commit());
+    let lost = released(&mut shard, slot);
+    assert_eq!((lost.len(), lost[0].0), (1, 1));
+    assert!(lost[0].1.as_ref().unwrap().starts_with("unknown_outcome: "), "{lost:?}");
+
+    // Changes are refused before they are applied; the retry under the same id is known, and held.
+    shard.feed(slot, &request(2, "incr", vec!["other".into()]));
+    let refused = replies(shard.replies());
+    assert_eq!((refused.len(), refused[0].0), (1, 2));
+    assert!(refused[0].1.as_ref().unwrap().starts_with("read_only: "), "{refused:?}");
+    shard.feed(slot, &request(3, "incr", vec!["hits".into(), 5.into(), with_id("once")]));
+    assert!(shard.replies().is_empty(), "a duplicate was answered before the commit that covers it");
+    let lost = released(&mut shard, slot);
+    assert!(lost[0].0 == 3 && lost[0].1.as_ref().unwrap().starts_with("unknown_outcome: "), "{lost:?}");
+    let health = shard.health();
+    assert!(
+        health.iter().any(|(name, figure)| *name == "reason" && format!("{figure:?}").contains("the disk is broken"))
+    );
+
+    files.broken.store(false, Ordering::SeqCst);
+    assert!(shard.wait_durable(Duration::from_secs(30)));
+    shard.release(|_, _, _| {});
+    shard.feed(slot, &request(3, "incr", vec!["hits".into(), 5.into(), with_id("once")]));
+    assert_eq!(replies(shard.replies()), vec![(3, None, 5.into())], "the retry was applied again, or lost");
+    shard.feed(slot, &request(4, "get_many", vec![Value::Array(vec!["hits".into(), "other".into()])]));
+    assert_eq!(replies(shard.replies())[0].2, Value::Array(vec![5.into(), 0.into()]));
+    shard.stop();
+    drop(shard);
+
+    let mut shard = open(folder.path(), &files, settings());
+    let slot = shard.connect();
+    shard.feed(slot, &request(1, "incr", vec!["hits".into(), 5.into(), with_id("once")]));
+    assert_eq!(replies(shard.replies()), vec![(1, None, 5.into())]);
+}
+
+#[test]
+fn held_replies_of_all_connections_together_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = open(folder.path(), &FailingFiles::default(), ShardSettings { held_bytes_max: 1000, ..settings() });
+    let (first, second) = (shard.connect(), shard.connect());
+    let many: Vec<u8> = (0..500).flat_map(|msgid| request(msgid, "incr", vec!["hits".into()])).collect();
+    shard.feed(first, &many);
+    let fed = shard.feed(second, &many);
+    assert!(fed.attend && shard.connection(second).unwrap().is_crowded());
+    assert!(shard.replies().is_empty());
+    assert!(shard.commit());
+    // Once the first connection's replies have left, the second is told to go on, though none of its own are held.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut told = false;
+    while !told {
+        assert!(Instant::now() < deadline, "the stopped connection was forgotten");
+        shard.release(|slot, _, attend| told |= slot == second && attend);
+    }
+    let mut answered = 0;
+    while answered < 500 {
+        assert!(Instant::now() < deadline);
+        shard.feed(second, b"");
+        answered += replies(shard.replies()).len();
+        shard.commit();
+        let mut bytes = Vec::new();
+        shard.release(|slot, replies, _| {
+            if slot == second {
+                bytes.extend_from_slice(replies);
+            }
+        });
+        answered += replies(&bytes).len();
+    }
+    assert_eq!(answered, 500);
+    assert!(!shard.connection(second).unwrap().is_crowded());
+}
+
+#[test]
+fn every_split_of_the_bytes_gives_the_same_replies() {
+    let bytes = b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n*3\r\n$6\r\nINCRBY\r\n$1\r\na\r\n$2\r\n41\r\nPING\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+    for split in 0..bytes.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = FailingFiles::default();
+        let mut shard = open(folder.path(), &files, ShardSettings { level: Level::Applied, ..settings() });
+        let slot = shard.connect();
+        let mut out = Vec::new();
+        for part in [&bytes[..split], &bytes[split..]] {
+            shard.feed(slot, part);
+            out.extend_from_slice(shard.replies());
+        }
+        assert_eq!(out, b":1\r\n:42\r\n+PONG\r\n$2\r\n42\r\n", "split at {split}");
+    }
+}
