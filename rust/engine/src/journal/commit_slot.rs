@@ -9,10 +9,10 @@
 //! The mutex orders everything but the three atomics, which only repeat what it guards; their orderings are beside
 //! their uses. No files in here, so that a model checker can try every interleaving.
 
-use std::sync::PoisonError;
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::atomics::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
+use crate::atomics::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 use crate::journal::record::EncodedCommit;
 
 /// The newest durable commit, readable by everybody.
@@ -171,11 +171,18 @@ impl CommitSlot {
     }
 
     /// Writer: sleeps before the next attempt. True: the end was ordered meanwhile.
-    #[cfg(not(pycounter_loom))]
-    pub(super) fn pause(&self, pause: std::time::Duration) -> bool {
-        let state = self.lock();
-        let waited = self.ordered.wait_timeout_while(state, pause, |state| !state.stop);
-        waited.unwrap_or_else(PoisonError::into_inner).0.stop
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        let deadline = Instant::now() + pause;
+        let mut state = self.lock();
+        loop {
+            if state.stop {
+                return true;
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                return false;
+            };
+            state = self.ordered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Writer: nothing is taken any more. A commit in flight stays unsettled.
