@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "../../fuzz/src/journal_record.rs"]
+mod journal_record;
 #[path = "../../fuzz/src/msgpack_rpc.rs"]
 mod msgpack_rpc;
 #[path = "../../fuzz/src/resp.rs"]
@@ -46,6 +48,11 @@ fn replay(target: &str, seeds: Vec<(&'static str, Vec<u8>)>, check: fn(&[u8])) {
             assert!(outcome.is_ok(), "{target}/{name} in pieces of {piece} breaks a promise");
         }
     }
+}
+
+#[test]
+fn journal_record_seeds_keep_the_promises() {
+    replay("journal_record", journal_record::seeds(), journal_record::check);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `rust/engine/tests/fuzz_corpus.rs` includes this file, so that an ordinary `cargo test` replays every
 //! seed in `corpus/` through the very same functions, and keeps the seeds in step with `seeds()`.
 
+pub mod journal_record;
 pub mod msgpack_rpc;
 pub mod resp;
 pub mod split;

@@ -138,7 +138,7 @@ pub struct RecordHeader {
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RecordError {
+pub enum RecordError {
     /// They are noise, or end too early, or were changed.
     Bad,
     /// The checksum is right, the layout is newer than this version.
@@ -186,7 +186,10 @@ pub(crate) fn claimed_number(header: &[u8; HEADER_BYTES]) -> u64 {
 
 impl RecordHeader {
     /// Checks a whole record, which `bytes` begin with; what is after it doesn't matter.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+    ///
+    /// # Errors
+    /// It is none, or of a version or kind that this one doesn't know.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(RecordError::Bad)?;
         let length = record_length(header).ok_or(RecordError::Bad)?;
         let body = rest.get(..length - HEADER_BYTES).ok_or(RecordError::Bad)?;
