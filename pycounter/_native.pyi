@@ -131,7 +131,7 @@ class JournaledFolder:
         """Unlocks the folder of one that was not started. Idempotent."""
 
     def begin_fold(self) -> Fold | None:
-        """Reads durable commits, about 64 MiB of them, to be folded into pages. None: there is nothing new."""
+        """Reads durable commits, as many as fit into the memory for it. None: there is nothing new."""
 
     def end_fold(self, fold: Fold) -> None:
         """The fold's root is safe in the store: tells the manifest, and drops the log below it."""

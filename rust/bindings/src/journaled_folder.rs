@@ -220,7 +220,7 @@ impl JournaledFolder {
         Ok(running.checkpointer.commits_behind(running.durable.commit()))
     }
 
-    /// Reads durable commits, about 64 MiB of them, to be folded into pages. None: there is nothing new.
+    /// Reads durable commits, as many as fit into the memory for it, to be folded into pages. None: there is nothing new.
     fn begin_fold(&self, py: Python<'_>) -> PyResult<Option<Fold>> {
         let running = self.running()?;
         let durable = running.durable.commit();

@@ -8,6 +8,7 @@
 //!
 //! Threads: a [`Fold`] belongs to the checkpoint thread; it reads nothing that another thread changes.
 
+use hashbrown::HashTable;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::journal::entry::{Entry, EntryError, EntryReader};
@@ -226,13 +227,45 @@ pub struct Fold {
     root: Root,
     next: Root,
     windows: Windows,
-    /// Encoded entries in the order of the log.
+    /// Encoded entries in the order of the log; a counter's first one only.
     arena: Vec<u8>,
-    /// (place, offset in the arena); sorted by `seal`.
-    changes: Vec<(u64, usize)>,
+    /// Sorted by place, and within it in the order of the log, by `seal`.
+    changes: Vec<Change>,
+    /// Indexes of the counters' changes, by place: a hot counter is in thousands of commits and only once in here.
+    counters: HashTable<u32>,
     cleared: bool,
     steps: Vec<Step>,
     garbage: Vec<Vec<u8>>,
+}
+
+/// What the log says of one counter, or one entry of a session or an id.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    place: u64,
+    /// Of the entry in the arena.
+    offset: usize,
+    later: Later,
+}
+
+/// What a later entry said of the same counter.
+#[derive(Debug, Clone, Copy)]
+enum Later {
+    Nothing,
+    Value(i64),
+    Deleted,
+}
+
+impl Change {
+    /// The entry that counts.
+    fn entry<'a>(&self, arena: &'a [u8]) -> Result<Entry<'a>, CheckpointError> {
+        let bytes = arena.get(self.offset..).unwrap_or_default();
+        let entry = EntryReader::new(bytes).next().unwrap_or(Err(EntryError::Short))?;
+        Ok(match (entry, self.later) {
+            (Entry::Counter { key, .. } | Entry::Deleted { key }, Later::Value(value)) => Entry::Counter { key, value },
+            (Entry::Counter { key, .. } | Entry::Deleted { key }, Later::Deleted) => Entry::Deleted { key },
+            (entry, _) => entry,
+        })
+    }
 }
 
 /// One page to rewrite, with its share of the changes.
@@ -256,6 +289,7 @@ impl Fold {
             windows,
             arena: Vec::new(),
             changes: Vec::new(),
+            counters: HashTable::new(),
             cleared: false,
             steps: Vec::new(),
             garbage: Vec::new(),
@@ -273,21 +307,49 @@ impl Fold {
                 self.cleared = true;
                 // What the counters were before is of no use now. Sessions and ids outlive them.
                 let arena = &self.arena;
-                self.changes.retain(|&(_, offset)| entry_at(arena, offset).is_ok_and(|entry| !is_counter(&entry)));
+                self.changes.retain(|change| change.entry(arena).is_ok_and(|entry| !is_counter(&entry)));
+                self.counters.clear();
             }
+            Entry::Counter { value, .. } => self.push_counter(entry, Later::Value(*value)),
+            Entry::Deleted { .. } => self.push_counter(entry, Later::Deleted),
             _ => self.push(entry),
         }
     }
 
+    /// Bytes of memory that the changes take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.arena.len() + self.changes.len() * (size_of::<Change>() + size_of::<u32>())
+    }
+
     fn push(&mut self, entry: &Entry<'_>) {
-        self.changes.push((place(entry), self.arena.len()));
+        self.changes.push(Change { place: place(entry), offset: self.arena.len(), later: Later::Nothing });
         entry.encode(&mut self.arena);
+    }
+
+    fn push_counter(&mut self, entry: &Entry<'_>, later: Later) {
+        let place = place(entry);
+        let (changes, arena) = (&mut self.changes, &self.arena);
+        let is_same = |&index: &u32| {
+            let change = &changes[index as usize];
+            change.place == place && change.entry(arena).is_ok_and(|known| name(&known) == name(entry))
+        };
+        if let Some(&index) = self.counters.find(place, is_same) {
+            changes[index as usize].later = later;
+            return;
+        }
+        // Far below 2^32: the changes' memory is bounded.
+        let index = changes.len() as u32;
+        self.push(entry);
+        let changes = &self.changes;
+        self.counters.insert_unique(place, index, |&index| changes[index as usize].place);
     }
 
     /// All entries up to `position` were added: works out which pages to rewrite.
     pub fn seal(&mut self, position: Position) {
         self.next.position = position;
-        self.changes.sort_unstable(); // offsets break ties, so one counter's changes stay in order
+        self.counters = HashTable::new();
+        self.changes.sort_unstable_by_key(|change| (change.place, change.offset));
         let pages = &self.root.pages;
         if pages.is_empty() {
             self.steps.push(Step { page: None, changes: 0..self.changes.len() });
@@ -296,7 +358,7 @@ impl Fold {
         let mut from = 0;
         for index in 0..pages.len() {
             let end = pages.get(index + 1).map_or(self.changes.len(), |next| {
-                from + self.changes[from..].partition_point(|&(place, _)| place < next.start)
+                from + self.changes[from..].partition_point(|change| change.place < next.start)
             });
             if end > from || self.cleared {
                 self.steps.push(Step { page: Some(index), changes: from..end });
@@ -341,7 +403,7 @@ impl Fold {
         // All entries at one place: one, but for a collision of 64 bits.
         let mut here: Vec<Entry<'_>> = Vec::new();
         let mut kept = old.next()?;
-        while let Some(at) = lowest(kept.as_ref().map(|kept| kept.0), changes.first().map(|change| change.0)) {
+        while let Some(at) = lowest(kept.as_ref().map(|kept| kept.0), changes.first().map(|change| change.place)) {
             here.clear();
             while let Some((_, entry)) = kept.take_if(|kept| kept.0 == at) {
                 if !(self.cleared && is_counter(&entry)) {
@@ -349,9 +411,9 @@ impl Fold {
                 }
                 kept = old.next()?;
             }
-            while let Some((&(_, offset), rest)) = changes.split_first().filter(|(change, _)| change.0 == at) {
+            while let Some((change, rest)) = changes.split_first().filter(|(change, _)| change.place == at) {
                 changes = rest;
-                let change = entry_at(&self.arena, offset)?;
+                let change = change.entry(&self.arena)?;
                 match here.iter_mut().find(|entry| name(entry) == name(&change)) {
                     Some(entry) => merge_into(entry, change),
                     None => here.push(change),
@@ -514,12 +576,6 @@ fn open_page<'r>(
         return Err(damaged("its checksum does not match"));
     }
     Ok(PageReader { key: page.key(), entries: EntryReader::new(&content[PAGE_HEADER_BYTES..]) })
-}
-
-/// The entry that was put into the arena at `offset`.
-fn entry_at(arena: &[u8], offset: usize) -> Result<Entry<'_>, CheckpointError> {
-    let bytes = arena.get(offset..).unwrap_or_default();
-    Ok(EntryReader::new(bytes).next().unwrap_or(Err(EntryError::Short))?)
 }
 
 /// A page's entries, each with its place.

@@ -14,8 +14,12 @@ use crate::journal::{
 };
 use crate::shard::{RestoreError, State, StateSettings};
 
-/// A fold takes about this much log at a time, which bounds its memory.
-const FOLD_BYTES: usize = 64 << 20;
+/// A fold's changes take about this much memory at most ...
+const FOLD_MEMORY_BYTES: usize = 64 << 20;
+/// ... and it reads about this much log at most: hot counters take a lot of log and little memory.
+const FOLD_LOG_BYTES: usize = 512 << 20;
+/// The log is read in portions of about this size, with a look at the memory after each.
+const PORTION_BYTES: usize = 4 << 20;
 
 /// Why a folder can't be opened, or a checkpoint not be made.
 #[derive(Debug, thiserror::Error)]
@@ -186,12 +190,19 @@ impl Checkpointer {
         Ok(bytes)
     }
 
-    /// Reads durable commits, about 64 MiB of them, to be folded. `None`: there is nothing new.
+    /// Reads durable commits, as many as fit into the memory for it, to be folded. `None`: there is nothing new.
     pub fn begin(&self, durable: u64) -> Result<Option<Fold>, FolderError> {
         let root = self.root();
         let mut fold = Fold::new(&root, self.windows);
         let mut source = Arc::clone(&self.log).tail(root.position)?;
-        let reached = journal::replay(&mut *source, durable, FOLD_BYTES, &mut |entry| fold.add(entry))?;
+        let mut reached = root.position;
+        for _ in 0..FOLD_LOG_BYTES / PORTION_BYTES {
+            let before = reached;
+            reached = journal::replay(&mut *source, durable, PORTION_BYTES, &mut |entry| fold.add(entry))?;
+            if reached == before || fold.memory_bytes() >= FOLD_MEMORY_BYTES {
+                break;
+            }
+        }
         if reached.commit <= root.position.commit {
             return Ok(None);
         }
