@@ -104,7 +104,7 @@ impl PageInfo {
 #[derive(Debug, Clone)]
 pub struct Root {
     identity: ShardIdentity,
-    /// Counts the folds that ended, from 1.
+    /// Numbers the folds, from 1; failed ones leave gaps.
     pub fold: u64,
     /// The last commit folded in.
     pub position: Position,
@@ -277,11 +277,11 @@ struct Step {
 }
 
 impl Fold {
-    /// Begins a fold on top of `root`.
+    /// Begins a fold on top of `root`. Its number must be above that of every earlier fold, failed ones included.
     #[must_use]
-    pub fn new(root: &Root, windows: Windows) -> Self {
+    pub fn new(root: &Root, number: u64, windows: Windows) -> Self {
         let mut next = root.clone();
-        next.fold += 1;
+        next.fold = number;
         next.pages.clear();
         Self {
             root: root.clone(),
@@ -644,7 +644,7 @@ mod tests {
         }
 
         fn fold(&mut self, commit: u64, entries: &[Entry<'_>]) {
-            let mut fold = Fold::new(&self.root(), windows());
+            let mut fold = Fold::new(&self.root(), self.root().fold + 1, windows());
             for entry in entries {
                 fold.add(entry);
             }

@@ -5,6 +5,7 @@
 //! thread, which reads durable commits only, and the root, which nobody else changes.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{CheckpointError, Fold, Root, Windows};
@@ -92,7 +93,7 @@ impl Recovery {
 
     /// Takes the checkpoint's root, or that there is none. Gives the keys of the pages to load.
     ///
-    /// The root may be one fold ahead of the manifest, when a crash came between the two.
+    /// The root may be ahead of the manifest, when a crash or a failing disk came between the two.
     pub fn load_root(&mut self, row: Option<&[u8]>) -> Result<Vec<Vec<u8>>, FolderError> {
         let manifest = self.manifest();
         let expected = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.fold);
@@ -105,7 +106,7 @@ impl Recovery {
         };
         let root = Root::decode(row, manifest.identity)?;
         let same = manifest.checkpoint.is_some_and(|it| it.fold == root.fold && it.root_hash == root.hash);
-        if !same && root.fold != expected + 1 {
+        if !same && root.fold <= expected {
             return Err(CheckpointError::RootOfAnotherTime { expected, found: root.fold }.into());
         }
         self.root = root;
@@ -151,7 +152,12 @@ impl Recovery {
             state,
             encoder: started.encoder,
             journal,
-            checkpointer: Arc::new(Checkpointer { log: started.log, root: Mutex::new(root), windows }),
+            checkpointer: Arc::new(Checkpointer {
+                log: started.log,
+                numbers: AtomicU64::new(root.fold),
+                root: Mutex::new(root),
+                windows,
+            }),
             uptime_ms,
             commits_replayed,
             identity: manifest.identity.to_string(),
@@ -166,6 +172,9 @@ pub struct Checkpointer {
     log: Arc<SegmentedLog>,
     root: Mutex<Root>,
     windows: Windows,
+    /// The last fold's number, also if that fold failed: whether its root reached the store may be unknown, so its
+    /// pages must stay as they are until another root is there. Relaxed: only that no number comes twice matters.
+    numbers: AtomicU64,
 }
 
 impl Checkpointer {
@@ -193,7 +202,8 @@ impl Checkpointer {
     /// Reads durable commits, as many as fit into the memory for it, to be folded. `None`: there is nothing new.
     pub fn begin(&self, durable: u64) -> Result<Option<Fold>, FolderError> {
         let root = self.root();
-        let mut fold = Fold::new(&root, self.windows);
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut fold = Fold::new(&root, number, self.windows);
         let mut source = Arc::clone(&self.log).tail(root.position)?;
         let mut reached = root.position;
         for _ in 0..FOLD_LOG_BYTES / PORTION_BYTES {
