@@ -132,6 +132,26 @@ def serve(
         raise PyCounterError(f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
 
 
+@app.command()
+def demo(
+    kills: Annotated[int, typer.Option(min=0, help="How often the server is killed with -9 on the way.")] = 3,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Client processes.")] = 2,
+    level: Annotated[str, typer.Option(help="The server's level.", metavar="durable|applied")] = "durable",
+    limit_files: Annotated[int | None, typer.Option(min=1, help="Count only so many files.", metavar="N")] = None,
+    json_: Json = False,
+) -> None:
+    """Count every word of Python's standard library over TCP while the server is killed, and check every total.
+
+    Exit code 0 only if all totals are right.
+    """
+    from pycounter.cli.demo_screen import show_demo
+
+    if level not in {"applied", "durable"}:
+        raise typer.BadParameter("durable or applied", param_hint="--level")
+    if not show_demo(kills=kills, clients=clients, level=level, limit_files=limit_files, as_json=json_):
+        raise typer.Exit(1)
+
+
 def _print_json(facts: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
