@@ -25,6 +25,12 @@ hypothesis.settings.register_profile(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--crash-kills", type=int, default=120, metavar="N", help="kill shards with -9 about N times in the crash tests"
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Draws the run's seed before Hypothesis reads its option, and chooses the profile."""

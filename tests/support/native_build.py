@@ -1,6 +1,7 @@
 """Builds of the native module beside the installed one, and packages around them that a subprocess can import."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,18 +17,17 @@ class BuildFailed(Exception):
     """cargo said why."""
 
 
-def build_native(name: str, features: Sequence[str]) -> Path:
-    """Builds the module with these cargo features, unoptimised; gives the library. Raises BuildFailed.
+def build_native(folder: Path, features: Sequence[str]) -> Path:
+    """Builds the module with these cargo features, unoptimised, and copies it to a folder. Raises BuildFailed.
 
-    It goes to a folder of its own below cargo's, so that it and the installed build leave each other's files alone.
+    It shares cargo's folder with the engine's own tests, so that what both depend on is compiled once.
     """
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / name
-    command = ["cargo", "build", "--locked", "--quiet", "--package", "pycounter-native", "--target-dir", str(target)]
-    environment = {**os.environ, "PYO3_PYTHON": sys.executable, "PYO3_BUILD_EXTENSION_MODULE": "1", "CARGO_PROFILE_DEV_DEBUG": "0"}
+    environment = {**os.environ, "PYO3_PYTHON": sys.executable, "PYO3_BUILD_EXTENSION_MODULE": "1"}
     if sys.platform == "darwin":
         environment["RUSTFLAGS"] = "-C link-arg=-undefined -C link-arg=dynamic_lookup"
+    command = ["cargo", "build", "--locked", "--quiet", "--package", "pycounter-native", "--features"]
     build = subprocess.run(
-        [*command, "--features", ",".join(features)],
+        [*command, ",".join(features)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -36,7 +36,9 @@ def build_native(name: str, features: Sequence[str]) -> Path:
     )
     if build.returncode != 0:
         raise BuildFailed(build.stderr)
-    return target / "debug" / ("lib_native.dylib" if sys.platform == "darwin" else "lib_native.so")
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+    library = target / "debug" / ("lib_native.dylib" if sys.platform == "darwin" else "lib_native.so")
+    return Path(shutil.copy(library, folder / library.name))
 
 
 def make_package(folder: Path, library: Path) -> Path:

@@ -85,7 +85,7 @@ class Arena:
         self.history = History()
         self.ground = Ground(self.history, level=scenario.level)
         self.report = Report(seed)
-        self._random = random.Random(f"{seed}:kills")
+        self._random = random.Random(f"{seed}:{scenario.name}:kills")
         self._start_s = 0.1
         """How long a start takes, about."""
         self._first_segment = 1
@@ -169,10 +169,10 @@ class Arena:
             await asyncio.sleep(self._random.uniform(0, 1.2 * self._start_s))
         else:
             await self._start()
-            await asyncio.sleep(self._random.uniform(0, self.scenario.life_s_max) * self._random.random())
+            await asyncio.sleep(self._random.uniform(0, self.scenario.life_s_max))
         if moment == "shutdown":
             self.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(self._random.uniform(0, 0.1))
+            await asyncio.sleep(self._random.uniform(0, 0.2))
         elif moment == "frozen":
             self.process.send_signal(signal.SIGSTOP)
             await asyncio.sleep(self._random.uniform(0, 0.05))

@@ -1,0 +1,71 @@
+"""Fixtures around shard processes, for the folders whose conftest takes them."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.resp_socket import RespSocket
+from tests.support.rpc_socket import RpcSocket
+from tests.support.shard_process import ColdLauncher, Launcher, ShardProcess, WarmLauncher
+
+StartShard = Callable[..., ShardProcess]
+
+# Whatever a client sends and however it is killed, a shard never says these.
+NEVER = re.compile(r"panicked at|Traceback \(most recent call last\)|was never awaited|AddressSanitizer")
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Starts shards within a tenth of a second, where the system can watch processes that aren't its children."""
+    if not hasattr(os, "pidfd_open"):
+        yield ColdLauncher()
+        return
+    warm = WarmLauncher()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture
+def start_shard(tmp_path: Path, launcher: Launcher) -> Iterator[StartShard]:
+    """Starts a shard: `start_shard(settings={...}, arguments=[...], name="shard")`. Killed after the test."""
+    shards: list[ShardProcess] = []
+
+    def start(
+        *,
+        settings: dict[str, str | int | float | bool] | None = None,
+        arguments: list[str] | None = None,
+        name: str = "shard",
+    ) -> ShardProcess:
+        shard = ShardProcess(tmp_path / name, launcher=launcher, settings=settings, arguments=arguments or [])
+        shards.append(shard)
+        shard.start()
+        return shard
+
+    yield start
+    for shard in shards:
+        shard.kill()
+    for shard in shards:
+        assert not NEVER.search(shard.output(10_000)), shard.output(200)
+
+
+@pytest.fixture
+def shard(start_shard: StartShard) -> ShardProcess:
+    """A running shard with default settings on a fresh folder."""
+    return start_shard()
+
+
+@pytest.fixture
+def rpc(shard: ShardProcess) -> Iterator[RpcSocket]:
+    """A MessagePack-RPC connection to `shard`."""
+    with RpcSocket(shard.address) as connection:
+        yield connection
+
+
+@pytest.fixture
+def resp(shard: ShardProcess) -> Iterator[RespSocket]:
+    """A RESP connection to `shard`."""
+    with RespSocket(shard.address) as connection:
+        yield connection
