@@ -300,7 +300,8 @@ class Session:
         last = last_sequence or 0
         if last >= self.next_sequence:
             self._end(f"the shard has {last} operations of it, but only {self.next_sequence - 1} were sent")
-        elif last < self.confirmed_through:
+        elif last < self.confirmed_through or (last_sequence is None and self.answered_max and not restarted):
+            # Without a restart nothing was lost: the session was ended or has expired, and what counted, counted.
             self._end("the shard does not know it any more")
         elif last < self.answered_max:
             self._lose_tail(last, restarted=restarted)

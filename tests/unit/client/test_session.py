@@ -370,7 +370,8 @@ def run_simulation(seed, level):
         elif step < 0.97 and misfortunes:
             misfortunes -= 1
             restarted = chance.random() < 0.5
-            forgets = chance.random() < 0.1
+            # After a restart an unknown session is a lost one: no shard forgets a session that was just in use.
+            forgets = not restarted and chance.random() < 0.1
             session.on_disconnect()
             replies.clear()
             if restarted:
