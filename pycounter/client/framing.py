@@ -137,5 +137,5 @@ class ReplyDecoder:
                         yield msgid, error, result
                     case _:
                         raise ProtocolViolation("the server sent something that is no response")
-        except (ValueError, msgpack.exceptions.UnpackException) as error:
+        except (TypeError, ValueError, RecursionError, msgpack.exceptions.UnpackException) as error:
             raise ProtocolViolation(f"the server sent something that is no MessagePack: {error}") from error

@@ -1,3 +1,5 @@
+//! Tests of the striped cell.
+
 use super::owned::Owned;
 use super::*;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the counter store.
+
 use super::*;
 use crate::write_batch_queue::{QueueFull, WriteBatchQueue};
 use proptest::prelude::*;
