@@ -162,42 +162,42 @@ impl JournaledFolder {
 impl JournaledFolder {
     /// The shard's identity: 32 hexadecimal digits, made with the folder.
     #[getter]
-    fn identity(&self) -> &str {
+    pub(crate) fn identity(&self) -> &str {
         &self.identity
     }
 
     /// The shard's name, as the manifest has it.
     #[getter]
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Was the folder empty before?
     #[getter]
-    fn created(&self) -> bool {
+    pub(crate) fn created(&self) -> bool {
         self.created
     }
 
     /// The fencing number of this run. RuntimeError before `start`.
     #[getter]
-    fn epoch(&self) -> PyResult<u64> {
+    pub(crate) fn epoch(&self) -> PyResult<u64> {
         Ok(self.running()?.epoch)
     }
 
     /// Bytes that `start` cut from the log's end: a commit that was never acknowledged. RuntimeError before `start`.
     #[getter]
-    fn torn_bytes(&self) -> PyResult<u64> {
+    pub(crate) fn torn_bytes(&self) -> PyResult<u64> {
         Ok(self.running()?.torn_bytes)
     }
 
     /// Takes the root's row, or None where the store has none. Gives the keys of the pages to load.
-    fn load_root<'py>(&self, py: Python<'py>, root: Option<&[u8]>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    pub(crate) fn load_root<'py>(&self, py: Python<'py>, root: Option<&[u8]>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let keys = self.with_recovery(py, |recovery| recovery.load_root(root))?;
         Ok(keys.iter().map(|key| PyBytes::new(py, key)).collect())
     }
 
     /// Takes one page's row, or None where the store lacks it.
-    fn load_page(&self, py: Python<'_>, key: &[u8], page: Option<&[u8]>) -> PyResult<()> {
+    pub(crate) fn load_page(&self, py: Python<'_>, key: &[u8], page: Option<&[u8]>) -> PyResult<()> {
         self.with_recovery(py, |recovery| recovery.load_page(key, page))
     }
 
@@ -208,20 +208,20 @@ impl JournaledFolder {
 
     /// Bytes of the log above the checkpoint, about: whole files.
     #[getter]
-    fn log_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+    pub(crate) fn log_bytes(&self, py: Python<'_>) -> PyResult<u64> {
         let running = self.running()?;
         py.detach(|| running.checkpointer.log_bytes()).map_err(|error| self.failed(py, error))
     }
 
     /// Commits above the checkpoint.
     #[getter]
-    fn commits_behind(&self) -> PyResult<u64> {
+    pub(crate) fn commits_behind(&self) -> PyResult<u64> {
         let running = self.running()?;
         Ok(running.checkpointer.commits_behind(running.durable.commit()))
     }
 
     /// Reads durable commits, as many as fit into the memory for it, to be folded into pages. None: there is nothing new.
-    fn begin_fold(&self, py: Python<'_>) -> PyResult<Option<Fold>> {
+    pub(crate) fn begin_fold(&self, py: Python<'_>) -> PyResult<Option<Fold>> {
         let running = self.running()?;
         let durable = running.durable.commit();
         let fold = py.detach(|| running.checkpointer.begin(durable)).map_err(|error| self.failed(py, error))?;
@@ -229,7 +229,7 @@ impl JournaledFolder {
     }
 
     /// The fold's root is safe in the store: tells the manifest, and drops the log below it.
-    fn end_fold(&self, py: Python<'_>, fold: &Fold) -> PyResult<()> {
+    pub(crate) fn end_fold(&self, py: Python<'_>, fold: &Fold) -> PyResult<()> {
         let running = self.running()?;
         let root = lock(&fold.state).1.take();
         let root = root.ok_or_else(|| PyRuntimeError::new_err("the fold is not finished, or ended already"))?;

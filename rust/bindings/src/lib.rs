@@ -1,6 +1,16 @@
 //! `pycounter._native`: registers the classes; the logic is in the engine.
+mod counter_backend;
+mod counter_bulk;
+mod counter_pages;
+mod counters;
+mod delta;
 mod errors;
+mod journaled_counters;
 mod journaled_folder;
+mod key;
+mod key_array;
+mod opened_map;
+mod owned_by_process;
 mod shard;
 
 mod hash_ring;
@@ -10,6 +20,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+    module.add_class::<counters::Counters>()?;
+    module.add_class::<journaled_counters::JournaledCounters>()?;
     module.add_class::<hash_ring::HashRing>()?;
     module.add_class::<journaled_folder::JournaledFolder>()?;
     module.add_class::<journaled_folder::Fold>()?;

@@ -1,0 +1,264 @@
+//! Calls with many keys: taken from Python a chunk at a time, then hashed, fetched and applied in a row.
+//!
+//! One rule for all of them: items are applied in their order, and at the first that can't be, the call ends with an
+//! exception that says which it was. Those before it are applied, those after it aren't.
+
+use pycounter_engine::counter_store::CounterStore;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
+
+use crate::counter_backend::{Backend, Cut, Refusal};
+use crate::counter_pages::Page;
+use crate::counters::Counters;
+use crate::delta::{self, Delta};
+use crate::key::{KeyColumn, PinnedKey};
+use crate::key_array::KeyArray;
+
+/// Keys that are hashed before the first of them is looked for.
+const ROW: usize = 64;
+/// From this many counters on they outgrow the processor's caches, and asking for memory ahead pays.
+const FETCH_AHEAD_FROM: usize = 131_072;
+/// Places of a store that one step of a merge reads.
+const MERGE_PLACES: usize = 65_536;
+
+/// Adds to counters, or takes from them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    Plus,
+    Minus,
+}
+
+impl Sign {
+    fn of_one(self) -> i64 {
+        if self == Self::Plus { 1 } else { -1 }
+    }
+
+    fn apply(self, py: Python<'_>, delta: i64) -> PyResult<i64> {
+        if self == Self::Plus { Ok(delta) } else { Delta(delta).negated(py) }
+    }
+}
+
+/// What `update` and `subtract` take: a mapping from keys to amounts, or keys that count one each.
+pub(crate) fn update(backend: &Backend, source: &Bound<'_, PyAny>, sign: Sign) -> PyResult<()> {
+    let py = source.py();
+    let one = sign.of_one();
+    if let Ok(list) = source.cast_exact::<PyList>() {
+        return add_each(py, backend, list.len(), list.iter().map(|key| Ok((PinnedKey::new(key)?, one))));
+    }
+    if let Ok(other) = source.cast::<Counters>() {
+        return merge(py, backend, other.get().backend(), sign);
+    }
+    if let Ok(dict) = source.cast_exact::<PyDict>() {
+        let items = dict.items();
+        return add_each(py, backend, items.len(), items.iter().map(|item| pair(&item, sign)));
+    }
+    if let Ok(mapping) = source.cast::<PyMapping>() {
+        let items = mapping.items()?;
+        return add_each(py, backend, items.len(), items.iter().map(|item| pair(&item, sign)));
+    }
+    if let Some(array) = KeyArray::of(source) {
+        return add_array(py, backend, &array, |_| one);
+    }
+    add_each(py, backend, 0, source.try_iter()?.map(|key| Ok((PinnedKey::new(key?)?, one))))
+}
+
+fn pair(item: &Bound<'_, PyAny>, sign: Sign) -> PyResult<(PinnedKey, i64)> {
+    let (key, amount): (Bound<'_, PyAny>, Delta) = item.extract()?;
+    Ok((PinnedKey::new(key)?, sign.apply(item.py(), amount.0)?))
+}
+
+/// What `add_many` takes: keys, and as many deltas.
+pub(crate) fn add_many(backend: &Backend, keys: &Bound<'_, PyAny>, deltas: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    let py = keys.py();
+    let Some(deltas) = deltas else {
+        if let Some(array) = KeyArray::of(keys) {
+            return add_array(py, backend, &array, |_| 1);
+        }
+        let keys = keys_of(keys)?;
+        return add_each(py, backend, keys.len(), keys.iter().map(|key| Ok((PinnedKey::new(key)?, 1))));
+    };
+    let deltas = delta::all_of(deltas)?;
+    if let Some(array) = KeyArray::of(keys) {
+        same_length(array.len(), deltas.len())?;
+        return add_array(py, backend, &array, |at| deltas.get(at).copied().unwrap_or(0));
+    }
+    let keys = keys_of(keys)?;
+    same_length(keys.len(), deltas.len())?;
+    let items = keys.iter().zip(&deltas).map(|(key, &delta)| Ok((PinnedKey::new(key)?, delta)));
+    add_each(py, backend, deltas.len(), items)
+}
+
+fn same_length(keys: usize, deltas: usize) -> PyResult<()> {
+    if keys == deltas {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!("there are {keys} keys and {deltas} deltas; nothing was applied")))
+}
+
+/// The keys as a tuple that nobody else can change. One str or bytes is taken for the slip that it is.
+pub(crate) fn keys_of<'py>(keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+    if keys.is_instance_of::<PyString>() || keys.is_instance_of::<PyBytes>() || keys.is_instance_of::<PyByteArray>() {
+        return Err(PyTypeError::new_err("keys are a sequence of keys, not one str or bytes"));
+    }
+    if let Ok(tuple) = keys.cast_exact::<PyTuple>() {
+        return Ok(tuple.clone());
+    }
+    if let Ok(list) = keys.cast::<PyList>() {
+        return Ok(list.to_tuple());
+    }
+    PyTuple::new(keys.py(), keys.try_iter()?.collect::<PyResult<Vec<_>>>()?)
+}
+
+/// Adds item by item as they come; `expected` is how many, 0 if nobody knows.
+fn add_each(
+    py: Python<'_>,
+    backend: &Backend,
+    expected: usize,
+    mut items: impl Iterator<Item = PyResult<(PinnedKey, i64)>>,
+) -> PyResult<()> {
+    let mut applied = 0;
+    let mut chunk = Vec::new();
+    loop {
+        let room = backend.chunk(expected.saturating_sub(applied));
+        let mut stopped = None;
+        while chunk.len() < room && stopped.is_none() {
+            match items.next() {
+                Some(Ok(item)) => chunk.push(item),
+                Some(Err(error)) => stopped = Some(Err(error)),
+                None => stopped = Some(Ok(())),
+            }
+        }
+        let outcome = apply(py, backend, &chunk, &mut applied);
+        chunk.drain(..).for_each(|(key, _): (PinnedKey, i64)| key.release(py));
+        outcome?;
+        match stopped {
+            None => {}
+            Some(outcome) => return outcome.map_err(|error| stopped_at(py, error, applied)),
+        }
+    }
+}
+
+fn add_array(
+    py: Python<'_>,
+    backend: &Backend,
+    array: &KeyArray<'_>,
+    delta: impl Fn(usize) -> i64,
+) -> PyResult<()> {
+    let mut applied = 0;
+    let mut keys = KeyColumn::default();
+    while applied < array.len() {
+        let room = backend.chunk(array.len() - applied);
+        let outcome = array.read(py, applied, room, &mut keys);
+        let chunk: Vec<_> = keys.iter().enumerate().map(|(at, key)| (key, delta(applied + at))).collect();
+        apply(py, backend, &chunk, &mut applied)?;
+        outcome.map_err(|error| stopped_at(py, error, applied))?;
+    }
+    Ok(())
+}
+
+/// Adds another map's counters, or takes them away. Both may be the same map.
+pub(crate) fn merge(py: Python<'_>, backend: &Backend, other: &Backend, sign: Sign) -> PyResult<()> {
+    let (mut page, mut cursor, mut applied) = (Page::default(), 0, 0);
+    loop {
+        // Read, then added, with no lock on one map while the other's is waited for.
+        cursor = other.read_all(py, |store| page.read(store, cursor, MERGE_PLACES, b""))?;
+        let chunk: Vec<_> =
+            page.rows().map(|(key, value)| Ok((key, sign.apply(py, value)?))).collect::<PyResult<_>>()?;
+        for chunk in chunk.chunks(backend.chunk(chunk.len())) {
+            apply(py, backend, chunk, &mut applied)?;
+        }
+        if cursor == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Applies a chunk and counts what was applied.
+fn apply<K: AsRef<[u8]> + Sync>(
+    py: Python<'_>,
+    backend: &Backend,
+    chunk: &[(K, i64)],
+    applied: &mut usize,
+) -> PyResult<()> {
+    if chunk.is_empty() {
+        return Ok(());
+    }
+    // Not by the result: a change that isn't durable yet is an error, and applied.
+    let (mut count, mut refusal, mut inserted) = (0, None, 0);
+    let outcome = backend.change(py, chunk.len(), |cut| {
+        let before = cut.store().len();
+        (count, refusal) = add_all(cut, chunk);
+        inserted = cut.store().len().saturating_sub(before);
+    });
+    *applied += count;
+    backend.sweep(py, inserted);
+    let outcome = outcome.and_then(|()| refusal.map_or(Ok(()), |refusal: Refusal| Err(refusal.raise(py))));
+    outcome.map_err(|error| stopped_at(py, error, *applied))
+}
+
+fn add_all<K: AsRef<[u8]>>(cut: &mut Cut<'_, '_>, chunk: &[(K, i64)]) -> (usize, Option<Refusal>) {
+    let mut hashes = [0; ROW];
+    for (number, row) in chunk.chunks(ROW).enumerate() {
+        hash_and_fetch(cut.store(), row.iter().map(|(key, _)| key.as_ref()), &mut hashes);
+        for (at, ((key, delta), &hash)) in row.iter().zip(&hashes).enumerate() {
+            if let Err(refusal) = cut.add(hash, key.as_ref(), *delta) {
+                return (number * ROW + at, Some(refusal));
+            }
+        }
+    }
+    (chunk.len(), None)
+}
+
+fn hash_and_fetch<'k>(store: &CounterStore, keys: impl Iterator<Item = &'k [u8]>, hashes: &mut [u64; ROW]) {
+    let ahead = store.len() >= FETCH_AHEAD_FROM;
+    let mut count = 0;
+    for (hash, key) in hashes.iter_mut().zip(keys) {
+        *hash = store.hash(key);
+        count += 1;
+        if ahead {
+            store.prefetch_slot(*hash);
+        }
+    }
+    if ahead {
+        hashes[..count].iter().for_each(|&hash| store.prefetch_cell(hash));
+    }
+}
+
+/// The values of many counters, 0 for those that don't exist.
+pub(crate) fn get_many(backend: &Backend, keys: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
+    let py = keys.py();
+    if let Some(array) = KeyArray::of(keys) {
+        let mut column = KeyColumn::default();
+        array.read(py, 0, array.len(), &mut column)?;
+        let keys: Vec<_> = column.iter().collect();
+        return values(py, backend, &keys);
+    }
+    let keys = keys_of(keys)?;
+    let keys = keys.iter().map(PinnedKey::new).collect::<PyResult<Vec<_>>>()?;
+    let values = values(py, backend, &keys);
+    keys.into_iter().for_each(|key| key.release(py));
+    values
+}
+
+fn values<K: AsRef<[u8]> + Sync>(py: Python<'_>, backend: &Backend, keys: &[K]) -> PyResult<Vec<i64>> {
+    backend.read_many(py, keys.len(), |store| {
+        let mut values = Vec::with_capacity(keys.len());
+        let mut hashes = [0; ROW];
+        for row in keys.chunks(ROW) {
+            hash_and_fetch(store, row.iter().map(AsRef::as_ref), &mut hashes);
+            let value = |(key, &hash): (&K, &u64)| store.find(hash, key.as_ref()).map_or(0, |at| store.value(at));
+            values.extend(row.iter().zip(&hashes).map(value));
+        }
+        values
+    })
+}
+
+/// Says in an exception where a call with many items ended.
+#[cold]
+fn stopped_at(py: Python<'_>, error: PyErr, applied: usize) -> PyErr {
+    let noted = error
+        .add_note(py, format!("item {applied}: those before it are applied, it and those after it are not"))
+        .and_then(|()| error.value(py).setattr("index", applied));
+    noted.err().unwrap_or(error)
+}
