@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 if sys.platform == "win32":  # pragma: no cover
     raise ImportError("PyCounter does not run on Windows: use Linux, or WSL")
 
-from pycounter._native import DEBUG_BUILD
+from pycounter._native import DEBUG_BUILD, VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Counters", "HashRing", "__version__", "open"]
 
 if DEBUG_BUILD:  # pragma: no cover

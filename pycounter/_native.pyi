@@ -1,12 +1,26 @@
 """The engine as a Python module."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, final, type_check_only
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, final, type_check_only
 
-__all__ = ["DEBUG_BUILD", "Connection", "Fold", "HashRing", "JournaledFolder", "Shard", "error_codes"]
+from typing_extensions import disjoint_base
+
+__all__ = [
+    "DEBUG_BUILD",
+    "VERSION",
+    "Connection",
+    "Counters",
+    "Fold",
+    "HashRing",
+    "JournaledCounters",
+    "JournaledFolder",
+    "Shard",
+    "error_codes",
+]
 
 DEBUG_BUILD: bool
+VERSION: str
 
 @final
 class HashRing:
@@ -70,13 +84,204 @@ class HashRing:
     def digest(self) -> int:
         """A hash of all points: equal in every implementation that places them right (`docs/hash-ring.md`)."""
 
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[type[HashRing], tuple[dict[str, float]]]: ...
 
 def error_codes() -> list[tuple[str, bool, str, str]]:
     """(name, retryable, effect, meaning) of every error code; effect is "nothing", "before" or "unknown"."""
 
+_Key: TypeAlias = str | bytes
+
+@disjoint_base
+class Counters:
+    """A thread-safe map from keys to signed 64-bit counters, in the spirit of `collections.Counter`.
+
+    A key is 1 to 1,024 bytes; a str is its UTF-8, so "a" and b"a" are the same counter. Keys come back as str where
+    they are valid UTF-8, else as bytes. Values are checked: a change that would leave 64 bits raises CounterOverflow
+    and changes nothing. See `docs/counters.md`.
+
+    Raises (every method that takes a key):
+        BadKey: it is no key.
+    """
+
+    def __new__(
+        cls, iterable_or_mapping: Iterable[_Key] | Mapping[Any, int] | None = None, /, **counts: int
+    ) -> Self: ...
+    def incr(self, key: _Key, delta: int = 1) -> int:
+        """Adds `delta` and gives the value after."""
+
+    def add(self, key: _Key, delta: int = 1) -> None:
+        """Adds `delta`; threads that add to one counter hardly slow each other down."""
+
+    def add_many(self, keys: Any, deltas: Any = None) -> None:
+        """Adds to many counters: a delta for each key (a sequence, or a buffer of integers), or 1."""
+
+    def update(self, iterable_or_mapping: Iterable[_Key] | Mapping[Any, int] | None = None, /, **counts: int) -> None:
+        """Counts the elements of an iterable, or adds the amounts of a mapping."""
+
+    def subtract(self, iterable_or_mapping: Iterable[_Key] | Mapping[Any, int] | None = None, /, **counts: int) -> None:
+        """As `update`, taking away."""
+
+    def merge(self, other: Mapping[Any, int] | Counters) -> None:
+        """Adds the amounts of another map."""
+
+    def get(self, key: _Key, default: Any = 0) -> Any:
+        """The value; `default` if there is no such counter."""
+
+    def get_many(self, keys: Any) -> list[int]:
+        """The values of many counters, 0 for those that don't exist."""
+
+    def drain(self, key: _Key) -> int:
+        """Takes everything out and gives it; the counter stays, at 0."""
+
+    def delete(self, key: _Key) -> int:
+        """Removes the counter and gives what it held, 0 if there was none."""
+
+    def pop(self, key: _Key, *default: Any) -> Any:
+        """Removes the counter and gives what it held. Without it: `default`, or KeyError."""
+
+    def clear(self) -> None:
+        """Removes every counter."""
+
+    def top(self, n: int, prefix: _Key = "") -> list[tuple[_Key, int]]:
+        """The `n` largest counters whose keys begin with `prefix`: by falling value, then by key."""
+
+    def most_common(self, n: int | None = None) -> list[tuple[_Key, int]]:
+        """The `n` largest counters, all of them without `n`."""
+
+    def total(self) -> int:
+        """The sum of all counters."""
+
+    def scan(self, prefix: _Key = "") -> Iterator[tuple[_Key, int]]:
+        """An iterator over the pairs of key and value whose keys begin with `prefix`."""
+
+    def scan_page(self, cursor: int = 0, count: int = 1000, prefix: _Key = "") -> tuple[int, list[tuple[_Key, int]]]:
+        """One step of a scan: the next cursor, 0 at the end, and some pairs."""
+
+    def keys(self) -> KeysView[_Key]:
+        """The keys, as a view like a dict's."""
+
+    def values(self) -> ValuesView[int]:
+        """The values, as a view like a dict's."""
+
+    def items(self) -> ItemsView[_Key, int]:
+        """The pairs of key and value, as a view like a dict's."""
+
+    def copy(self) -> Counters:
+        """Another map in memory, with the same counters."""
+
+    def to_bytes(self) -> bytes:
+        """All counters as bytes, for `from_bytes`."""
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The counters that `to_bytes` wrote. ValueError: these bytes are none."""
+
+    def memory_bytes(self) -> int:
+        """Bytes of memory in use."""
+
+    def __sizeof__(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, key: object, /) -> bool: ...
+    def __getitem__(self, key: _Key, /) -> int: ...
+    def __setitem__(self, key: _Key, value: int, /) -> None: ...
+    def __delitem__(self, key: _Key, /) -> None: ...
+    def __iter__(self) -> Iterator[_Key]: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __reduce__(self) -> tuple[Callable[[bytes], Counters], tuple[bytes]]: ...
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+@disjoint_base
+class JournaledCounters(Counters):
+    """Counters on disk. Recovery comes first, as for a shard: `load_root`, `load_page` for each key, `start`.
+
+    What `pycounter.open` wraps. Arguments and errors are those of `Shard`; after a fork every method raises AfterFork.
+    """
+
+    def __new__(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        name: str = "shard-0",
+        level: str = "durable",
+        segment_bytes: int = 67108864,
+        counters_bytes_max: int = 8589934592,
+        dirty_counters_max: int = 1048576,
+        sessions_max: int = 100000,
+        results_per_session_max: int = 10000,
+        session_bytes_max: int = 268435456,
+        ids_bytes_max: int = 268435456,
+        session_window_s: float = 604800.0,
+        id_window_s: float = 120.0,
+        flush_interval_s: float = 1.0,
+    ) -> Self: ...
+    def start(self) -> int:
+        """Replays the log and starts the threads that write. Gives the number of commits replayed."""
+
+    def flush(self) -> None:
+        """Returns once everything up to now is on disk.
+
+        Raises:
+            NotDurable: the disk doesn't take it; it is tried again.
+        """
+
+    @property
+    def pending(self) -> int:
+        """Counters that changed since the last commit was begun."""
+
+    def close(self) -> None:
+        """Writes what is pending, ends the threads and unlocks the folder. Idempotent."""
+
+    @property
+    def level(self) -> str:
+        """ "applied" or "durable"."""
+
+    @property
+    def identity(self) -> str:
+        """The folder's identity: 32 hexadecimal digits."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name, as the manifest has it."""
+
+    @property
+    def created(self) -> bool:
+        """Was the folder empty before?"""
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this run."""
+
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes that `start` cut from the log's end."""
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the log's files."""
+
+    @property
+    def commits_behind(self) -> int:
+        """Durable commits above the checkpoint."""
+
+    def load_root(self, root: bytes | None) -> list[bytes]:
+        """Takes the root's row. See `JournaledFolder`."""
+
+    def load_page(self, key: bytes, page: bytes | None) -> None:
+        """Takes one page's row. See `JournaledFolder`."""
+
+    def close_folder(self) -> None:
+        """Unlocks the folder of one that was not started. Idempotent."""
+
+    def begin_fold(self) -> Fold | None:
+        """Reads durable commits to be folded. See `JournaledFolder`."""
+
+    def end_fold(self, fold: Fold) -> None:
+        """The fold's root is safe in the store. See `JournaledFolder`."""
+
+@disjoint_base
 class JournaledFolder:
     """A locked folder: recovered first, checkpointed later.
 

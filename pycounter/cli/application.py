@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pycounter import __version__
+from pycounter._native import VERSION
 from pycounter.errors import PyCounterError
 
 __all__ = ["run"]
@@ -45,7 +45,7 @@ def run() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pycounter {__version__}")
+        typer.echo(f"pycounter {VERSION}")
         raise typer.Exit
 
 
@@ -117,7 +117,7 @@ def serve(
             _print_json({"event": "ready", **facts})
         else:
             sys.stdout.write(
-                f"pycounter {__version__}: shard {facts['shard']} serves {settings.data} at {facts['address']}, "
+                f"pycounter {VERSION}: shard {facts['shard']} serves {settings.data} at {facts['address']}, "
                 f"{facts['level']}, epoch {facts['epoch']}, pid {facts['pid']}. Ctrl-C stops it in good order.\n"
             )
             sys.stdout.flush()

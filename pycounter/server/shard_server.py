@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from pycounter import __version__, _native
+from pycounter._native import VERSION, Shard
 from pycounter.errors import StorageError
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.server.shard_protocol import ShardProtocol
@@ -55,11 +55,11 @@ class ShardServer:
         self.refused_connections = 0
         self.shard, store = open_folder(
             settings.data,
-            lambda: _native.Shard(
+            lambda: Shard(
                 settings.data,
                 name=settings.name,
                 level=settings.level,
-                server_version=__version__,
+                server_version=VERSION,
                 token=token,
                 segment_bytes=settings.segment_bytes,
                 frame_bytes_max=settings.frame_bytes_max,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from pycounter import __version__
+from pycounter._native import VERSION
 from pycounter.errors import StorageError
 from pycounter.storage.checkpoint_store import FOLDER_NAME
 from pycounter.storage.checkpointer import Checkpointer
@@ -51,7 +51,7 @@ def write_backup(shard: _Shard, checkpointer: Checkpointer, directory: str | os.
             "format": NOTE_FORMAT,
             "identity": shard.identity,
             "shard": shard.name,
-            "version": __version__,
+            "version": VERSION,
             "created_at": int(time.time()),
         }
         # The note comes last: a folder without it is no whole backup.

@@ -139,12 +139,7 @@ fn add_each(
     }
 }
 
-fn add_array(
-    py: Python<'_>,
-    backend: &Backend,
-    array: &KeyArray<'_>,
-    delta: impl Fn(usize) -> i64,
-) -> PyResult<()> {
+fn add_array(py: Python<'_>, backend: &Backend, array: &KeyArray<'_>, delta: impl Fn(usize) -> i64) -> PyResult<()> {
     let mut applied = 0;
     let mut keys = KeyColumn::default();
     while applied < array.len() {

@@ -85,10 +85,7 @@ fn pairs<'py>(py: Python<'py>, counters: impl IntoIterator<Item = (impl AsRef<[u
 impl Counters {
     #[new]
     #[pyo3(signature = (iterable_or_mapping = None, /, **counts))]
-    fn new(
-        iterable_or_mapping: Option<&Bound<'_, PyAny>>,
-        counts: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Self> {
+    fn new(iterable_or_mapping: Option<&Bound<'_, PyAny>>, counts: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let new = Self::with(Backend::memory(CounterStore::new()));
         new.update(iterable_or_mapping, counts)?;
         Ok(new)
@@ -323,7 +320,9 @@ impl Counters {
         let other = if let Ok(other) = other.cast::<Self>() {
             other.clone()
         } else if other.is_instance_of::<PyMapping>() {
-            let Some(counters) = counters_like(other)? else { return Ok(false.into_pyobject(py)?.to_owned().into_any()) };
+            let Some(counters) = counters_like(other)? else {
+                return Ok(false.into_pyobject(py)?.to_owned().into_any());
+            };
             Bound::new(py, counters)?
         } else {
             return Ok(py.NotImplemented().into_bound(py));

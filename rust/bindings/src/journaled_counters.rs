@@ -40,9 +40,9 @@ impl JournaledCounters {
 #[pymethods]
 impl JournaledCounters {
     #[new]
-    #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", segment_bytes = 64 << 20,
-        counters_bytes_max = 8 << 30, dirty_counters_max = 1 << 20, sessions_max = 100_000,
-        results_per_session_max = 10_000, session_bytes_max = 256 << 20, ids_bytes_max = 256 << 20,
+    #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", segment_bytes = 67_108_864,
+        counters_bytes_max = 8_589_934_592, dirty_counters_max = 1_048_576, sessions_max = 100_000,
+        results_per_session_max = 10_000, session_bytes_max = 268_435_456, ids_bytes_max = 268_435_456,
         session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(

@@ -95,9 +95,11 @@ fn decode(py: Python<'_>, item: &[u8], text: &mut String) -> PyResult<()> {
     for point in item.chunks_exact(4) {
         let point = point.first_chunk().map_or(0, |&point| u32::from_le_bytes(point));
         let character = char::from_u32(point);
-        text.push(character.ok_or_else(|| {
-            errors::named(py, "BadKey", (format!("a key can't hold {point:#x}: it has no UTF-8"),))
-        })?);
+        text.push(
+            character.ok_or_else(|| {
+                errors::named(py, "BadKey", (format!("a key can't hold {point:#x}: it has no UTF-8"),))
+            })?,
+        );
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+    module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<counters::Counters>()?;
     module.add_class::<journaled_counters::JournaledCounters>()?;
     module.add_class::<hash_ring::HashRing>()?;

@@ -90,9 +90,9 @@ pub struct Shard {
 impl Shard {
     #[new]
     #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", server_version = "", token = None,
-        segment_bytes = 64 << 20, frame_bytes_max = 1 << 20, reply_bytes_max = 4 << 20, held_bytes_max = 256 << 20,
-        counters_bytes_max = 8 << 30, dirty_counters_max = 1 << 20, sessions_max = 100_000,
-        results_per_session_max = 10_000, session_bytes_max = 256 << 20, ids_bytes_max = 256 << 20,
+        segment_bytes = 67_108_864, frame_bytes_max = 1_048_576, reply_bytes_max = 4_194_304, held_bytes_max = 268_435_456,
+        counters_bytes_max = 8_589_934_592, dirty_counters_max = 1_048_576, sessions_max = 100_000,
+        results_per_session_max = 10_000, session_bytes_max = 268_435_456, ids_bytes_max = 268_435_456,
         session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(

@@ -1,5 +1,7 @@
 """Messages as bytes: what is encoded, what is refused, and replies in chunks of any size."""
 
+from typing import Any
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_request_and_notification_are_what_the_protocol_says():
 
 
 def test_apply_frame_is_a_request_like_any_other():
-    items = [("a", 1), (b"\xff", -1)]
+    items: list[tuple[str | bytes, int]] = [("a", 1), (b"\xff", -1)]
     ((_, encoded),) = encode_batches(items, 10, 1000)
     frame = apply_frame(7, b"sixteen bytes id", (3, 2), encoded, "durable")
     assert frame == request(7, "apply", (b"sixteen bytes id", 3, 2, items, "durable"))
@@ -69,11 +71,11 @@ REPLIES = [[1, 1, None, {"results": [1, "overflow: no"]}], [1, 2**32 - 1, "bad_k
 def test_replies_parse_the_same_however_they_are_cut(sizes):
     data = b"".join(map(msgpack.packb, REPLIES))
     decoder = ReplyDecoder(1 << 20)
-    seen = []
+    seen: list[Any] = []
     for size in [*sizes, len(data)]:
         seen += decoder.feed(data[:size])
         data = data[size:]
-    assert seen == [tuple(reply[1:]) for reply in REPLIES]
+    assert seen == [tuple(reply[1:]) for reply in REPLIES]  # type: ignore[index]
 
 
 @given(st.binary(max_size=60))
