@@ -18,6 +18,7 @@ from typing import Any, Self
 from pycounter.client.backoff import Backoff
 from pycounter.client.connection import RpcConnection
 from pycounter.client.framing import Item, Key, Level, ProtocolViolation, encode_batches
+from pycounter.client.limit import Limit
 from pycounter.client.session import Batch, LostTail, Next, Results, Session
 from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import ClientStatistics
@@ -306,8 +307,8 @@ class SessionClient:
     def _deadline(self, timeout_s: float | None) -> float:
         return asyncio.get_running_loop().time() + (self.settings.call_timeout_s if timeout_s is None else timeout_s)
 
-    def _limit(self, timeout_s: float | None) -> _Limit:
-        return _Limit(self._deadline(timeout_s))
+    def _limit(self, timeout_s: float | None) -> Limit:
+        return Limit(self._deadline(timeout_s))
 
     async def _admit(self, count: int) -> None:
         """Waits for room, first come, first served. Cancellation gives the room back."""
@@ -607,23 +608,3 @@ class SessionClient:
             self._resume.cancel()
             self._resume = None
         self._ready.set()
-
-
-class _Limit:
-    """A deadline around an operation: says what is certain when it passes."""
-
-    __slots__ = ("_timeout",)
-
-    def __init__(self, deadline: float) -> None:
-        self._timeout = asyncio.timeout_at(deadline)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, traceback)
-        except TimeoutError as late:
-            raise DeadlineExceeded("the time ran out; what was sent stays in the session: don't repeat it") from late
