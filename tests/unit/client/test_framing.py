@@ -34,7 +34,7 @@ def test_apply_frame_is_a_request_like_any_other():
     assert frame == request(7, "apply", (b"sixteen bytes id", 3, 2, items, "durable"))
 
 
-@given(ITEMS, st.integers(1, 60), st.integers(40, 400))
+@given(ITEMS, st.integers(1, 60), st.integers(100, 400))
 def test_batches_hold_every_item_once_in_order_within_the_bounds(items, operations_max, bytes_max):
     batches = encode_batches(items, operations_max, bytes_max)
     assert [item for _, encoded in batches for item in decode_items(encoded)] == items
