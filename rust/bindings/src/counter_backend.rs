@@ -93,6 +93,7 @@ impl MemoryMap {
 }
 
 /// The counters behind a `Counters`.
+#[allow(clippy::large_enum_variant, reason = "maps are large and few; a box would cost each call one more fetch")]
 pub(crate) enum Backend {
     Memory(MemoryMap),
     Journaled(OpenedMap),

@@ -1,6 +1,6 @@
 //! The commit thread: appends and fsyncs, off the loop, and tells the loop by an eventfd.
 //!
-//! It owns the appender. Everything else goes through the [`CommitSlot`]. When an attempt fails the same commit is
+//! It owns the appender. Everything else goes through the `CommitSlot`. When an attempt fails the same commit is
 //! tried again, and nothing else, until that works: see `docs/journal.md`.
 
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -2,7 +2,7 @@
 //!
 //! `manifest.json` is `{"format": 1, "checksum": "<xxh3-64 of content, as it stands>", "content": {...}}`. It is replaced
 //! whole: written under another name, fsynced, renamed, the folder fsynced. Two threads change it, the commit thread
-//! (a new segment) and the checkpointer (position, trim), both through one [`ManifestFile`], which writes one change at
+//! (a new segment) and the checkpointer (position, trim), both through one `ManifestFile`, which writes one change at
 //! a time. Readers never wait for a write: they get the last durable content.
 
 use std::io;

@@ -1,7 +1,7 @@
 //! The ordered log of commits: records, segment files, the commit thread, recovery.
 //!
 //! Reading order: [`entry`] (a fact), [`record`] (a commit's bytes), [`manifest`], [`segment`] (appending), [`reader`]
-//! and [`recovery`] (reading), [`commit_slot`] and [`commit_thread`] (off the loop). `docs/journal.md` holds the format
+//! and [`recovery`] (reading), `commit_slot` and [`commit_thread`] (off the loop). `docs/journal.md` holds the format
 //! and the argument why nothing acknowledged is lost.
 //!
 //! A journal has two sides. One thread appends, through an [`Appender`]. Any thread may read durable commits and move

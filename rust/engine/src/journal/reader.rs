@@ -1,7 +1,7 @@
 //! Reading commits: a window over one segment's file, the chain that each record must continue, and the reader that
 //! follows a log while it is being written.
 //!
-//! Recovery and [`LogReader`] share [`SegmentScan`] and [`Chain`]; they differ in what a bad record means. To recovery
+//! Recovery and [`LogReader`] share `SegmentScan` and `Chain`; they differ in what a bad record means. To recovery
 //! it may be the torn end of the log. To a reader of durable commits it is damage, always.
 
 use std::io;
