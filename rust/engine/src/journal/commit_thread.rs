@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::atomics;
 use crate::journal::Appender;
 use crate::journal::commit_slot::{CommitSlot, Order};
 pub use crate::journal::commit_slot::{Durable, WaitOutcome};
@@ -84,8 +83,8 @@ impl CommitThread {
 
     /// The same for threads that outlive this handle's borrow.
     #[must_use]
-    pub fn durable_handle(&self) -> atomics::Arc<Durable> {
-        atomics::Arc::clone(self.shared.slot.durable())
+    pub fn durable_handle(&self) -> Arc<Durable> {
+        Arc::clone(self.shared.slot.durable())
     }
 
     /// Is a commit on its way?
