@@ -1,4 +1,4 @@
-"""Clients of one shard: `SessionClient` for speed and exactly once, `OneShotClient` for a single command.
+"""The client of one shard: `SessionClient` counts exactly once, whatever is cut or killed.
 
     async with SessionClient("127.0.0.1", 7400) as client:
         await client.incr("visits")
@@ -6,13 +6,12 @@
 
 Which file holds what, from the socket upwards: `framing` turns messages into bytes and back; `connection` is one TCP
 connection; `session` is the rules of exactly once, without any input or output; `session_client` joins them and
-reconnects; `one_shot` is the blocking client of the command line.
+reconnects.
 """
 
-from pycounter.client.one_shot import OneShotClient
 from pycounter.client.session import LostTail
 from pycounter.client.session_client import SessionClient
 from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import ClientStatistics
 
-__all__ = ["ClientSettings", "ClientStatistics", "LostTail", "OneShotClient", "SessionClient"]
+__all__ = ["ClientSettings", "ClientStatistics", "LostTail", "SessionClient"]
