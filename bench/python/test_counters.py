@@ -13,8 +13,9 @@ OPERATIONS = 100_000
 
 @pytest.fixture(params=[1_000, 100_000], ids=["1k-keys", "100k-keys"])
 def keys(request: pytest.FixtureRequest) -> list[str]:
-    names = [f"counter:{number:012d}" for number in range(request.param)]
-    return names * (OPERATIONS // request.param)
+    count: int = request.param
+    names = [f"counter:{number:012d}" for number in range(count)]
+    return names * (OPERATIONS // count)
 
 
 def test_incr(benchmark: Any, keys: list[str]) -> None:
