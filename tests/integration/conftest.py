@@ -1,5 +1,23 @@
 """Shard processes for the tests of this folder."""
 
-from tests.support.fixtures import launcher, resp, rpc, shard, start_shard
+from tests.support.fixtures import (
+    emptied_shard,
+    launcher,
+    resp,
+    rpc,
+    shard,
+    shared_shard,
+    start_shard,
+    start_shared_shard,
+)
 
-__all__ = ["launcher", "resp", "rpc", "shard", "start_shard"]
+__all__ = [
+    "emptied_shard",
+    "launcher",
+    "resp",
+    "rpc",
+    "shard",
+    "shared_shard",
+    "start_shard",
+    "start_shared_shard",
+]

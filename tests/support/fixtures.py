@@ -1,5 +1,6 @@
 """Fixtures around shard processes, for the folders whose conftest takes them."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -28,9 +29,9 @@ def launcher() -> Iterator[Launcher]:
     warm.close()
 
 
-@pytest.fixture
-def start_shard(tmp_path: Path, launcher: Launcher) -> Iterator[StartShard]:
-    """Starts a shard: `start_shard(settings={...}, arguments=[...], name="shard")`. Killed after the test."""
+@contextlib.contextmanager
+def starting(folder: Path, launcher: Launcher) -> Iterator[StartShard]:
+    """Starts shards below `folder`, and kills them at the end."""
     shards: list[ShardProcess] = []
 
     def start(
@@ -39,16 +40,49 @@ def start_shard(tmp_path: Path, launcher: Launcher) -> Iterator[StartShard]:
         arguments: list[str] | None = None,
         name: str = "shard",
     ) -> ShardProcess:
-        shard = ShardProcess(tmp_path / name, launcher=launcher, settings=settings, arguments=arguments or [])
+        shard = ShardProcess(folder / name, launcher=launcher, settings=settings, arguments=arguments or [])
         shards.append(shard)
         shard.start()
         return shard
 
-    yield start
-    for shard in shards:
-        shard.kill()
+    try:
+        yield start
+    finally:
+        for shard in shards:
+            shard.kill()
     for shard in shards:
         assert not NEVER.search(shard.output(10_000)), shard.output(200)
+
+
+@pytest.fixture
+def start_shard(tmp_path: Path, launcher: Launcher) -> Iterator[StartShard]:
+    """Starts a shard: `start_shard(settings={...}, arguments=[...], name="shard")`. Killed after the test."""
+    with starting(tmp_path, launcher) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_shard(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher) -> Iterator[StartShard]:
+    """The same for a shard that all tests of a module share."""
+    with starting(tmp_path_factory.mktemp("shared"), launcher) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared_shard(start_shared_shard: StartShard) -> ShardProcess:
+    """A running shard with default settings, the same one for a whole module."""
+    return start_shared_shard()
+
+
+@pytest.fixture
+def emptied_shard(shared_shard: ShardProcess) -> ShardProcess:
+    """`shared_shard` without the counters of the tests before; their sessions and ids stay.
+
+    A module whose tests are many and small calls this `shard`.
+    """
+    with RespSocket(shared_shard.address) as connection:
+        connection.call("FLUSHALL")
+    return shared_shard
 
 
 @pytest.fixture
