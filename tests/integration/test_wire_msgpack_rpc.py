@@ -98,7 +98,7 @@ def test_scan_gives_each_counter_once(rpc):
     wanted = {b"key:%d" % number: number for number in range(500)}
     rpc.call("incr_many", [[key, value] for key, value in wanted.items()])
     rpc.call("incr_many", [["other", 1], [b"\xfe", 1]])
-    found = {}
+    found: dict[bytes, int] = {}
     cursor, pages = 0, 0
     while True:
         cursor, page = rpc.call("scan", cursor, 32, "key:")
@@ -163,7 +163,7 @@ def test_backup(rpc, shard, tmp_path, start_shard):
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 
-BAD_PARAMS = [
+BAD_PARAMS: list[tuple[str, list[object], str]] = [
     ("incr", [], "bad_request"),
     ("incr", [""], "bad_key"),
     ("incr", ["k" * 1025], "bad_key"),
