@@ -1,7 +1,7 @@
 """The server's settings: defaults, then a TOML file, then the environment, then the command line.
 
-Each layer overrides the one before. Every value is checked when the settings are made; an error names the setting and
-where it came from.
+Each layer overrides the one before. Every value is checked as it is read, in a layer that another one overrides too; an
+error names the setting and where it came from.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -38,7 +39,7 @@ def parse_bytes(text: str | int) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no size such as 1048576 or 64MiB")
-    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+    return int(Fraction(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,58 +89,80 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
-        if not self.data:
-            raise ValueError("data is empty: name the shard's folder")
+        for name in _FIELDS:
+            _check(name, getattr(self, name))
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key go together: one of them is missing")
-        if not self.name or len(self.name) > 64:
-            raise ValueError("name must have 1 to 64 characters")
+            given, missing = ("tls_cert", "tls_key") if self.tls_key is None else ("tls_key", "tls_cert")
+            raise ValueError(f"{given} is set and {missing} is not: they go together")
 
 
 _TEBI = 1 << 40
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("port", 0, 65_535),
-    ("connections_max", 1, 1_000_000),
-    ("idle_timeout_s", 0, 1e9),
-    ("frame_bytes_max", 4096, 1 << 28),
-    ("reply_bytes_max", 65_536, 1 << 30),
-    ("held_bytes_max", 65_536, _TEBI),
-    ("counters_bytes_max", 1 << 20, _TEBI),
-    ("dirty_counters_max", 1024, 1 << 28),
-    ("sessions_max", 1, 1 << 28),
-    ("results_per_session_max", 1, 1 << 24),
-    ("session_bytes_max", 65_536, _TEBI),
-    ("ids_bytes_max", 1 << 20, _TEBI),
-    ("session_window_s", 0.001, 1e9),
-    ("id_window_s", 0.001, 1e9),
-    ("flush_interval_s", 0.001, 1.0),
-    ("segment_bytes", 4096, 1 << 34),
-    ("checkpoint_log_bytes", 4096, 1 << 40),
-    ("checkpoint_interval_s", 0.05, 1e9),
-    ("stop_timeout_s", 0, 1e6),
-)
+_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "connections_max": (1, 1_000_000),
+    "idle_timeout_s": (0, 1e9),
+    "frame_bytes_max": (4096, 1 << 28),
+    "reply_bytes_max": (65_536, 1 << 30),
+    "held_bytes_max": (65_536, _TEBI),
+    "counters_bytes_max": (1 << 20, _TEBI),
+    "dirty_counters_max": (1024, 1 << 28),
+    "sessions_max": (1, 1 << 28),
+    "results_per_session_max": (1, 1 << 24),
+    "session_bytes_max": (65_536, _TEBI),
+    "ids_bytes_max": (1 << 20, _TEBI),
+    "session_window_s": (0.001, 1e9),
+    "id_window_s": (0.001, 1e9),
+    "flush_interval_s": (0.001, 1.0),
+    "segment_bytes": (4096, 1 << 34),
+    "checkpoint_log_bytes": (4096, 1 << 40),
+    "checkpoint_interval_s": (0.05, 1e9),
+    "stop_timeout_s": (0, 1e6),
+}
 _FIELDS = {field.name: field for field in msgspec.structs.fields(ServerSettings)}
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", str | None: "a text"}
+_BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def _check(name: str, value: Any) -> None:
+    """Raises ValueError for a value of the right type that makes no sense."""
+    if name in _RANGES:
+        low, high = _RANGES[name]
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
+    if name in {"data", "host"} and not value:
+        raise ValueError(f"{name} is empty")
+    if name == "name" and not 1 <= len(value) <= 64:
+        raise ValueError(f"name has {len(value)} characters, but must have 1 to 64")
+
+
+def _convert(name: str, value: object) -> Any:
+    """A value, which may be a text, as its setting's type. Raises ValueError."""
+    kind: Any = _FIELDS[name].type
+    if isinstance(value, str):
+        if name.endswith(("_bytes", "_bytes_max")):
+            try:
+                return parse_bytes(value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        if kind is bool:
+            value = _BOOLEANS.get(value.lower(), value)
+    try:
+        return msgspec.convert(value, kind, strict=not isinstance(value, str))
+    except msgspec.ValidationError:
+        wanted = _KINDS.get(kind) or " or ".join(get_args(kind))
+        raise ValueError(f"{name} must be {wanted}, not {value!r}") from None
 
 
 def _parse(name: str, value: object, source: str) -> Any:
-    """One value, which may be a text, as its setting's type."""
-    field = _FIELDS.get(name)
-    if field is None:
+    """One value, checked; an error names `source`."""
+    if name not in _FIELDS:
         raise SettingsError(f"{source}: there is no setting {name!r}; there are {', '.join(_FIELDS)}")
     try:
-        if name.endswith(("_bytes", "_bytes_max")) and isinstance(value, str):
-            return parse_bytes(value)
-        if isinstance(value, str) and field.type is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
-        return msgspec.convert(value, field.type, strict=not isinstance(value, str))
-    except KeyError:
-        raise SettingsError(f"{source}: {name} must be true or false, not {value!r}") from None
-    except (msgspec.ValidationError, ValueError) as error:
-        raise SettingsError(f"{source}: {name}: {error}") from error
+        converted = _convert(name, value)
+        _check(name, converted)
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}") from error
+    return converted
 
 
 def load_settings(
@@ -190,6 +213,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     server = content.pop("server", {})
     if not isinstance(server, dict):
         raise SettingsError(f"{path}: server must be a table")
+    twice = content.keys() & server.keys()
+    if twice:
+        raise SettingsError(f"{path}: {min(twice)} stands both at the top level and in [server]")
     return {**content, **server}
 
 
