@@ -87,11 +87,12 @@ class ShardProtocol(asyncio.Protocol):
         self.attend()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more."""
-        # The client may have shut down its side only, and still wait for replies that a commit holds.
+        """The client sends nothing more. True: it may still receive."""
+        # The client may have shut down its side only, and still wait for replies that a commit holds. TLS has no such
+        # half on an event loop: whoever ends it has left.
         self._connection.finish()
         self.attend()
-        return True
+        return self._transport.get_extra_info("sslcontext") is None
 
     def stop_reading(self) -> None:
         """For an orderly stop: nothing more is accepted, replies still leave."""
