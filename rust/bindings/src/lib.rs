@@ -9,6 +9,7 @@ mod journaled_counters;
 mod journaled_folder;
 mod key;
 mod key_array;
+mod load_generator;
 mod opened_map;
 mod owned_by_process;
 mod shard;
@@ -28,6 +29,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<journaled_folder::Fold>()?;
     module.add_class::<shard::Shard>()?;
     module.add_class::<shard::Connection>()?;
+    module.add_class::<load_generator::LoadGenerator>()?;
+    module.add_class::<load_generator::LoadReport>()?;
+    module.add_class::<load_generator::ConstantReplies>()?;
+    module.add_function(wrap_pyfunction!(load_generator::serve_constant_replies, module)?)?;
     module.add_function(wrap_pyfunction!(errors::error_codes, module)?)?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! Layers, lowest first: `limits` and `error_code`; `cell`, `counter_store`, `write_batch_queue`,
 //! `hash_ring`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
-//! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together.
+//! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together. Apart from them: `load_generator`, which measures servers.
 
 #[allow(unused_imports, reason = "which of them are used depends on the cfg")]
 mod atomics;
@@ -18,6 +18,7 @@ pub mod hash_ring;
 pub mod journal;
 mod lazy_memory;
 pub mod limits;
+pub mod load_generator;
 pub mod operation_id_table;
 pub mod planted_bug;
 pub mod session_row;

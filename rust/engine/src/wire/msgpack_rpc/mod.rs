@@ -11,7 +11,7 @@
 mod frame_scanner;
 mod held_replies;
 mod hot_path;
-mod reader;
+pub(crate) mod reader;
 mod reply_writer;
 mod request_parser;
 

@@ -1,9 +1,9 @@
-//! Reads MessagePack values one after the other. Shared by the scanner, the parser and the held replies,
-//! so that they can't disagree about where a value ends.
+//! Reads MessagePack values one after the other. Shared by the scanner, the parser, the held replies and the
+//! load generator, so that they can't disagree about where a value ends.
 
 /// A value's first bytes: its kind, and its size where the payload follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Head {
+pub(crate) enum Head {
     Nil,
     Bool(bool),
     /// Any integer encoding, if the value isn't negative.
@@ -27,7 +27,7 @@ pub(super) enum Head {
 
 impl Head {
     /// Bytes between the head and the next value.
-    pub(super) const fn payload_bytes(self) -> usize {
+    pub(crate) const fn payload_bytes(self) -> usize {
         match self {
             Self::Str(bytes) | Self::Bin(bytes) | Self::Ext(bytes) => bytes,
             _ => 0,
@@ -35,7 +35,7 @@ impl Head {
     }
 
     /// Values that this one consists of. A map's count is at most 2^32 - 1, so this can't overflow.
-    pub(super) const fn children(self) -> u64 {
+    pub(crate) const fn children(self) -> u64 {
         match self {
             Self::Array(count) => count as u64,
             Self::Map(count) => 2 * count as u64,
@@ -53,7 +53,7 @@ fn be<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
 }
 
 /// The head at the start of `bytes`, and how many bytes it takes (1 to 9). `None`: it isn't all there.
-pub(super) fn decode_head(bytes: &[u8]) -> Option<(Head, usize)> {
+pub(crate) fn decode_head(bytes: &[u8]) -> Option<(Head, usize)> {
     let marker = *bytes.first()?;
     let size1 = || be::<1>(bytes).map(|b| usize::from(b[0]));
     let size2 = || be(bytes).map(|b| usize::from(u16::from_be_bytes(b)));
@@ -101,7 +101,7 @@ pub(super) fn decode_head(bytes: &[u8]) -> Option<(Head, usize)> {
 
 /// A value, read without what is inside an array or a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Nil,
     Bool(bool),
     Unsigned(u64),
@@ -118,26 +118,26 @@ pub(super) enum Value<'a> {
 
 /// The bytes end within a value. It can't happen in a frame that a scanner measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Truncated;
+pub(crate) struct Truncated;
 
 /// Reads on from a position. Never recurses, never allocates.
 #[derive(Debug, Clone)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
     /// What is still to read.
-    pub(super) const fn rest(&self) -> &'a [u8] {
+    pub(crate) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// The next value. After `Array` or `Map` its elements come next.
-    pub(super) fn read(&mut self) -> Result<Value<'a>, Truncated> {
+    pub(crate) fn read(&mut self) -> Result<Value<'a>, Truncated> {
         let (head, head_bytes) = decode_head(self.rest).ok_or(Truncated)?;
         let body = self.rest.get(head_bytes..).ok_or(Truncated)?;
         let (payload, rest) = body.split_at_checked(head.payload_bytes()).ok_or(Truncated)?;
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next value; what is inside an array or a map is skipped, and they are `Other`.
-    pub(super) fn read_whole(&mut self) -> Result<Value<'a>, Truncated> {
+    pub(crate) fn read_whole(&mut self) -> Result<Value<'a>, Truncated> {
         match self.read()? {
             Value::Array(count) => self.skip(count as u64).map(|()| Value::Other),
             Value::Map(count) => self.skip(2 * count as u64).map(|()| Value::Other),
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Skips so many values with all that is inside. Each step eats at least a byte, so this ends.
-    pub(super) fn skip(&mut self, count: u64) -> Result<(), Truncated> {
+    pub(crate) fn skip(&mut self, count: u64) -> Result<(), Truncated> {
         let mut left = count;
         while left > 0 {
             let (head, head_bytes) = decode_head(self.rest).ok_or(Truncated)?;
