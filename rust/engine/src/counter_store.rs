@@ -99,6 +99,8 @@ struct Writer {
     retired: Vec<RetiredIndex>,
     /// Bytes of the index and the retired ones.
     index_bytes: u64,
+    /// A counter was refused for want of room since the last compaction.
+    was_full: bool,
 }
 
 /// An index that readers may still be in. Owned, but not as a Box, which would claim to be alone.
@@ -269,6 +271,12 @@ impl CounterStore {
     /// Inserts unless somebody else has. `writer` is what this store's lock guards.
     #[cold]
     fn insert(&self, writer: &mut Writer, hash: u64, key: &[u8]) -> Result<CounterRef, StoreError> {
+        let outcome = self.try_insert(writer, hash, key);
+        writer.was_full |= outcome == Err(StoreError::Full);
+        outcome
+    }
+
+    fn try_insert(&self, writer: &mut Writer, hash: u64, key: &[u8]) -> Result<CounterRef, StoreError> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(StoreError::KeyLength);
         }

@@ -9,17 +9,20 @@ use crate::cell::Cells;
 const ABSENT_MIN: usize = 65_536;
 
 impl CounterStore {
-    /// Are more than half of the entries absent counters, and are they many?
+    /// Are more than half of the entries absent counters, and are they many? Where a counter was refused for want of
+    /// room since, an eighth is enough, however few: a whole copy for less than that would cost more than it frees.
     pub fn wants_compaction(&mut self) -> bool {
-        let entries = locked_mut(&mut self.writer).entries;
+        let Writer { entries, was_full, .. } = *locked_mut(&mut self.writer);
         let absent = entries.saturating_sub(self.len());
-        absent >= ABSENT_MIN && absent > entries / 2
+        if was_full { absent > entries / 8 } else { absent >= ABSENT_MIN && absent > entries / 2 }
     }
 
     /// Builds index and arena anew without the absent counters, in hash order; stripes are folded.
     /// All refs become invalid. Does nothing and gives false while a counter waits in the write
     /// batch queue, or if the memory for the copy can't be had.
     pub fn compact(&mut self) -> bool {
+        // If this fails, the next refusal asks for it again.
+        locked_mut(&mut self.writer).was_full = false;
         let Some(index) = Index::new(self.homes_wanted()) else { return false };
         let mut new = Self {
             seed: self.seed,
@@ -41,13 +44,14 @@ impl CounterStore {
         true
     }
 
-    /// Homes for the present counters, with room for as many again before growing.
+    /// Homes for the present counters, with room for as many again before growing; but no more than there are, for
+    /// they may not fit into the bound.
     fn homes_wanted(&self) -> usize {
         let mut homes = HOMES_MIN;
         while homes / 2 < self.len() {
             homes *= 2;
         }
-        homes
+        homes.min(self.index().homes())
     }
 
     fn copy(&self, slot: Slot, new: &mut Self) -> bool {

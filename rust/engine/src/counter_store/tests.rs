@@ -317,6 +317,32 @@ fn compaction_drops_absent_counters_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_full_store_gives_room_again_once_an_eighth_is_deleted() {
+    let bytes_max = 40_000;
+    let mut store = CounterStore::with_seed(1, bytes_max);
+    let mut made = 0;
+    while let Ok(at) = store.find_or_insert_mut(store.hash(&key_of(made)), &key_of(made)) {
+        store.set_mut(at, 1);
+        made += 1;
+    }
+    assert!(!store.wants_compaction(), "nothing would be freed");
+    let freed = made / 8 + 1;
+    for number in 0..freed {
+        assert!(!store.wants_compaction(), "too little would be freed");
+        store.delete_mut(counter(&store, &key_of(number)));
+    }
+    assert!(store.wants_compaction());
+    assert!(store.compact());
+    assert_eq!(store.len(), (made - freed) as usize);
+    for number in made..made + freed {
+        let at = store.find_or_insert_mut(store.hash(&key_of(number)), &key_of(number)).unwrap();
+        store.set_mut(at, 1);
+        assert!(store.memory_bytes() <= bytes_max);
+    }
+    assert!(!store.wants_compaction());
+}
+
+#[test]
 #[should_panic(expected = "another store")]
 fn a_ref_from_elsewhere_panics() {
     let store = small();

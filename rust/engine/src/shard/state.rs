@@ -115,17 +115,25 @@ impl State {
             }
         });
         self.ids.drain_new(|entry| encoder.put(entry));
-        if self.counters.wants_compaction() {
-            self.counters.compact();
-        }
+        self.compact_if_worthwhile();
         encoder.finish()
     }
 
-    /// Forgets sessions and ids whose time is over, a bounded number at a call.
+    /// Housekeeping: forgets sessions and ids whose time is over, a bounded number at a call. Makes room where there is
+    /// none for new counters, though nothing changed since.
     pub fn expire(&mut self, uptime_ms: u64) {
         const BUDGET: usize = 1_000;
         self.sessions.expire(uptime_ms, BUDGET);
         self.ids.expire(uptime_ms, BUDGET);
+        if self.dirty.is_empty() {
+            self.compact_if_worthwhile();
+        }
+    }
+
+    fn compact_if_worthwhile(&mut self) {
+        if self.counters.wants_compaction() {
+            self.counters.compact();
+        }
     }
 }
 
