@@ -261,13 +261,13 @@ def test_bad_params_are_refused_and_change_nothing(rpc):
 
 def test_more_items_than_a_request_may_have(rpc):
     items, names = [["a", 1]] * 65_537, ["a"] * 65_537
-    requests = [
-        ("incr_many", [items]),
-        ("apply", [SESSION, 1, 0, items]),
-        ("get_many", [names]),
-        ("total_many", [names]),
-    ]
-    for method, params in requests:
+    requests: dict[str, list[object]] = {
+        "incr_many": [items],
+        "apply": [SESSION, 1, 0, items],
+        "get_many": [names],
+        "total_many": [names],
+    }
+    for method, params in requests.items():
         assert rpc.outcome(method, *params).code == "too_large", method
     assert rpc.call("scan") == [0, []]
     assert rpc.call("incr_many", items[:-1])[-1] == 65_536
