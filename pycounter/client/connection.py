@@ -30,6 +30,8 @@ class RpcConnection(asyncio.Protocol):
     def __init__(self, owner: BatchOwner, reply_bytes_max: int) -> None:
         self.lost = asyncio.Event()
         self.cause: Exception | None = None
+        #: Was a batch answered on it?
+        self.is_useful = False
         #: When bytes last came, in the loop's time.
         self.received_at = 0.0
         self._owner = owner
@@ -84,8 +86,14 @@ class RpcConnection(asyncio.Protocol):
             self._transport.write(notification(method, params))
 
     def abort(self) -> None:
-        """Drops the connection at once."""
+        """Drops the connection at once: nothing is sent or taken from it any more."""
+        self.lost.set()
         self._transport.abort()
+
+    def refuse(self, violation: ProtocolViolation) -> None:
+        """Drops the connection, because the server sent nonsense."""
+        self.cause = self.cause or violation
+        self.abort()
 
     def close(self) -> None:
         """Closes once what is written has left."""
@@ -100,11 +108,14 @@ class RpcConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol."""
+        if self.lost.is_set():
+            return
         self.received_at = self._loop.time()
         try:
             for msgid, error, result in self._decoder.feed(data):
                 if (batch := self._batches.pop(msgid, None)) is not None:
                     self._owner.on_batch_reply(batch, error, result)
+                    self.is_useful = True
                 elif (reply := self._calls.pop(msgid, None)) is None:
                     raise ProtocolViolation(f"the server answered {msgid}, which was not asked")
                 elif reply.done():
@@ -114,8 +125,7 @@ class RpcConnection(asyncio.Protocol):
                 else:
                     reply.set_exception(from_wire(error))
         except ProtocolViolation as violation:
-            self.cause = violation
-            self._transport.abort()
+            self.refuse(violation)
         self._owner.on_replies()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,22 +14,31 @@ attempt was never answered (`is_ambiguous`). A refusal settles a batch only if n
 Where a session can't go on (the shard has forgotten it), ambiguous batches are reported as unknown and never sent
 again; the others move to a new session. A batch that the server refuses for good (`too_large`) has used no numbers:
 nothing after it can have been applied, so what was numbered behind it moves to a new session as well.
+
+At level `applied` an answer is not the end: a crash of the shard may take back what it had not written to disk. Each
+session has an `AppliedTail` of such operations. A session that ends while it has one is *retired*: the shard isn't
+told goodbye yet, as it must be able to say, after a crash, how much of the session is left. A reply that waits for a
+commit (`hello`) confirms every tail at once, those of retired sessions too. After a restart of the shard it is asked
+for each of them before anything else is sent.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from pycounter.client.framing import Item, Level, decode_items
+from pycounter.client.applied_tail import AppliedTail, LostTail
+from pycounter.client.framing import Level, decode_items
 from pycounter.client.statistics import ClientStatistics
 from pycounter.errors import AlreadySettled, RpcError, SessionLost, from_wire
 
-__all__ = ["Batch", "LostTail", "Next", "Session"]
+__all__ = ["RETIRED_MAX", "Batch", "Covered", "Next", "Session"]
+
+_log = logging.getLogger(__name__)
 
 Results = list[int | RpcError]
 #: Told once what became of a batch: its results, or the error that all of it shares.
@@ -40,6 +49,11 @@ _ENDING = frozenset({"session_unknown", "id_reused", "already_settled", "interna
 #: A batch that had to leave so many sessions is given up.
 _RENEWALS_MAX = 3
 _SESSION_BYTES = 16
+#: With so many retired sessions nothing new is to be sent: each is asked for after a restart.
+RETIRED_MAX = 64
+
+#: Tails, and up to which number each was answered when a barrier was asked for.
+Covered = list[tuple[AppliedTail, int]]
 
 
 class Next(Enum):
@@ -48,22 +62,6 @@ class Next(Enum):
     GO_ON = auto()
     #: Wait some time, then go on: the server refused for now.
     PAUSE = auto()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LostTail:
-    """Operations that were acknowledged at `applied` and are gone: the shard crashed before it wrote them to disk."""
-
-    session: bytes
-    first_sequence: int
-    last_sequence: int
-    #: Those of them that are remembered, oldest first. They weren't applied: they may be applied again as new ones.
-    operations: list[Item]
-
-    @property
-    def count(self) -> int:
-        """How many operations are lost."""
-        return self.last_sequence - self.first_sequence + 1
 
 
 class Batch:
@@ -120,9 +118,8 @@ class Session:
         self._on_lost_tail = on_lost_tail
         self._new_id = new_id
         self.queue: deque[Batch] = deque()
-        #: Acknowledged at `applied` and not known to be durable: (first, count, bytes).
-        self.unconfirmed: deque[tuple[int, int, bytes]] = deque()
-        self.unconfirmed_operations = 0
+        #: Of sessions that have ended before all that they had acknowledged was known to be durable.
+        self.retired: list[AppliedTail] = []
         #: Sessions to say goodbye to.
         self.ended: list[bytes] = []
         self._begin()
@@ -132,10 +129,7 @@ class Session:
         self.next_sequence = 1
         #: Everything up to here is settled.
         self.acked_through = 0
-        #: The highest number that was answered.
-        self.answered_max = 0
-        #: Up to here, what was answered is known to be durable.
-        self.confirmed_through = 0
+        self.tail = AppliedTail(self.id)
         #: Numbered, in order, from the first that isn't settled.
         self.window: deque[Batch] = deque()
         self.window_operations = 0
@@ -205,25 +199,28 @@ class Session:
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
-    def on_results(self, batch: Batch, results: list[Any]) -> None:
+    def on_results(self, batch: Batch, results: Any) -> None:
         """The shard applied the batch, now or before.
 
         Raises:
             ValueError: these aren't the results of so many operations.
         """
-        if len(results) != batch.count:
-            raise ValueError(f"{len(results)} results for {batch.count} operations")
+        if type(results) is not list or len(results) != batch.count:
+            raise ValueError(f"{results!r:.100} are no results of {batch.count} operations")
+        kinds = set(map(type, results))
+        if not kinds <= {int, str}:
+            raise ValueError("a result is neither a number nor an error")
         self._land(batch)
         if batch.is_answered:
             return
-        if set(map(type, results)) != {int}:
-            results = [from_wire(result) if isinstance(result, str) else result for result in results]
-        if self.level == "applied":
-            self.unconfirmed.append((batch.first, batch.count, batch.items))
-            self.unconfirmed_operations += batch.count
-        self.answered_max = max(self.answered_max, batch.last)
+        refused: frozenset[int] = frozenset()
+        if str in kinds:
+            refused = frozenset(place for place, result in enumerate(results) if type(result) is str)
+            results = [from_wire(result) if type(result) is str else result for result in results]
         if self.level == "durable":
-            self.confirmed_through = self.answered_max
+            self.tail.answer_durably(batch.last)
+        else:
+            self.tail.answer(batch.first, batch.count, batch.items, refused)
         self.statistics.operations_settled += batch.count
         self._answer(batch, results)
         self._settle()
@@ -242,6 +239,8 @@ class Session:
         if error.effect == "unknown":
             batch.is_ambiguous = True
         if error.code in _ENDING:
+            if error.code == "session_unknown":
+                self.tail.may_be_forgotten = True
             self._ending = self._ending or str(error)
             return Next.GO_ON
         if error.retryable:
@@ -297,34 +296,27 @@ class Session:
             last_sequence: the last number that the shard has; None: it doesn't know the session.
             restarted: no request of an earlier connection can arrive any more, as the shard's process is another.
         """
-        last = last_sequence or 0
+        tail, last = self.tail, last_sequence or 0
+        if not restarted and not self.is_behind(last_sequence):
+            self.confirm(self.acknowledged())
+        lost = None
         if last >= self.next_sequence:
+            self._forget_tail(tail)
             self._end(f"the shard has {last} operations of it, but only {self.next_sequence - 1} were sent")
-        elif last < self.confirmed_through or (last_sequence is None and self.answered_max and not restarted):
+        elif last < tail.confirmed_through:
             # Without a restart nothing was lost: the session was ended or has expired, and what counted, counted.
+            lost = self._judge(tail, last_sequence)
             self._end("the shard does not know it any more")
-        elif last < self.answered_max:
-            self._lose_tail(last, restarted=restarted)
+        elif last < tail.answered_max:
+            lost = self._judge(tail, last_sequence)
+            self._leave_behind(last, restarted=restarted)
         else:
-            self.confirm(last)
+            tail.confirm(last)
             self._rewinding = True
+        self._report(lost)
 
-    def confirm(self, through: int) -> None:
-        """Everything up to this number is durable."""
-        self.confirmed_through = max(self.confirmed_through, min(through, self.answered_max))
-        while self.unconfirmed and self.unconfirmed[0][0] + self.unconfirmed[0][1] - 1 <= through:
-            self.unconfirmed_operations -= self.unconfirmed.popleft()[1]
-
-    def _lose_tail(self, last: int, *, restarted: bool) -> None:
-        """Acknowledged operations are gone: reports them and settles the unanswered ones against what is left."""
-        self.confirm(last)
-        operations: list[Item] = []
-        for first, _, items in self.unconfirmed:
-            operations += decode_items(items)[max(0, last + 1 - first) :]
-        tail = LostTail(
-            session=self.id, first_sequence=last + 1, last_sequence=self.answered_max, operations=operations
-        )
-        self.statistics.operations_lost += tail.count
+    def _leave_behind(self, last: int, *, restarted: bool) -> None:
+        """Acknowledged operations are gone: settles the unanswered ones against what is left."""
         kept = []
         for batch in self.window:
             if batch.is_answered:
@@ -337,7 +329,54 @@ class Session:
             else:
                 self._give_up(batch, "the shard lost a part of it in a crash")
         self._renew(kept)
-        self._on_lost_tail(tail)
+
+    # --- what was acknowledged at applied --------------------------------------------------------------------------
+
+    @property
+    def unconfirmed_operations(self) -> int:
+        """Acknowledged at `applied` and not known to be durable."""
+        return self.tail.operations + sum(tail.operations for tail in self.retired)
+
+    def acknowledged(self) -> Covered:
+        """What is acknowledged now: a reply to a request sent now that waits for a commit confirms it."""
+        return [(tail, tail.answered_max) for tail in (*self.retired, self.tail)]
+
+    def confirm(self, covered: Covered) -> None:
+        """The barrier was answered, by the process of the shard that acknowledged all of it."""
+        for tail, through in covered:
+            tail.confirm(through)
+        self.ended += [tail.session for tail in self.retired if not tail.operations]
+        self.retired = [tail for tail in self.retired if tail.operations]
+
+    def is_behind(self, last_sequence: int | None) -> bool:
+        """Does the shard know the session, and less of it than it acknowledged?"""
+        return last_sequence is not None and last_sequence < self.tail.answered_max
+
+    def resolve(self, tail: AppliedTail, last_sequence: int | None) -> None:
+        """After a crash of the shard: what `hello` says of a retired session. To be told before `on_resume`."""
+        self.retired.remove(tail)
+        self.ended.append(tail.session)
+        self._report(self._judge(tail, last_sequence))
+
+    def _judge(self, tail: AppliedTail, last_sequence: int | None) -> LostTail | None:
+        if tail.is_unknown(last_sequence):
+            self._forget_tail(tail)
+            return None
+        return tail.take_lost(last_sequence or 0)
+
+    def _report(self, lost: LostTail | None) -> None:
+        if lost is not None:
+            self.statistics.operations_lost += lost.count
+            self._on_lost_tail(lost)
+
+    def _forget_tail(self, tail: AppliedTail) -> None:
+        if unknown := tail.clear():
+            self.statistics.operations_unknown += unknown
+            _log.warning(
+                "session %s: it is unknown whether %d operations that were acknowledged at applied lasted",
+                tail.session.hex(),
+                unknown,
+            )
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
@@ -347,6 +386,9 @@ class Session:
             batch.in_flight = False
             if not batch.is_answered:
                 self._give_up(batch, reason)
+        for tail in (*self.retired, self.tail):
+            self._forget_tail(tail)
+        self.retired.clear()
         queued = list(self.queue)
         self.queue.clear()
         self._begin()
@@ -354,6 +396,8 @@ class Session:
 
     def expire(self) -> None:
         """The shard may have forgotten the session, and nobody asked it for too long."""
+        for tail in (*self.retired, self.tail):
+            tail.may_be_forgotten = True
         self._end("there was no answer for longer than the shard keeps a session")
 
     def _end(self, reason: str) -> None:
@@ -389,12 +433,13 @@ class Session:
     def _renew(self, kept: list[Batch]) -> None:
         """Begins a new session with batches of which no copy can count any more, before what is queued."""
         if self.next_sequence > 1:
-            self.ended.append(self.id)
             self.statistics.sessions_renewed += 1
+            if self.tail.operations:
+                self.retired.append(self.tail)
+            else:
+                self.ended.append(self.id)
         reason = self._ending
         self._begin()
-        self.unconfirmed.clear()
-        self.unconfirmed_operations = 0
         waiting: list[Batch] = []
         for batch in kept:
             batch.first = 0

@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from pycounter.client.applied_tail import LostTail
 from pycounter.client.backoff import Backoff
+from pycounter.client.coalescer import Coalescer
 from pycounter.client.connection import RpcConnection
 from pycounter.client.framing import Item, Key, Level, ProtocolViolation, encode_batches
+from pycounter.client.hello import HelloReply
 from pycounter.client.limit import Limit
-from pycounter.client.session import Batch, LostTail, Next, Results, Session
+from pycounter.client.room import Room
+from pycounter.client.session import RETIRED_MAX, Batch, Next, Results, Session
 from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import ClientStatistics
 from pycounter.errors import (
@@ -42,6 +46,13 @@ _log = logging.getLogger(__name__)
 #: Methods that change nothing: sent again when a connection breaks.
 _READS = frozenset({"get", "get_many", "total", "total_many", "scan", "top", "ping", "stats", "health", "topology"})
 _WITH_ID = frozenset({"incr", "drain", "delete"})
+#: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
+_DOORS = frozenset({"unauthenticated", "forbidden"})
+
+
+def _running_s() -> float:
+    """Seconds that the machine has run, those in which it slept too: the shard may have run on meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SessionClient:
@@ -50,8 +61,8 @@ class SessionClient:
     Use it as `async with SessionClient(host, port) as client`, or call `connect` and `close`.
 
     A deadline that passes, or a cancellation, ends the waiting and not the counting: an operation that was sent stays
-    in the session until it is settled, and is not to be repeated by the caller. A list (`apply`) that wasn't sent yet
-    is taken back.
+    in the session until it is settled, and is not to be repeated by the caller. What still waits for room, and a list
+    (`apply`) that wasn't sent yet, is taken back: after a deadline that is `Unavailable`, nothing was applied.
 
     Args:
         host: the shard's.
@@ -94,9 +105,10 @@ class SessionClient:
         )
         self._connection: RpcConnection | None = None
         self._ready = asyncio.Event()
-        self._settled = asyncio.Event()
-        #: Why no operation can succeed any more.
-        self._failure: PyCounterError | None = None
+        self._room = Room(self.settings.pending_operations_max)
+        #: Why no operation is accepted any more, and why none can succeed any more.
+        self._refusal: RpcError | None = None
+        self._failure: RpcError | None = None
         #: Why the last connection didn't come to be.
         self._trouble: Exception | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -104,11 +116,13 @@ class SessionClient:
         self._pause = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s)
         self._resume: asyncio.TimerHandle | None = None
         self._answered_at = 0.0
-        #: Operations accepted and not settled, and callers that wait for room.
-        self._pending = 0
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        #: Single increments of this turn of the loop.
-        self._loose: list[tuple[Item, asyncio.Future[int]]] = []
+        self._coalescer = Coalescer(
+            self._session,
+            self._room,
+            operations_max=self.settings.coalesced_operations_max,
+            bytes_max=self.settings.batch_bytes_max,
+            on_queued=self._pump,
+        )
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -141,31 +155,35 @@ class SessionClient:
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Waits for what is not settled, says goodbye, and ends the connection. Cancellation ends it at once.
 
+        From its beginning on nothing new is accepted.
+
         Raises:
-            SessionLost: not everything was settled in time; the message says how much is unknown.
+            SessionLost: not everything was settled in time, or, at `applied`, known to be durable; the message says how
+                much is unknown.
         """
         if self._runner is None:
             return
         timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
         unknown_before = self.statistics.operations_unknown
+        refusal = self._refusal = self._refusal or Unavailable("the client is closed: nothing was applied")
         try:
-            self._flush_loose()
+            self._coalescer.flush()
             async with asyncio.timeout(timeout_s):
-                await self._wait_settled()
-                if self._session.level == "applied" and self._failure is None and self._session.answered_max:
+                await self._room.wait_empty()
+                while self._session.unconfirmed_operations:
                     await self._confirm()
                 await self._say_goodbye()
-        except TimeoutError:
-            pass
+        except (TimeoutError, RpcError) as error:
+            _log.debug("closing: %s", error)
         finally:
-            runner, self._runner = self._runner, None
-            for task in (runner, self._barrier):
-                if task is not None:
-                    task.cancel()
-            self._fail(Unavailable("the client is closed: nothing was applied"), "the client was closed")
+            tasks = [task for task in (self._runner, self._barrier) if task is not None]
+            self._runner = None
+            for task in tasks:
+                task.cancel()
+            self._fail(refusal, "the client was closed")
             if self._connection is not None:
                 self._connection.close()
-            await asyncio.gather(runner, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         unknown = self.statistics.operations_unknown - unknown_before
         if unknown:
             raise SessionLost(f"closed after {timeout_s} s: it is unknown whether {unknown} operations counted")
@@ -188,15 +206,9 @@ class SessionClient:
             DeadlineExceeded: it was sent and not answered yet; it stays in the session, don't repeat it.
             SessionLost: nobody can tell whether it counted.
         """
-        async with self._limit(timeout_s):
-            await self._admit(1)
-            reply: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            if not self._loose:
-                asyncio.get_running_loop().call_soon(self._flush_loose)
-            self._loose.append(((key, delta), reply))
-            if len(self._loose) >= self.settings.coalesced_operations_max:
-                self._flush_loose()
-            return await reply
+        async with self._limit(timeout_s) as limit:
+            await self._enter(1, limit)
+            return await self._coalescer.add((key, delta))
 
     async def apply(self, items: Sequence[Item], *, timeout_s: float | None = None) -> Results:
         """Adds to many counters and gives, for each item, its value after or its error.
@@ -214,21 +226,28 @@ class SessionClient:
         limits = self.settings
         encoded = encode_batches(items, limits.batch_operations_max, limits.batch_bytes_max)
         loop = asyncio.get_running_loop()
-        async with self._limit(timeout_s):
+        async with self._limit(timeout_s) as limit:
             replies: list[asyncio.Future[Results | RpcError]] = []
             batches: list[Batch] = []
+            refused: list[RpcError] = []
             try:
                 for count, data in encoded:
-                    await self._admit(count)
+                    try:
+                        await self._enter(count, limit)
+                    except RpcError as refusal:
+                        if not batches:
+                            raise
+                        refused = [refusal] * (len(encoded) - len(batches))
+                        break
                     replies.append(loop.create_future())
                     batches.append(Batch(count, data, self._settler(count, replies[-1])))
                     self._session.add(batches[-1])
                     self._pump()
-                outcomes = [await reply for reply in replies]
+                outcomes = [await reply for reply in replies] + refused
             except asyncio.CancelledError:
-                for batch in batches:
-                    if self._session.drop(batch):
-                        self._release(batch.count)
+                dropped = [batch for batch in batches if self._session.drop(batch)]
+                self._room.leave(sum(batch.count for batch in dropped))
+                limit.is_sent = len(dropped) < len(batches)
                 raise
         if len(outcomes) == 1:
             outcome = outcomes[0]
@@ -243,7 +262,7 @@ class SessionClient:
         return results
 
     async def flush(self, *, timeout_s: float | None = None) -> None:
-        """Waits until everything that was acknowledged is durable. For clients at `applied`.
+        """Waits until everything that is acknowledged now is durable, or reported as lost. For clients at `applied`.
 
         Raises:
             DeadlineExceeded: it isn't yet.
@@ -266,14 +285,18 @@ class SessionClient:
         options = params[-1] if params else None
         has_id = method in _WITH_ID and isinstance(options, dict) and options.get("id") is not None
         deadline = self._deadline(timeout_s)
+        sent_first: float | None = None
         is_ambiguous = False
         while True:
             try:
                 connection = await self._wait_ready(deadline)
-            except Unavailable as error:
+            except RpcError as error:
                 if is_ambiguous:
                     raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
                 raise
+            sent_first = sent_first or _running_s()
+            if is_ambiguous and _running_s() - sent_first > self.settings.id_window_s:
+                raise UnknownOutcome(f"{method} was not answered for longer than the shard keeps its id")
             try:
                 async with asyncio.timeout_at(deadline):
                     return await connection.call(method, *params)
@@ -287,6 +310,8 @@ class SessionClient:
                 await asyncio.sleep(0)
             except RpcError as error:
                 # A refusal settles an operation only if no earlier attempt is unanswered.
+                if is_ambiguous and not error.retryable and error.code in _DOORS:
+                    raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
                 is_ambiguous = is_ambiguous or (has_id and error.effect == "unknown")
                 if not (is_ambiguous and error.retryable):
                     raise
@@ -295,7 +320,7 @@ class SessionClient:
     @property
     def unsettled(self) -> int:
         """Operations that were accepted and have no outcome yet, their callers still waiting or not."""
-        return self._pending
+        return self._room.operations
 
     @property
     def session_id(self) -> bytes:
@@ -310,45 +335,23 @@ class SessionClient:
     def _limit(self, timeout_s: float | None) -> Limit:
         return Limit(self._deadline(timeout_s))
 
-    async def _admit(self, count: int) -> None:
-        """Waits for room, first come, first served. Cancellation gives the room back."""
+    async def _enter(self, count: int, limit: Limit) -> None:
+        """Waits for room. A deadline that passes meanwhile has sent nothing."""
         self._check()
-        if not self._waiters and self._has_room(count):
-            self._pending += count
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (count, waiter)
-        self._waiters.append(entry)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if entry in self._waiters:
-                self._waiters.remove(entry)
-            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._release(count)
-            raise
-
-    def _has_room(self, count: int) -> bool:
-        # A batch larger than the bound goes alone.
-        return not self._pending or self._pending + count <= self.settings.pending_operations_max
-
-    def _release(self, count: int) -> None:
-        self._pending -= count
-        while self._waiters and self._has_room(self._waiters[0][0]):
-            wanted, waiter = self._waiters.popleft()
-            if not waiter.done():
-                self._pending += wanted
-                waiter.set_result(None)
-        if not self._pending:
-            self._settled.set()
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+        limit.is_sent = False
+        await self._room.enter(count)
+        limit.is_sent = True
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            # One object for all callers: without this it would remember each of them.
+            raise self._failure.with_traceback(None)
         if self._runner is None:
             raise Unavailable("the client is not connected: nothing was applied")
 
-    async def _wait_ready(self, deadline: float) -> RpcConnection:
+    async def _wait_ready(self, deadline: float | None) -> RpcConnection:
         """The present connection, once there is one."""
         while True:
             self._check()
@@ -364,64 +367,13 @@ class SessionClient:
                     f"can't reach the shard at {host}:{port} ({self._trouble or 'no answer'}): nothing was applied"
                 ) from error
 
-    async def _wait_settled(self) -> None:
-        while self._pending:
-            self._settled.clear()
-            await self._settled.wait()
-
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def _settler(self, count: int, reply: asyncio.Future[Results | RpcError]) -> Callable[[Results | RpcError], None]:
         def settle(outcome: Results | RpcError) -> None:
-            self._release(count)
+            self._room.leave(count)
             if not reply.done():
                 reply.set_result(outcome)
-
-        return settle
-
-    def _flush_loose(self) -> None:
-        """Makes batches of the single increments that came since the last time."""
-        if not self._loose:
-            return
-        loose, self._loose = self._loose, []
-        # A cancelled increment that never left is taken back.
-        waiting = [entry for entry in loose if not entry[1].done()]
-        if len(waiting) < len(loose):
-            self._release(len(loose) - len(waiting))
-        step = self.settings.coalesced_operations_max
-        for start in range(0, len(waiting), step):
-            self._queue_loose(waiting[start : start + step])
-        self._pump()
-
-    def _queue_loose(self, loose: list[tuple[Item, asyncio.Future[int]]]) -> None:
-        try:
-            encoded = encode_batches([item for item, _ in loose], len(loose), self.settings.batch_bytes_max)
-        except RpcError as error:
-            # One of them can't be sent: find out which, each on its own.
-            if len(loose) == 1:
-                self._release(1)
-                loose[0][1].set_exception(error)
-            else:
-                for entry in loose:
-                    self._queue_loose([entry])
-            return
-        start = 0
-        for count, data in encoded:
-            replies = [reply for _, reply in loose[start : start + count]]
-            start += count
-            self._session.add(Batch(count, data, self._distributor(replies)))
-
-    def _distributor(self, replies: list[asyncio.Future[int]]) -> Callable[[Results | RpcError], None]:
-        def settle(outcome: Results | RpcError) -> None:
-            self._release(len(replies))
-            results = [outcome] * len(replies) if isinstance(outcome, RpcError) else outcome
-            for reply, result in zip(replies, results, strict=True):
-                if reply.done():
-                    continue
-                if isinstance(result, RpcError):
-                    reply.set_exception(result)
-                else:
-                    reply.set_result(result)
 
         return settle
 
@@ -431,11 +383,11 @@ class SessionClient:
         if connection is None or connection.lost.is_set() or self._resume is not None:
             return
         session = self._session
-        if session.unconfirmed_operations >= self.settings.unconfirmed_operations_max // 2:
-            if self._barrier is None:
-                self._barrier = asyncio.create_task(self._confirm_in_background(), name="pycounter confirmation")
-            if session.unconfirmed_operations >= self.settings.unconfirmed_operations_max:
-                return
+        unconfirmed, bound = session.unconfirmed_operations, self.settings.unconfirmed_operations_max
+        if self._barrier is None and (session.retired or unconfirmed >= bound // 2):
+            self._barrier = asyncio.create_task(self._confirm_in_background(), name="pycounter confirmation")
+        if unconfirmed >= bound or len(session.retired) >= RETIRED_MAX:
+            return
         while (batch := session.take_next()) is not None:
             connection.apply(batch, session.id, session.acked_through, session.level)
         while session.ended:
@@ -453,7 +405,7 @@ class SessionClient:
 
     def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
         """A batch was answered."""
-        self._answered_at = asyncio.get_running_loop().time()
+        self._answered_at = _running_s()
         if error is not None:
             if self._session.on_refusal(batch, from_wire(error)) is Next.PAUSE:
                 self._pump_later()
@@ -471,22 +423,33 @@ class SessionClient:
     def _report_lost_tail(self, tail: LostTail) -> None:
         _log.warning("%d operations that were acknowledged at applied were lost in a crash of the shard", tail.count)
         if self._on_lost_tail is not None:
-            self._on_lost_tail(tail)
+            try:
+                self._on_lost_tail(tail)
+            except Exception:  # noqa: BLE001 - it is the user's, and the client goes on without it
+                _log.exception("on_lost_tail")
 
     # --- durability of applied operations --------------------------------------------------------------------------
 
     async def _confirm(self) -> None:
-        """A hello waits for the commit that covers all that it could see: what it counts is durable."""
+        """Waits until all that is acknowledged now is durable: `hello` waits for the commit that covers it."""
         while True:
-            connection = await self._wait_ready(self._deadline(None))
-            session = self._session.id
+            connection = await self._wait_ready(None)
+            covered = self._session.acknowledged()
             try:
-                said = await connection.call("hello", self._hello())
+                await self._greet(connection, self._session.id)
             except ConnectionError:
+                # Let the runner see the loss before the next attempt.
                 await asyncio.sleep(0)
                 continue
-            if session == self._session.id and connection is self._connection:
-                self._session.confirm(said.get("last_sequence") or 0)
+            except RpcError as error:
+                if not error.retryable:
+                    raise
+                await asyncio.sleep(self._pause.next_s())
+                continue
+            # On another connection the shard may be another process, and what this one said is settled there.
+            if connection is self._connection:
+                self._session.confirm(covered)
+                self._pump()
             return
 
     async def _confirm_in_background(self) -> None:
@@ -502,14 +465,28 @@ class SessionClient:
 
     # --- connecting ------------------------------------------------------------------------------------------------
 
-    def _hello(self) -> dict[str, object]:
-        said: dict[str, object] = {"client": "pycounter", "session": self._session.id}
+    async def _greet(self, connection: RpcConnection, session: bytes) -> HelloReply:
+        """Asks the shard who it is and where a session is. Raises ConnectionError, RpcError."""
+        said: dict[str, object] = {"client": "pycounter", "session": session}
         if self._token is not None:
             said["token"] = self._token
-        return said
+        reply = await connection.call("hello", said)
+        try:
+            return HelloReply.parse(reply)
+        except ProtocolViolation as violation:
+            connection.refuse(violation)
+            raise
 
     async def _run(self) -> None:
         """The task that connects, for as long as the client lives. Every other task waits for what it makes."""
+        try:
+            await self._stay_connected()
+        except Exception as error:  # noqa: BLE001 - the task's boundary: callers would wait for it in vain
+            _log.exception("the client can't go on")
+            self._fail(Unavailable(f"the client can't go on: {error!r}"), repr(error))
+
+    async def _stay_connected(self) -> None:
+        loop = asyncio.get_running_loop()
         backoff = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s)
         connected_before = False
         while self._failure is None:
@@ -518,15 +495,15 @@ class SessionClient:
             except (Unauthenticated, Forbidden, WrongShard) as error:
                 self._fail(error, str(error))
                 return
-            except (OSError, TimeoutError, RpcError) as error:
+            except (OSError, RpcError) as error:
                 self._trouble = error
                 await asyncio.sleep(backoff.next_s())
                 continue
-            backoff.reset()
             self.statistics.reconnects += connected_before
             connected_before = True
+            opened_at = loop.time()
             self._connection = connection
-            self._answered_at = asyncio.get_running_loop().time()
+            self._answered_at = _running_s()
             self._ready.set()
             self._pump()
             try:
@@ -536,40 +513,49 @@ class SessionClient:
                 self._connection = None
                 self._trouble = connection.cause
                 self._session.on_disconnect()
+            # A server that greets and hangs up must not be called in a tight circle.
+            if connection.is_useful or loop.time() - opened_at > self.settings.backoff_max_s:
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.next_s())
 
     async def _open(self) -> RpcConnection:
-        """A connection on which the shard has said that it is the right one and where the session is."""
-        loop = asyncio.get_running_loop()
-        if self._answered_at and loop.time() - self._answered_at > self.settings.session_window_s:
+        """A connection on which the shard has said that it is the right one and where the sessions are."""
+        if self._answered_at and _running_s() - self._answered_at > self.settings.session_window_s:
             self._session.expire()
         async with asyncio.timeout(self.settings.connect_timeout_s):
             connection = await RpcConnection.open(
                 self, self.address, tls=self._tls, reply_bytes_max=self.settings.reply_bytes_max
             )
         try:
-            # The reply waits for a commit, and with a slow disk that may take longer than a connection should.
-            async with asyncio.timeout(self.settings.silence_timeout_s):
-                said = await connection.call("hello", self._hello())
-            self._meet(said)
+            await self._meet(connection)
         except BaseException:
             connection.abort()
             raise
         return connection
 
-    def _meet(self, said: dict[str, Any]) -> None:
-        """Checks who answers. Raises WrongShard, ProtocolViolation."""
-        try:
-            identity, epoch, last = said["identity"], int(said["epoch"]), said.get("last_sequence")
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ProtocolViolation("the server's answer to hello makes no sense") from error
-        if self.identity is not None and identity != self.identity:
+    async def _meet(self, connection: RpcConnection) -> None:
+        """Learns who answers, and what the shard still has. Raises ConnectionError, TimeoutError, RpcError."""
+        # The replies wait for a commit, and with a slow disk that may take longer than a connection should.
+        patience_s = self.settings.silence_timeout_s
+        session = self._session
+        async with asyncio.timeout(patience_s):
+            shard = await self._greet(connection, session.id)
+        if self.identity is not None and shard.identity != self.identity:
             raise WrongShard(
-                f"the shard at {self.address[0]}:{self.address[1]} is {identity}, not {self.identity}: it was restored "
-                f"from a backup or is another; nothing is sent to it"
+                f"the shard at {self.address[0]}:{self.address[1]} is {shard.identity}, not {self.identity}: it was "
+                f"restored from a backup or is another; nothing is sent to it"
             )
-        restarted = self.epoch is not None and epoch != self.epoch
-        self.identity, self.epoch = identity, epoch
-        self._session.on_resume(last, restarted=restarted)
+        self.identity = shard.identity
+        restarted = self.epoch is not None and shard.epoch != self.epoch
+        if restarted or session.is_behind(shard.last_sequence):
+            for tail in list(session.retired):
+                async with asyncio.timeout(patience_s):
+                    left = await self._greet(connection, tail.session)
+                session.resolve(tail, left.last_sequence)
+        # Only now: should the connection end before, the next one has to ask for the rest.
+        self.epoch = shard.epoch
+        session.on_resume(shard.last_sequence, restarted=restarted)
 
     async def _watch(self, connection: RpcConnection) -> None:
         """Returns when the connection has ended or has been silent for too long."""
@@ -589,21 +575,13 @@ class SessionClient:
                     connection.cause = TimeoutError(f"no answer for {limit} s")
                     return
 
-    def _fail(self, error: PyCounterError, reason: str) -> None:
+    def _fail(self, refusal: RpcError, reason: str) -> None:
         """Nothing can succeed any more: what was sent is unknown, what wasn't is refused."""
-        self._failure = self._failure or error
-        refusal = error if isinstance(error, RpcError) else Unavailable(str(error))
-        loose, self._loose = self._loose, []
-        for _, reply in loose:
-            self._release(1)
-            if not reply.done():
-                reply.set_exception(refusal)
+        self._failure = self._failure or refusal
+        self._coalescer.refuse(refusal)
         for batch in self._session.abandon(reason):
             batch.on_settled(refusal)
-        while self._waiters:
-            _, waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(refusal)
+        self._room.close(refusal)
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None

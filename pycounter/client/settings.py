@@ -41,6 +41,8 @@ class ClientSettings:
     close_timeout_s: float = 10.0
     #: Without an answer for so long the shard may have forgotten the session; below the server's 7 days.
     session_window_s: float = 6 * 24 * 3600.0
+    #: So long after it was first sent, an operation under an id is not sent again; below the server's 2 minutes.
+    id_window_s: float = 110.0
     #: One reply; a server that sends more is not believed.
     reply_bytes_max: int = 64 << 20
 

@@ -21,7 +21,8 @@ class ClientStatistics:
     operations_resent: int = 0
     #: Refused whole by the server, for now or for good.
     batches_refused: int = 0
-    #: Reported as unknown: see `pycounter.errors.SessionLost`.
+    #: Reported as unknown: see `pycounter.errors.SessionLost`. Also what was acknowledged at `applied` where nobody can
+    #: find out any more whether it lasted; the log tells of it.
     operations_unknown: int = 0
     #: Acknowledged at `applied` and lost in a crash: see `LostTail`.
     operations_lost: int = 0

@@ -1,52 +1,10 @@
-"""The rules of exactly once, without a network: single rules first, then all of them against a model of a shard."""
-
-import random
-from collections import Counter, deque
-from typing import Any
+"""The rules of exactly once, without a network, one by one. All of them together: `test_session_model.py`."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pycounter.client.framing import decode_items, encode_batches
-from pycounter.client.session import Batch, Next, Session
-from pycounter.client.statistics import ClientStatistics
-from pycounter.errors import AlreadySettled, RpcError, SessionLost, TooLarge, Unavailable, from_wire
-
-
-class Driver:
-    """A session, the outcomes of its batches by name, and the tails that it reported."""
-
-    def __init__(self, level="durable", *, in_flight_max=3, window_max=1000):
-        self.outcomes = {}
-        self.tails: list[Any] = []
-        ids = iter(range(1, 10_000))
-        self.session = Session(
-            level=level,
-            batches_in_flight_max=in_flight_max,
-            window_operations_max=window_max,
-            statistics=ClientStatistics(),
-            on_lost_tail=self.tails.append,
-            new_id=lambda: next(ids).to_bytes(16, "big"),
-        )
-
-    def add(self, name, items=None):
-        items = items or [(name, 1)]
-        ((count, encoded),) = encode_batches(items, 1000, 1 << 20)
-
-        def settle(outcome):
-            assert name not in self.outcomes, "settled twice"
-            self.outcomes[name] = outcome
-
-        batch = Batch(count, encoded, settle)
-        self.session.add(batch)
-        return batch
-
-    def send(self):
-        sent = []
-        while (batch := self.session.take_next()) is not None:
-            sent.append(batch)
-        return sent
+from pycounter.client.session import Next
+from pycounter.errors import AlreadySettled, SessionLost, TooLarge, Unavailable, from_wire
+from tests.support.session_driver import Driver
 
 
 def ok(driver, batch, value=1):
@@ -92,8 +50,9 @@ def test_wrong_number_of_results_is_no_answer():
     driver = Driver()
     batch = driver.add("a")
     driver.send()
-    with pytest.raises(ValueError, match="2 results for 1"):
-        driver.session.on_results(batch, [1, 2])
+    for results in ([1, 2], [], None, {1: 1}, "1", [None], [True], [1.0], [[1]]):
+        with pytest.raises(ValueError, match="result"):
+            driver.session.on_results(batch, results)
     assert driver.outcomes == {}
 
 
@@ -254,11 +213,101 @@ def test_confirmed_operations_are_no_longer_remembered():
         driver.add(name)
     for batch in driver.send():
         ok(driver, batch)
-    driver.session.confirm(2)
+    driver.session.tail.confirm(2)
     assert driver.session.unconfirmed_operations == 1
     driver.session.on_disconnect()
     driver.session.on_resume(2, restarted=True)
     assert driver.tails[0].operations == [("c", 1)]
+
+
+def test_a_tail_has_no_items_that_were_answered_with_an_error():
+    driver = Driver("applied")
+    batch = driver.add("a", [("a", 1), ("", 1), ("b", 2)])
+    driver.send()
+    driver.session.on_results(batch, [1, "bad_key: no", 2])
+    driver.session.on_disconnect()
+    driver.session.on_resume(None, restarted=True)
+    assert [tail.operations for tail in driver.tails] == [[("a", 1), ("b", 2)]]
+    assert driver.session.statistics.operations_lost == 2
+
+
+def retire(driver):
+    """Has an operation `a` acknowledged at applied in a session that is refused for good then; gives its tail."""
+    a, refused = driver.add("a"), driver.add("refused")
+    driver.send()
+    ok(driver, a)
+    refuse(driver, refused, "too_large")
+    (tail,) = driver.session.retired
+    assert driver.session.ended == [], "no goodbye before it is durable"
+    assert driver.session.unconfirmed_operations == 1
+    return tail
+
+
+def test_a_retired_session_is_confirmed_by_the_barrier_of_the_present_one():
+    driver = Driver("applied")
+    tail = retire(driver)
+    covered = driver.session.acknowledged()
+    late = driver.add("late")
+    driver.send()
+    ok(driver, late)
+    driver.session.confirm(covered)
+    assert driver.session.retired == []
+    assert driver.session.ended == [tail.session]
+    assert driver.session.unconfirmed_operations == 1, "the barrier was asked for before this one"
+
+
+def test_a_retired_session_is_confirmed_by_hello_of_the_same_life_of_the_shard():
+    driver = Driver("applied")
+    tail = retire(driver)
+    driver.session.on_disconnect()
+    driver.session.on_resume(None, restarted=False)
+    assert driver.session.ended == [tail.session]
+    assert driver.session.unconfirmed_operations == 0
+    assert driver.tails == []
+
+
+@pytest.mark.parametrize(("last", "lost"), [(None, 1), (0, 1), (1, 0)])
+def test_a_retired_session_is_resolved_after_a_crash(last, lost):
+    driver = Driver("applied")
+    tail = retire(driver)
+    driver.session.on_disconnect()
+    driver.session.resolve(tail, last)
+    driver.session.on_resume(None, restarted=True)
+    assert [found.operations for found in driver.tails] == [[("a", 1)]] * lost
+    assert driver.session.ended == [tail.session]
+    assert driver.session.statistics.operations_lost == lost
+
+
+def test_what_nobody_can_tell_about_a_retired_session_is_no_lost_tail():
+    """Unknown after a crash, it may have expired with all of it on disk: applying it again might count it twice."""
+    driver = Driver("applied")
+    tail = retire(driver)
+    driver.session.on_disconnect()
+    driver.session.expire()
+    driver.session.resolve(tail, None)
+    assert driver.tails == []
+    assert driver.session.statistics.operations_unknown == 1
+
+
+def test_a_session_that_was_partly_durable_and_is_unknown_after_a_crash_is_no_lost_tail():
+    driver = Driver("applied")
+    a, b = driver.add("a"), driver.add("b")
+    driver.send()
+    ok(driver, a)
+    driver.session.confirm(driver.session.acknowledged())
+    ok(driver, b)
+    driver.session.on_disconnect()
+    driver.session.on_resume(None, restarted=True)
+    assert driver.tails == []
+    assert driver.session.statistics.operations_unknown == 1
+
+
+def test_abandoning_counts_what_was_never_confirmed_as_unknown():
+    driver = Driver("applied")
+    retire(driver)
+    assert driver.session.abandon("closed") == []
+    assert driver.session.unconfirmed_operations == 0
+    assert driver.session.statistics.operations_unknown == 1
 
 
 def test_a_batch_that_was_not_sent_can_be_taken_back():
@@ -277,145 +326,3 @@ def test_abandoning_names_what_is_unknown_and_gives_back_the_rest():
     assert driver.session.abandon("it is another shard") == [b]
     assert "operations 1 to 2" in str(driver.outcomes["a"])
     assert "another shard" in str(driver.outcomes["a"])
-
-
-# --- against a model ---------------------------------------------------------------------------------------------
-
-
-class ModelShard:
-    """Sessions of a shard as the rules have them; a restart takes back what no commit covers."""
-
-    def __init__(self, chance):
-        self.chance = chance
-        self.sessions = {}
-        self.totals: Counter[str] = Counter()
-        self.ended = set()
-        self.commit()
-
-    def commit(self):
-        self.durable = ({k: list(v) for k, v in self.sessions.items()}, Counter(self.totals), set(self.ended))
-
-    def restart(self):
-        sessions, totals, ended = self.durable
-        self.sessions, self.totals, self.ended = {k: list(v) for k, v in sessions.items()}, Counter(totals), set(ended)
-
-    def apply(self, session, first, items):
-        results = self.sessions.get(session)
-        if results is None:
-            if first > 1 or session in self.ended:
-                return "session_unknown: no"
-            results = self.sessions[session] = []
-        if first > len(results) + 1:
-            return "sequence_gap: no"
-        answers = []
-        for number, (key, delta) in enumerate(items, first):
-            if number > len(results):
-                self.totals[key] += delta
-                results.append((key, delta, self.totals[key]))
-            assert results[number - 1][:2] == (key, delta), "id_reused"
-            answers.append(results[number - 1][2])
-        return answers
-
-
-REFUSALS = ["overloaded", "read_only", "unknown_outcome", "too_large", "forbidden"]
-
-
-def run_simulation(seed, level):
-    """A client and a model shard over cut connections whose bytes may arrive late; checks conservation at the end."""
-    chance = random.Random(seed)
-    shard = ModelShard(chance)
-    driver = Driver(level, in_flight_max=chance.randint(1, 4), window_max=12)
-    session = driver.session
-    wires: list[deque[Any]] = [deque()]  # bytes under way, the present connection last
-    replies: deque[Any] = deque()
-    names = [str(n) for n in range(chance.randint(1, 25))]
-    deltas = {name: [(name, chance.randint(1, 9)) for _ in range(chance.randint(1, 4))] for name in names}
-    unsent = deque(names)
-    misfortunes = chance.randint(0, 12)
-
-    def deliver(wire, is_present):
-        batch, session_id, first, items = wire.popleft()
-        answer = shard.apply(session_id, first, items)
-        if is_present:
-            replies.append((batch, answer))
-
-    for _ in range(20_000):
-        if len(driver.outcomes) == len(names):
-            break
-        step = chance.random()
-        if step < 0.25 and unsent:
-            name = unsent.popleft()
-            driver.add(name, deltas[name])
-        elif step < 0.5:
-            if (batch := session.take_next()) is not None:
-                wires[-1].append((batch, session.id, batch.first, decode_items(batch.items)))
-        elif step < 0.75:
-            wire = chance.choice(wires)
-            if wire:
-                deliver(wire, wire is wires[-1])
-        elif step < 0.9 and replies:
-            batch, answer = replies.popleft()
-            if level == "durable":
-                shard.commit()
-            if isinstance(answer, str):
-                session.on_refusal(batch, from_wire(answer))
-            else:
-                session.on_results(batch, answer)
-        elif step < 0.92 and misfortunes and wires[-1]:
-            # Refused for now or for good, before it is looked at.
-            misfortunes -= 1
-            batch, *_ = wires[-1].popleft()
-            replies.append((batch, f"{chance.choice(REFUSALS)}: no"))
-        elif step < 0.94:
-            shard.commit()
-        elif step < 0.97 and misfortunes:
-            misfortunes -= 1
-            restarted = chance.random() < 0.5
-            # After a restart an unknown session is a lost one: no shard forgets a session that was just in use.
-            forgets = not restarted and chance.random() < 0.1
-            session.on_disconnect()
-            replies.clear()
-            if restarted:
-                wires.clear()  # the sockets of a process that is gone
-                shard.restart()
-            if forgets:
-                for known in shard.sessions:
-                    shard.ended.add(known)
-                shard.sessions.clear()
-            wires.append(deque())
-            shard.commit()
-            known = shard.sessions.get(session.id)
-            session.on_resume(None if known is None else len(known), restarted=restarted)
-    assert len(driver.outcomes) == len(names), "it never settles"
-    for wire in wires:
-        while wire:
-            deliver(wire, is_present=False)  # the last late copies
-
-    lost: Counter[str] = Counter()
-    for tail in driver.tails:
-        assert len(tail.operations) == tail.count
-        for key, delta in tail.operations:
-            lost[key] += delta
-    for name in names:
-        whole = sum(delta for _, delta in deltas[name])
-        counted = shard.totals[name] + lost[name]
-        outcome = driver.outcomes[name]
-        if isinstance(outcome, list | AlreadySettled):
-            assert counted == whole, f"{name}: {outcome}"
-        elif isinstance(outcome, SessionLost):
-            assert counted in {0, whole}
-        else:
-            assert isinstance(outcome, RpcError)
-            assert counted == 0, f"{name} was refused and counted: {outcome}"
-
-
-# Known and documented in docs/durability.md: what such a session had acknowledged is in nobody's list any more.
-ENDED_THEN_CRASHED = pytest.mark.xfail(
-    reason="acknowledged at applied, then the session was refused for good, then the shard crashed: not reported"
-)
-
-
-@pytest.mark.parametrize("level", ["durable", pytest.param("applied", marks=ENDED_THEN_CRASHED)])
-@given(seed=st.integers(0, 2**32 - 1))
-def test_whatever_happens_each_operation_counts_as_its_outcome_says(level, seed):
-    run_simulation(seed, level)

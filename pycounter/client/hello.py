@@ -1,0 +1,30 @@
+"""What a shard says of itself, and of a session, when it is greeted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pycounter.client.framing import ProtocolViolation
+
+__all__ = ["HelloReply"]
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReply:
+    """The reply to `hello`. It waits for the newest commit: all that the session counts in it is durable."""
+
+    identity: str
+    epoch: int
+    #: The last number of the session that was named; None: the shard doesn't know the session.
+    last_sequence: int | None
+
+    @classmethod
+    def parse(cls, said: Any) -> Self:
+        """Checks what the server sent. Raises ProtocolViolation."""
+        match said:
+            case {"identity": str() as identity, "epoch": int() as epoch}:
+                last = said.get("last_sequence")
+                if last is None or (type(last) is int and last >= 0):
+                    return cls(identity, epoch, last)
+        raise ProtocolViolation("the server's answer to hello makes no sense")
