@@ -19,9 +19,10 @@ use crate::opened_map::OpenedMap;
 
 /// Deletions and first insertions between two looks at what the store could free.
 const SWEEP_EVERY: usize = 4096;
-/// From this many items or counters on, a call lets other threads run Python meanwhile. Below, handing the interpreter
-/// over and back would cost more than it gives: getting it back beside a busy thread takes up to 5 ms.
-pub(crate) const DETACH_FROM: usize = 65_536;
+/// From this many items or counters on, a call lets other threads run Python meanwhile: it takes some milliseconds, as
+/// long as the interpreter lets a thread run anyway. Below, handing over and back would cost more than it gives: beside
+/// a busy thread it takes up to 5 ms to be back.
+pub(crate) const DETACH_FROM: usize = 131_072;
 
 /// Why one change was refused. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

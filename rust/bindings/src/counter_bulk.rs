@@ -17,8 +17,10 @@ use crate::key_array::KeyArray;
 
 /// Keys that are hashed before the first of them is looked for.
 const ROW: usize = 64;
-/// From this many counters on they outgrow the processor's caches, and asking for memory ahead pays.
-const FETCH_AHEAD_FROM: usize = 131_072;
+/// From this many counters on the index outgrows the nearest cache, and asking for its lines ahead pays.
+const FETCH_SLOTS_FROM: usize = 8_192;
+/// From this many on the counters do too. Asking for them means looking for them twice, so it pays later.
+const FETCH_CELLS_FROM: usize = 131_072;
 /// Places of a store that one step of a merge reads.
 const MERGE_PLACES: usize = 65_536;
 
@@ -206,17 +208,19 @@ fn add_all<K: AsRef<[u8]>>(cut: &mut Cut<'_, '_>, chunk: &[(K, i64)]) -> (usize,
 }
 
 fn hash_and_fetch<'k>(store: &CounterStore, keys: impl Iterator<Item = &'k [u8]>, hashes: &mut [u64; ROW]) {
-    let ahead = store.len() >= FETCH_AHEAD_FROM;
-    let mut count = 0;
+    let count = store.len();
+    let mut hashed = 0;
     for (hash, key) in hashes.iter_mut().zip(keys) {
         *hash = store.hash(key);
-        count += 1;
-        if ahead {
+        hashed += 1;
+        if count >= FETCH_SLOTS_FROM {
             store.prefetch_slot(*hash);
         }
     }
-    if ahead {
-        hashes[..count].iter().for_each(|&hash| store.prefetch_cell(hash));
+    if count >= FETCH_CELLS_FROM {
+        for &hash in &hashes[..hashed] {
+            store.prefetch_cell(hash);
+        }
     }
 }
 

@@ -357,6 +357,11 @@ impl Counters {
     }
 }
 
+/// Makes `isinstance(counters, collections.abc.Mapping)` true, which is what `collections.Counter` and others ask.
+pub(crate) fn register_as_mapping(py: Python<'_>) -> PyResult<()> {
+    PyMapping::register::<Counters>(py)
+}
+
 /// One of the classes of `pycounter.counter_views`.
 fn view<'py>(counters: &Bound<'py, Counters>, class: &str) -> PyResult<Bound<'py, PyAny>> {
     counters.py().import("pycounter.counter_views")?.getattr(class)?.call1((counters,))

@@ -23,6 +23,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<counters::Counters>()?;
+    counters::register_as_mapping(module.py())?;
     module.add_class::<journaled_counters::JournaledCounters>()?;
     module.add_class::<hash_ring::HashRing>()?;
     module.add_class::<journaled_folder::JournaledFolder>()?;

@@ -12,6 +12,7 @@ mod fold;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
+use crate::counter_store::StoreError;
 use crate::journal::entry::{Entry, EntryError, EntryReader};
 use crate::journal::record::{Position, ShardIdentity};
 use crate::operation_id_table::OperationIdSettings;
@@ -76,6 +77,9 @@ pub enum CheckpointError {
         /// Its format.
         version: u8,
     },
+    /// The counters of a fold don't fit into the memory.
+    #[error("{0}: the checkpoint is tried again later")]
+    Memory(#[from] StoreError),
     /// A fold was given an entry that doesn't decode.
     #[error("an entry of the log does not decode: {0}")]
     Entry(#[from] EntryError),

@@ -40,6 +40,7 @@ mod arena;
 mod changes;
 mod compaction;
 mod index;
+mod restore;
 mod scan;
 
 #[cfg(all(test, not(pycounter_loom)))]
@@ -50,6 +51,7 @@ mod loom_tests;
 
 pub use crate::cell::Overflow;
 pub use arena::CounterRef;
+pub use restore::RestoreRow;
 
 use crate::atomics::{AtomicPtr, Mutex, Ordering, lock, locked_mut};
 use crate::cell::Cells;
@@ -180,11 +182,12 @@ impl CounterStore {
         self.index().prefetch(tag_of(hash));
     }
 
-    /// Second step of a chunk: fetches the entry that is most likely this hash's.
-    pub fn prefetch_cell(&self, hash: u64) {
-        if let Some(at) = self.index().find(tag_of(hash), |_| true) {
-            self.arena.prefetch(at);
-        }
+    /// Second step of a chunk: fetches the entry that is most likely this hash's, and gives it, to be checked by
+    /// [`is_key`](Self::is_key) when its bytes are there.
+    pub fn prefetch_cell(&self, hash: u64) -> Option<CounterRef> {
+        let likely = self.index().find(tag_of(hash), |_| true)?;
+        self.arena.prefetch(likely);
+        Some(likely)
     }
 
     /// Fetches an entry.
@@ -263,7 +266,8 @@ impl CounterStore {
         unsafe { &*index }
     }
 
-    fn is_key(&self, at: CounterRef, hash: u64, key: &[u8]) -> bool {
+    /// Is this the counter with that key, whose hash is given?
+    pub fn is_key(&self, at: CounterRef, hash: u64, key: &[u8]) -> bool {
         let entry = self.arena.at(at);
         entry.hash_low() == hash as u32 && entry.key() == key
     }

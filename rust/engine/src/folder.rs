@@ -208,7 +208,13 @@ impl Checkpointer {
         let mut reached = root.position;
         for _ in 0..FOLD_LOG_BYTES / PORTION_BYTES {
             let before = reached;
-            reached = journal::replay(&mut *source, durable, PORTION_BYTES, &mut |entry| fold.add(entry))?;
+            let mut refused = Ok(());
+            reached = journal::replay(&mut *source, durable, PORTION_BYTES, &mut |entry| {
+                if refused.is_ok() {
+                    refused = fold.add(entry);
+                }
+            })?;
+            refused?;
             if reached == before || fold.memory_bytes() >= FOLD_MEMORY_BYTES {
                 break;
             }
@@ -216,7 +222,7 @@ impl Checkpointer {
         if reached.commit <= root.position.commit {
             return Ok(None);
         }
-        fold.seal(reached);
+        fold.seal(reached)?;
         Ok(Some(fold))
     }
 

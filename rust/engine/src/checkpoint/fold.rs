@@ -1,28 +1,29 @@
 //! Folding: changes read from the log are merged into the pages that they belong to.
 
-use hashbrown::HashTable;
-
 use super::{
     CheckpointError, FORMAT_VERSION, PAGE_HEADER_BYTES, PAGE_MAGIC, PageInfo, PageReader, PageWriter, Root, Row,
     Windows, is_counter, name, open_page, page_hash, place,
 };
+use crate::counter_store::{CounterRef, CounterStore, RestoreRow};
 use crate::journal::entry::{Entry, EntryError, EntryReader};
 use crate::journal::record::Position;
 use crate::planted_bug::{self, PlantedBug, is_planted};
 use crate::session_row::merge_session_entry;
 
 /// Changes read from the log, on their way into pages.
-#[derive(Debug)]
 pub struct Fold {
     root: Root,
     next: Root,
     windows: Windows,
-    /// Encoded entries in the order of the log; a counter's first one only.
+    /// The counters that the log names, each with its last value: a hot counter is in thousands of commits and only
+    /// once in here. Absent ones were deleted.
+    counters: CounterStore,
+    restoring: RestoreRow,
+    /// Encoded entries of sessions and ids, in the order of the log.
     arena: Vec<u8>,
-    /// Sorted by place, and within it in the order of the log, by `seal`.
+    /// Those of sessions and ids; with the counters', and sorted by place, after `seal`. Within a place they are in the
+    /// order of the log.
     changes: Vec<Change>,
-    /// Indexes of the counters' changes, by place: a hot counter is in thousands of commits and only once in here.
-    counters: HashTable<u32>,
     cleared: bool,
     steps: Vec<Step>,
     garbage: Vec<Vec<u8>>,
@@ -32,30 +33,14 @@ pub struct Fold {
 #[derive(Debug, Clone, Copy)]
 struct Change {
     place: u64,
-    /// Of the entry in the arena.
-    offset: usize,
-    later: Later,
+    what: What,
 }
 
-/// What a later entry said of the same counter.
 #[derive(Debug, Clone, Copy)]
-enum Later {
-    Nothing,
-    Value(i64),
-    Deleted,
-}
-
-impl Change {
-    /// The entry that counts.
-    fn entry<'a>(&self, arena: &'a [u8]) -> Result<Entry<'a>, CheckpointError> {
-        let bytes = arena.get(self.offset..).unwrap_or_default();
-        let entry = EntryReader::new(bytes).next().unwrap_or(Err(EntryError::Short))?;
-        Ok(match (entry, self.later) {
-            (Entry::Counter { key, .. } | Entry::Deleted { key }, Later::Value(value)) => Entry::Counter { key, value },
-            (Entry::Counter { key, .. } | Entry::Deleted { key }, Later::Deleted) => Entry::Deleted { key },
-            (entry, _) => entry,
-        })
-    }
+enum What {
+    Counter(CounterRef),
+    /// Where the entry is in the arena.
+    Entry(usize),
 }
 
 /// One page to rewrite, with its share of the changes.
@@ -77,9 +62,10 @@ impl Fold {
             root: root.clone(),
             next,
             windows,
+            counters: CounterStore::new().without_stripes(),
+            restoring: RestoreRow::default(),
             arena: Vec::new(),
             changes: Vec::new(),
-            counters: HashTable::new(),
             cleared: false,
             steps: Vec::new(),
             garbage: Vec::new(),
@@ -87,63 +73,71 @@ impl Fold {
     }
 
     /// Takes the next entry of the log.
-    pub fn add(&mut self, entry: &Entry<'_>) {
+    ///
+    /// # Errors
+    /// `Memory` when there is none for another counter.
+    pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), CheckpointError> {
         match entry {
+            Entry::Counter { key, value } => self.restoring.push(&mut self.counters, key, Some(*value))?,
+            Entry::Deleted { key } => self.restoring.push(&mut self.counters, key, None)?,
+            Entry::Cleared => {
+                self.cleared = true;
+                // What the counters were before is of no use now. Sessions and ids outlive them.
+                self.restoring = RestoreRow::default();
+                self.counters.clear();
+            }
             Entry::Uptime { uptime_ms } => self.next.uptime_ms = *uptime_ms,
             Entry::OperationId { .. } | Entry::Session { .. } if is_planted(PlantedBug::ResultsLostAtCheckpoint) => {
                 planted_bug::without_results(entry).inspect(|entry| self.push(entry));
             }
-            Entry::Cleared => {
-                self.cleared = true;
-                // What the counters were before is of no use now. Sessions and ids outlive them.
-                let arena = &self.arena;
-                self.changes.retain(|change| change.entry(arena).is_ok_and(|entry| !is_counter(&entry)));
-                self.counters.clear();
-            }
-            Entry::Counter { value, .. } => self.push_counter(entry, Later::Value(*value)),
-            Entry::Deleted { .. } => self.push_counter(entry, Later::Deleted),
             _ => self.push(entry),
         }
+        Ok(())
     }
 
     /// Bytes of memory that the changes take.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.arena.len() + self.changes.len() * (size_of::<Change>() + size_of::<u32>())
+        let counters = usize::try_from(self.counters.memory_bytes()).unwrap_or(usize::MAX);
+        self.arena.len() + counters + (self.changes.len() + self.counters.len()) * size_of::<Change>()
     }
 
     fn push(&mut self, entry: &Entry<'_>) {
-        self.changes.push(Change { place: place(entry), offset: self.arena.len(), later: Later::Nothing });
+        self.changes.push(Change { place: place(entry), what: What::Entry(self.arena.len()) });
         entry.encode(&mut self.arena);
     }
 
-    fn push_counter(&mut self, entry: &Entry<'_>, later: Later) {
-        let place = place(entry);
-        let (changes, arena) = (&mut self.changes, &self.arena);
-        let is_same = |&index: &u32| {
-            let change = &changes[index as usize];
-            change.place == place && change.entry(arena).is_ok_and(|known| name(&known) == name(entry))
-        };
-        if let Some(&index) = self.counters.find(place, is_same) {
-            changes[index as usize].later = later;
-            return;
+    fn entry(&self, change: Change) -> Result<Entry<'_>, CheckpointError> {
+        match change.what {
+            What::Counter(counter) => {
+                let key = self.counters.key(counter);
+                Ok(self.counters.get(counter).map_or(Entry::Deleted { key }, |value| Entry::Counter { key, value }))
+            }
+            What::Entry(offset) => {
+                let bytes = self.arena.get(offset..).unwrap_or_default();
+                Ok(EntryReader::new(bytes).next().unwrap_or(Err(EntryError::Short))?)
+            }
         }
-        // Far below 2^32: the changes' memory is bounded.
-        let index = changes.len() as u32;
-        self.push(entry);
-        let changes = &self.changes;
-        self.counters.insert_unique(place, index, |&index| changes[index as usize].place);
     }
 
     /// All entries up to `position` were added: works out which pages to rewrite.
-    pub fn seal(&mut self, position: Position) {
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn seal(&mut self, position: Position) -> Result<(), CheckpointError> {
+        self.restoring.flush(&mut self.counters)?;
         self.next.position = position;
-        self.counters = HashTable::new();
-        self.changes.sort_unstable_by_key(|change| (change.place, change.offset));
+        let (counters, changes) = (&self.counters, &mut self.changes);
+        counters.for_each_ref(|counter| {
+            let place = place(&Entry::Deleted { key: counters.key(counter) });
+            changes.push(Change { place, what: What::Counter(counter) });
+        });
+        // Stable: entries of one session or id stay in the order of the log.
+        changes.sort_by_key(|change| change.place);
         let pages = &self.root.pages;
         if pages.is_empty() {
             self.steps.push(Step { page: None, changes: 0..self.changes.len() });
-            return;
+            return Ok(());
         }
         let mut from = 0;
         for index in 0..pages.len() {
@@ -157,6 +151,7 @@ impl Fold {
             }
             from = end;
         }
+        Ok(())
     }
 
     /// The last commit folded in.
@@ -203,7 +198,7 @@ impl Fold {
             }
             while let Some((change, rest)) = changes.split_first().filter(|(change, _)| change.place == at) {
                 changes = rest;
-                let change = change.entry(&self.arena)?;
+                let change = self.entry(*change)?;
                 match here.iter_mut().find(|entry| name(entry) == name(&change)) {
                     Some(entry) => merge_into(entry, change),
                     None => here.push(change),

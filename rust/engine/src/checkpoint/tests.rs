@@ -32,9 +32,9 @@ impl Store {
     fn fold(&mut self, commit: u64, entries: &[Entry<'_>]) {
         let mut fold = Fold::new(&self.root(), self.root().fold + 1, windows());
         for entry in entries {
-            fold.add(entry);
+            fold.add(entry).unwrap();
         }
-        fold.seal(Position { commit, hash: commit });
+        fold.seal(Position { commit, hash: commit }).unwrap();
         for step in 0..fold.steps() {
             let old = fold.old_key(step).map(|key| self.rows[&key].clone());
             for (key, row) in fold.merge(step, old.as_deref()).unwrap() {

@@ -44,6 +44,8 @@ const UNITS_MAX: u64 = FIRST_UNITS * ((1 << CHUNKS) - 1);
 /// The first entry's place: 0 is no ref, and a line's first unit keeps 32-byte entries in one line.
 const START: u64 = 8;
 const HEADER_BYTES: usize = size_of::<Entry>();
+/// Units of an entry that a prefetch asks for: keys of up to 24 bytes are in them.
+const PREFETCH_UNITS: usize = 5;
 /// Readable bytes behind each chunk, so that no length found anywhere in it leads out of it.
 const SLACK_BYTES: usize = HEADER_BYTES + KEY_BYTES_MAX;
 
@@ -149,12 +151,15 @@ impl Arena {
         Placed { at: unsafe { start.add(offset) }.cast(), arena: PhantomData }
     }
 
-    /// Asks the processor to fetch the entry, which will be written to.
+    /// Asks the processor to fetch the entry: the line of its header, and where its key goes on behind that line, if it
+    /// is no long one.
     pub(super) fn prefetch(&self, at: CounterRef) {
         let (chunk, offset) = locate(u64::from(at.number()));
         if let Some(chunk) = self.chunks.get(chunk) {
             // Relaxed: only an address to guess with.
-            prefetch(chunk.load(Ordering::Relaxed).wrapping_add(offset));
+            let entry = chunk.load(Ordering::Relaxed).wrapping_add(offset);
+            prefetch(entry);
+            prefetch(entry.wrapping_add(PREFETCH_UNITS - 1));
         }
     }
 
@@ -209,7 +214,7 @@ impl Arena {
     }
 
     /// Visits every entry in the order of insertion.
-    pub(super) fn for_each<'a>(&'a self, mut visit: impl FnMut(Placed<'a>)) {
+    pub(super) fn for_each<'a>(&'a self, mut visit: impl FnMut(CounterRef, Placed<'a>)) {
         // Acquire: pairs with the Release store in `append`.
         let used = self.used.load(Ordering::Acquire);
         let mut unit = place(START);
@@ -220,7 +225,7 @@ impl Arena {
                 // Zeros: no entry fitted into the rest of this chunk.
                 0 => unit = chunk_end(unit),
                 len => {
-                    visit(entry);
+                    visit(at, entry);
                     unit += entry_units(usize::from(len));
                 }
             }

@@ -1,7 +1,7 @@
 //! Looking at many counters: by cursor, all at once, the largest.
 
 use super::index::Slot;
-use super::{CounterStore, arena::Arena};
+use super::{CounterRef, CounterStore, arena::Arena};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -50,9 +50,14 @@ impl CounterStore {
         if past == index.homes() { 0 } else { until }
     }
 
+    /// Gives every counter, absent ones too, in the order in which their keys came.
+    pub fn for_each_ref(&self, mut f: impl FnMut(CounterRef)) {
+        self.arena.for_each(|at, _| f(at));
+    }
+
     /// Visits every present counter, in the order in which their keys came.
     pub fn for_each(&self, mut f: impl FnMut(&[u8], i64)) {
-        self.arena.for_each(|entry| {
+        self.arena.for_each(|_, entry| {
             if let Some(value) = entry.cell().get(&self.cells) {
                 f(entry.key(), value);
             }

@@ -21,6 +21,7 @@ pub use connection::{Connection, HostRequest};
 pub use state::{RestoreError, State, StateSettings};
 pub use statistics::{Figure, Statistics};
 
+use crate::counter_store::CounterRef;
 use crate::error_code::ErrorCode;
 use crate::folder::Recovered;
 use crate::journal::commit_thread::{CommitThread, WaitOutcome};
@@ -78,6 +79,8 @@ pub struct Fed {
 struct Pending {
     hash: u64,
     delta: i64,
+    /// The counter that it most likely is, once that was looked for.
+    likely: Option<CounterRef>,
     key_start: u32,
     key_length: u32,
     msgid: u32,
@@ -457,10 +460,10 @@ impl Shard {
         if self.run.is_empty() {
             return;
         }
-        let run = std::mem::take(&mut self.run);
+        let mut run = std::mem::take(&mut self.run);
         let level = self.settings.level;
-        for pending in &run {
-            self.state.counters.prefetch_cell(pending.hash);
+        for pending in &mut run {
+            pending.likely = self.state.counters.prefetch_cell(pending.hash);
         }
         let admitted = self.admit(run.len());
         for pending in &run {
@@ -468,7 +471,7 @@ impl Shard {
             let key = bytes.get(start..start + pending.key_length as usize).unwrap_or_default();
             // With no room for all of them there may be room for this one.
             let outcome = match admitted {
-                Ok(()) => self.increment(pending.hash, key, pending.delta),
+                Ok(()) => self.increment_likely(pending.likely, pending.hash, key, pending.delta),
                 Err(_) => self.admit(1).and_then(|()| self.increment(pending.hash, key, pending.delta)),
             };
             let at_once = may_overtake && outcome.is_err_and(tells_nothing);

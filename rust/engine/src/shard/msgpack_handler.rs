@@ -74,7 +74,14 @@ impl Shard {
         self.state.counters.prefetch_slot(hash);
         let key_start = key.as_ptr() as usize - bytes.as_ptr() as usize;
         // A chunk is far below 4 GiB: input is bounded by the frame size and the host's chunk size.
-        self.run.push(Pending { hash, delta, key_start: key_start as u32, key_length: key.len() as u32, msgid });
+        self.run.push(Pending {
+            hash,
+            delta,
+            likely: None,
+            key_start: key_start as u32,
+            key_length: key.len() as u32,
+            msgid,
+        });
     }
 
     fn apply_msgpack_run(&mut self, bytes: &[u8]) {

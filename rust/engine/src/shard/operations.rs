@@ -58,6 +58,21 @@ impl Shard {
         self.increment_at(counter, delta)
     }
 
+    /// As [`increment`](Self::increment), where the counter was looked for already.
+    #[inline]
+    pub(super) fn increment_likely(
+        &mut self,
+        likely: Option<CounterRef>,
+        hash: u64,
+        key: &[u8],
+        delta: i64,
+    ) -> Result<i64, ErrorCode> {
+        match likely.filter(|&likely| self.state.counters.is_key(likely, hash, key)) {
+            Some(counter) => self.increment_at(counter, delta),
+            None => self.increment(hash, key, delta),
+        }
+    }
+
     fn increment_at(&mut self, counter: CounterRef, delta: i64) -> Result<i64, ErrorCode> {
         let counters = &mut self.state.counters;
         let value = counters.incr_mut(counter, delta).map_err(|_| ErrorCode::Overflow)?;
@@ -134,7 +149,9 @@ impl Shard {
         let counters = &mut self.state.counters;
         let hashes: Vec<u64> = items.iter().map(|item| counters.hash(item.key)).collect();
         hashes.iter().for_each(|&hash| counters.prefetch_slot(hash));
-        hashes.iter().for_each(|&hash| counters.prefetch_cell(hash));
+        for &hash in &hashes {
+            counters.prefetch_cell(hash);
+        }
         let mut reserve = |(item, &hash): (&Item<'_>, &u64)| match item.error {
             Some(code) => Ok(Err(code)),
             None => counters.find_or_insert_mut(hash, item.key).map(Ok).map_err(|_| ErrorCode::Overloaded),

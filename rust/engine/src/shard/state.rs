@@ -4,7 +4,7 @@
 //! Threads: a server's loop thread owns it whole. In an embedded map it sits in a lock: mutators share it and
 //! use only the `&self` operations of the counter store; the drain takes it alone.
 
-use crate::counter_store::{CounterStore, StoreError};
+use crate::counter_store::{CounterStore, RestoreRow, StoreError};
 use crate::journal::entry::Entry;
 use crate::journal::record::{CommitEncoder, EncodedCommit};
 use crate::operation_id_table::{OperationIdRestoreError, OperationIdSettings, OperationIdTable};
@@ -35,6 +35,8 @@ pub struct State {
     pub sessions: SessionTable,
     /// Operation ids and their results.
     pub ids: OperationIdTable,
+    /// Counters that were read from the folder and are not in `counters` yet. Empty once all is restored.
+    restoring: RestoreRow,
     /// All counters were removed since the last drain, before the changes that are marked now.
     cleared: bool,
 }
@@ -50,6 +52,7 @@ impl State {
             dirty: WriteBatchQueue::new(settings.dirty_counters_max).ok_or(RestoreError::NoMemory)?,
             sessions: SessionTable::new(settings.sessions),
             ids: OperationIdTable::new(settings.ids),
+            restoring: RestoreRow::default(),
             cleared: false,
         })
     }
@@ -57,18 +60,12 @@ impl State {
     /// Takes one fact from a checkpoint page or from the log, in their order.
     pub fn restore(&mut self, entry: &Entry<'_>) -> Result<(), RestoreError> {
         match entry {
-            Entry::Counter { key, value } => {
-                let hash = self.counters.hash(key);
-                let counter = self.counters.find_or_insert_mut(hash, key)?;
-                self.counters.set_mut(counter, *value);
+            Entry::Counter { key, value } => self.restore_counter(key, Some(*value))?,
+            Entry::Deleted { key } => self.restore_counter(key, None)?,
+            Entry::Cleared => {
+                self.restoring = RestoreRow::default();
+                self.counters.clear();
             }
-            Entry::Deleted { key } => {
-                let hash = self.counters.hash(key);
-                if let Some(counter) = self.counters.find(hash, key) {
-                    self.counters.delete_mut(counter);
-                }
-            }
-            Entry::Cleared => self.counters.clear(),
             Entry::Session { .. } | Entry::SessionEnded { .. } => self.sessions.restore(entry),
             Entry::OperationId { .. } => self.ids.restore(entry)?,
             Entry::Uptime { .. } => {}
@@ -76,11 +73,29 @@ impl State {
         Ok(())
     }
 
+    /// Deleted counters wait as absent ones, as in the shard that wrote the log, and make room like there.
+    fn restore_counter(&mut self, key: &[u8], value: Option<i64>) -> Result<(), RestoreError> {
+        let outcome = self.restoring.push(&mut self.counters, key, value);
+        self.make_room(outcome)
+    }
+
+    fn make_room(&mut self, outcome: Result<(), StoreError>) -> Result<(), RestoreError> {
+        match outcome {
+            Err(StoreError::Full) if self.counters.compact_for_room() => {
+                Ok(self.restoring.flush(&mut self.counters)?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
     /// All pages and records were restored.
     ///
     /// # Errors
-    /// `Sessions` if results are missing.
+    /// `Counters` if the last ones don't fit, `Sessions` if results are missing.
     pub fn finish_restore(&mut self) -> Result<(), RestoreError> {
+        let outcome = self.restoring.flush(&mut self.counters);
+        self.make_room(outcome)?;
+        self.restoring = RestoreRow::default();
         self.ids.finish_restore();
         Ok(self.sessions.finish_restore()?)
     }
