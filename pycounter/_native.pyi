@@ -354,6 +354,10 @@ class Fold:
         """The last commit folded in."""
 
     @property
+    def commits(self) -> int:
+        """How many commits are folded in."""
+
+    @property
     def steps(self) -> int:
         """How many pages are to be rewritten."""
 

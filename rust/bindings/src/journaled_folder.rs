@@ -253,6 +253,12 @@ impl Fold {
         lock(&self.state).0.position().commit
     }
 
+    /// How many commits are folded in.
+    #[getter]
+    fn commits(&self) -> u64 {
+        lock(&self.state).0.commits()
+    }
+
     /// How many pages are to be rewritten.
     #[getter]
     fn steps(&self) -> usize {

@@ -160,6 +160,12 @@ impl Fold {
         self.next.position
     }
 
+    /// How many commits are folded in that the old root lacks.
+    #[must_use]
+    pub const fn commits(&self) -> u64 {
+        self.next.position.commit - self.root.position.commit
+    }
+
     /// How many pages are to be rewritten.
     #[must_use]
     pub fn steps(&self) -> usize {
