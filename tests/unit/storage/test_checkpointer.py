@@ -1,5 +1,7 @@
 """The checkpoint thread's loop, with an engine that never runs out of new commits."""
 
+from typing import Any
+
 from pycounter.storage.checkpoint_store import CheckpointStore
 from pycounter.storage.checkpointer import Checkpointer
 
@@ -34,7 +36,7 @@ class EndlessEngine:
 
 
 def test_a_checkpoint_under_load_ends(tmp_path):
-    engine = EndlessEngine()
+    engine: Any = EndlessEngine()
     checkpointer = Checkpointer(engine, CheckpointStore(tmp_path), log_bytes=1, interval_s=1000)
     assert checkpointer.checkpoint() == 6, "everything that was durable at its beginning, and no more"
     checkpointer.stop()

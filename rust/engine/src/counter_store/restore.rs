@@ -70,3 +70,50 @@ impl RestoreRow {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(pycounter_loom)))]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_restore_row_keeps_the_last_of_several_values() {
+        let mut store = CounterStore::new();
+        let mut row = RestoreRow::default();
+        let mut expected = BTreeMap::new();
+        for number in 0..1_000_i64 {
+            let key = format!("counter-{}", number % 37).into_bytes();
+            let value = (number % 5 != 0).then_some(number);
+            row.push(&mut store, &key, value).unwrap();
+            expected.insert(key, value);
+        }
+        row.flush(&mut store).unwrap();
+        for (key, value) in expected {
+            let at = store.find(store.hash(&key), &key).expect("deleted ones too, absent");
+            assert_eq!(store.get(at), value);
+        }
+    }
+
+    #[test]
+    fn a_restore_row_goes_on_where_room_ran_out() {
+        let mut store = CounterStore::with_seed(7, 16 << 10);
+        let mut row = RestoreRow::default();
+        let key = |number: u32| format!("counter-{number:08}").into_bytes();
+        let mut restored = 0..;
+        let full = loop {
+            let number = restored.next().unwrap();
+            // All but the first are deleted again: absent, they take as much room.
+            if let Err(error) = row.push(&mut store, &key(number), (number == 0).then_some(5)) {
+                break (number, error);
+            }
+        };
+        assert_eq!(full.1, StoreError::Full);
+        assert!(store.compact_for_room());
+        row.flush(&mut store).unwrap();
+        row.push(&mut store, &key(full.0), Some(9)).unwrap();
+        row.flush(&mut store).unwrap();
+        let value = |number| store.find(store.hash(&key(number)), &key(number)).and_then(|at| store.get(at));
+        assert_eq!((value(0), value(full.0), store.len()), (Some(5), Some(9), 2));
+        assert!(!store.compact_for_room() || store.len() == 2);
+    }
+}
