@@ -111,7 +111,7 @@ bench-rust: $(REQUIREMENTS_STAMP) ## run the engine's benches
 	cargo bench --locked --workspace --exclude pycounter-native
 
 .PHONY: bench-peers
-bench-peers: setup ## compare a shard with redis-server, with and without fsync; BENCH_ARGS=--quick for a look
+bench-peers: setup ## compare with Redis, PostgreSQL, ...; 15 minutes, or BENCH_ARGS=--quick
 	$(BIN)/python -m bench.peers $(BENCH_ARGS)
 
 bench-python: setup ## run the benches of the Python module

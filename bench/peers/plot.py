@@ -1,0 +1,45 @@
+"""The plot: for each table with several cases, the figure that its goals are about, by case and subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from bench.peers.table import Table
+
+#: Which figure a table is about, where it isn't throughput.
+FIGURES = {"p1": "cpu_us", "p2": "cpu_us", "p12": "cpu_us"}
+WIDTH = 0.8
+
+
+def draw(path: Path, tables: Sequence[Table]) -> bool:
+    """Draws those tables that have a throughput or a cost for several cases. False: there is none."""
+    chosen = [
+        (table, FIGURES.get(table.name, "per_second"))
+        for table in tables
+        if len({row.case for row in table.rows}) > 1
+        and all(FIGURES.get(table.name, "per_second") in row.figures for row in table.rows)
+    ]
+    if not chosen:
+        return False
+    mpl.use("svg")
+    figure, axes = plt.subplots(len(chosen), 1, figsize=(10, 4 * len(chosen)), squeeze=False, layout="constrained")
+    for (table, name), axis in zip(chosen, axes[:, 0], strict=True):
+        cases = list(dict.fromkeys(row.case for row in table.rows))
+        subjects = list(dict.fromkeys(row.subject for row in table.rows))
+        values = {(row.case, row.subject): row.figures[name] for row in table.rows}
+        for number, subject in enumerate(subjects):
+            places = [at + WIDTH * (number - (len(subjects) - 1) / 2) / len(subjects) for at in range(len(cases))]
+            heights = [values.get((case, subject), 0.0) for case in cases]
+            axis.bar(places, heights, WIDTH / len(subjects), label=subject.replace("`", ""))
+        axis.set_yscale("log")
+        axis.set_xticks(range(len(cases)), cases)
+        axis.set_title(f"{table.name}: {table.title}")
+        axis.set_ylabel("operations/s" if name == "per_second" else "server CPU, us/operation")
+        axis.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return True
