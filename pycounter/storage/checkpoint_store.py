@@ -3,6 +3,9 @@
 Only the checkpoint thread writes. The binding holds the interpreter lock while it writes, so writes are small and
 never wait for RocksDB to make room (`no_slowdown`): they are tried again after a pause without the lock.
 Damage is found by the engine, which checks every page's hash against the root; RocksDB's own recovery isn't trusted.
+
+RocksDB refuses all writes after one that failed, for as long as it is open. So whoever writes calls `reopen_if_broken`
+first. Opening reads back what it has and writes it to new files, so nothing rests on pages that an fsync failed on.
 """
 
 from __future__ import annotations
@@ -83,12 +86,37 @@ class CheckpointStore:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path = Path(directory) / FOLDER_NAME
-        with _mapped(self.path):
-            self._rows = Rdict(str(self.path), _options(), access_type=AccessType.read_write())
+        self._open()
         self._lazy = WriteOptions()
         self._lazy.no_slowdown = True
         self._safe = WriteOptions()
         self._safe.sync = True
+
+    def _open(self) -> None:
+        with _mapped(self.path):
+            self._rows = Rdict(str(self.path), _options(), access_type=AccessType.read_write())
+        self._is_broken = False
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            with _mapped(path):
+                yield
+        except StorageError:
+            self._is_broken = True
+            raise
+
+    def reopen_if_broken(self) -> None:
+        """Closes and opens it again, if a write failed since it was opened.
+
+        Raises:
+            StorageError: the disk fails still; to be called again before the next use.
+        """
+        if self._is_broken:
+            # What it would still like to write is refused here once more, and it is closed all the same.
+            with contextlib.suppress(StorageError):
+                self.close()
+            self._open()
 
     def get(self, key: bytes) -> bytes | None:
         """The row's value, None where there is none."""
@@ -114,7 +142,7 @@ class CheckpointStore:
 
     def put_safely(self, key: bytes, value: bytes) -> None:
         """Puts a row and returns once it, and everything put before it, is on disk."""
-        with _mapped(self.path):
+        with self._writing(self.path):
             self._rows.put(key, value, write_opt=self._safe)
 
     def delete(self, keys: Sequence[bytes]) -> None:
@@ -127,7 +155,7 @@ class CheckpointStore:
 
     def copy_to(self, directory: Path) -> None:
         """A consistent copy in a new folder, by hard links where the disk allows them."""
-        with _mapped(directory):
+        with self._writing(directory):
             Checkpoint(self._rows).create_checkpoint(str(directory))
 
     def close(self) -> None:
@@ -145,5 +173,6 @@ class CheckpointStore:
             except StorageError as error:
                 # Nothing was written then.
                 if "Write stall" not in str(error) or time.monotonic() > deadline:
+                    self._is_broken = True
                     raise
             time.sleep(STALL_PAUSE_S)

@@ -59,6 +59,9 @@ class Checkpointer:
         self._one_at_a_time = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        # Pages of folds that failed. Whether the root of such a fold is in the store is not known, so they may go only
+        # once a later root is.
+        self._abandoned: list[bytes] = []
         self.checkpoints = 0
         self.failures = 0
         self.last_failure: str | None = None
@@ -76,6 +79,7 @@ class Checkpointer:
         """
         folded = 0
         with self._one_at_a_time:
+            self._store.reopen_if_broken()
             # What becomes durable meanwhile is the next checkpoint's: under load there would be no end.
             behind = self._engine.commits_behind
             while behind > 0 and (fold := self._engine.begin_fold()) is not None:
@@ -100,17 +104,24 @@ class Checkpointer:
         """Checkpoints, then copies the store's rows to a new folder, with no fold in between."""
         self.checkpoint()
         with self._one_at_a_time:
+            self._store.reopen_if_broken()
             self._store.copy_to(directory)
 
     def _fold(self, fold: Fold, pause_s: float) -> None:
+        older = len(self._abandoned)
         for step in range(fold.steps):
             key = fold.old_key(step)
-            self._store.put_lazily(fold.merge(step, None if key is None else self._store.get(key)))
+            rows = fold.merge(step, None if key is None else self._store.get(key))
+            self._abandoned.extend(key for key, _ in rows)
+            self._store.put_lazily(rows)
             if pause_s:
                 time.sleep(pause_s)
         key, root, garbage = fold.finish()
         self._store.put_safely(key, root)
+        self._store.delete(self._abandoned[:older])
+        del self._abandoned[:older]
         self._engine.end_fold(fold)
+        self._abandoned.clear()
         self._store.delete(garbage)
         self.checkpoints += 1
 
@@ -127,7 +138,7 @@ class Checkpointer:
                     self.checkpoint(pause_s=STEP_PAUSE_S)
                     last = time.monotonic()
                     self.last_failure = None
-            except StorageError as error:
+            except (StorageError, MemoryError) as error:
                 self.failures += 1
                 self.last_failure = str(error)
                 _log.error("the checkpoint failed and is tried again; the log stays until then: %s", error)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faulty_disk import FaultyDisk
 from tests.support.resp_socket import RespSocket
 from tests.support.rpc_socket import RpcSocket
 from tests.support.shard_process import ColdLauncher, Launcher, ShardProcess, WarmLauncher
@@ -39,8 +40,10 @@ def starting(folder: Path, launcher: Launcher) -> Iterator[StartShard]:
         settings: dict[str, str | int | float | bool] | None = None,
         arguments: list[str] | None = None,
         name: str = "shard",
+        on: FaultyDisk | None = None,
     ) -> ShardProcess:
-        shard = ShardProcess(folder / name, launcher=launcher, settings=settings, arguments=arguments or [])
+        theirs = on.launcher if on else launcher
+        shard = ShardProcess(folder / name, launcher=theirs, settings=settings, arguments=arguments or [])
         shards.append(shard)
         shard.start()
         return shard
@@ -52,6 +55,21 @@ def starting(folder: Path, launcher: Launcher) -> Iterator[StartShard]:
             shard.kill()
     for shard in shards:
         assert not NEVER.search(shard.output(10_000)), shard.output(200)
+
+
+@pytest.fixture(scope="session")
+def faulty_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDisk]:
+    """Built once."""
+    with FaultyDisk(tmp_path_factory.mktemp("faulty_disk")) as disk:
+        yield disk
+
+
+@pytest.fixture
+def disk(faulty_disk: FaultyDisk, tmp_path: Path) -> Iterator[FaultyDisk]:
+    """A disk that can be made to fail, under the folder of this test's shard."""
+    faulty_disk.watch(tmp_path / "shard")
+    yield faulty_disk
+    faulty_disk.lift()
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from tests.support.rpc_socket import RpcError
 from tests.support.rpc_stream import RpcStream
 
 RECONNECT_PAUSE_S = 0.005
+UNKNOWN = "unknown_outcome"
+"""What replies become that wait for a commit, when an attempt to write it fails."""
 REFUSED_KEY = b"(refused)"
 """Under this name the history knows operations that must be refused, and so are in no counter."""
 
@@ -35,6 +37,8 @@ class Ground:
     identity: bytes = b""
     commit: int = 0
     """The newest commit that a durable answer named."""
+    disk_may_fail: bool = False
+    """Then, and only then, an outcome may be unknown though the connection holds."""
     overloaded: int = 0
     """Refusals that told a client to wait: to see that a scenario provokes them."""
     _address: tuple[str, int] | None = None
@@ -100,6 +104,9 @@ class Client(ABC):
         try:
             said = await stream.call("hello", {"client": self.name, **fields})
         except RpcError as error:
+            if error.code == UNKNOWN and self.ground.disk_may_fail:
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+                raise ConnectionResetError from None
             raise Violation(f"hello was refused: {error}") from None
         ground = self.ground
         if ground.identity not in (b"", said[b"identity"]):
@@ -110,6 +117,10 @@ class Client(ABC):
         self.epoch = ground.epoch
         assert isinstance(said, dict)
         return said
+
+    def may_be_retried(self, code: str, codes: frozenset[str]) -> bool:
+        """Is this a refusal that a client of this kind must expect, one of `codes` or what a failing disk adds?"""
+        return code in codes or (code == UNKNOWN and self.ground.disk_may_fail)
 
     def see_commit(self, commit: int) -> None:
         """A durable answer named this commit."""

@@ -13,7 +13,7 @@ from tests.support.rpc_stream import RpcStream
 PAUSE_S = 0.01
 REQUESTS_IN_FLIGHT_MAX = 24
 ANSWERED_KEPT = 300
-RETRY_CODES = {"overloaded", "read_only"}
+RETRY_CODES = frozenset({"overloaded", "read_only"})
 
 
 @dataclass(slots=True, eq=False)
@@ -170,7 +170,7 @@ class IdClient(Client):
 
     def _on_answer(self, pending: _Pending, answer: object, level: Level) -> None:
         told = outcome(pending.operation, answer)
-        if told in RETRY_CODES:
+        if isinstance(told, str) and self.may_be_retried(told, RETRY_CODES):
             self.ground.overloaded += told == "overloaded"
             self.retry.append(pending)
             return

@@ -1,7 +1,6 @@
 """A client that only reads, in every way there is, and holds what it sees against the history."""
 
 import asyncio
-from typing import Any
 
 from tests.support.crash.ground import Client
 from tests.support.history import Violation
@@ -18,7 +17,11 @@ class Observer(Client):
         await self.hello(stream)
         while not self.ground.stopping:
             read = self.random.choice([self._get_many, self._get_many, self._total_many, self._scan, self._top])
-            await read(stream)
+            try:
+                await read(stream)
+            except RpcError as error:
+                if not self.may_be_retried(error.code, frozenset()):
+                    raise Violation(f"{read.__name__} was refused: {error}") from None
             await asyncio.sleep(self.random.uniform(0, PAUSE_S))
 
     def _draw_keys(self) -> list[bytes]:
@@ -29,13 +32,13 @@ class Observer(Client):
         keys = self._draw_keys()
         floor = self.history.begin_read(keys)
         options = {"min_commit": self.ground.commit, "level": "durable"}
-        values = await self._call(stream, "get_many", keys, options)
+        values = await stream.call("get_many", keys, options)
         self.history.end_read(floor, dict(zip(keys, values, strict=True)))
 
     async def _total_many(self, stream: RpcStream) -> None:
         keys = self._draw_keys()
         floor = self.history.begin_read(keys)
-        totals = await self._call(stream, "total_many", keys, {"accuracy": "exact", "level": "durable"})
+        totals = await stream.call("total_many", keys, {"accuracy": "exact", "level": "durable"})
         for total in totals:
             if total[b"exact"] is not True or total[b"missing"] != []:
                 raise Violation(f"a lone shard's total is {total!r}")
@@ -52,17 +55,11 @@ class Observer(Client):
         if self.ground.level != "durable":
             return
         floor = self.history.begin_read()
-        largest = await self._call(stream, "top", 5, b"hot:")
+        largest = await stream.call("top", 5, b"hot:")
         values = [value for _, value in largest]
         if values != sorted(values, reverse=True):
             raise Violation(f"top is out of order: {largest!r}")
         self.history.end_read(floor, dict(largest))
-
-    async def _call(self, stream: RpcStream, method: str, *params: object) -> Any:
-        try:
-            return await stream.call(method, *params)
-        except RpcError as error:
-            raise Violation(f"{method} was refused: {error}") from None
 
 
 async def scan_all(stream: RpcStream) -> dict[bytes, int]:

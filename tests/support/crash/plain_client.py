@@ -4,6 +4,7 @@ Its counters are its own, for only their bounds can be known.
 """
 
 import asyncio
+import re
 from collections import deque
 
 from tests.support.crash.ground import RECONNECT_PAUSE_S, Client
@@ -13,6 +14,7 @@ from tests.support.rpc_stream import RpcStream
 
 PAUSE_S = 0.005
 PIPELINE_MAX = 30
+FAILING_DISK = re.compile(rb"-ERR .*\(unknown_outcome\)|-MISCONF |-EXECABORT ")
 
 
 class PlainClient(Client):
@@ -62,21 +64,24 @@ class PlainClient(Client):
         if in_transaction:
             expected = [b"+OK\r\n", *[b"+QUEUED\r\n"] * count, b"*%d\r\n" % count]
             for line in expected:
-                if await _line(reader) != line:
+                if await self._line(reader) != line:
                     raise Violation(f"{self.name}: a transaction was not answered {line!r}")
         for _ in range(count):
-            line = await _line(reader)
+            line = await self._line(reader)
             if not line.startswith(b":"):
                 raise Violation(f"{self.name}: an INCRBY was answered {line!r}")
             self.history.answer(unanswered[0], int(line[1:]))
             unanswered.popleft()
-        if not (await _line(reader)).startswith(b"$"):
+        if not (await self._line(reader)).startswith(b"$"):
             raise Violation(f"{self.name}: GET of a counter that exists was answered nil")
-        self.history.end_read(floor, {key: int(await _line(reader))})
+        self.history.end_read(floor, {key: int(await self._line(reader))})
 
-
-async def _line(reader: asyncio.StreamReader) -> bytes:
-    line = await reader.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    return line
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        line = await reader.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        if self.ground.disk_may_fail and FAILING_DISK.match(line):
+            # With whatever is still unanswered, as if the connection had been cut.
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+            raise EOFError
+        return line

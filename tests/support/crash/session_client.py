@@ -20,8 +20,8 @@ BAD_ITEMS: list[list[object]] = [
     [b"fine", None],
 ]
 OnError = Callable[[str, int, int], None]
-RETRY_CODES = {"overloaded", "read_only", "sequence_gap"}
-SIDE_CODES = {"sequence_gap", "already_settled", "overloaded", "session_unknown"}
+RETRY_CODES = frozenset({"overloaded", "read_only", "sequence_gap"})
+SIDE_CODES = frozenset({"sequence_gap", "already_settled", "overloaded", "read_only", "session_unknown"})
 """What a copy on another connection may be told, that comes too early or too late."""
 
 
@@ -131,6 +131,8 @@ class SessionClient(Client):
             # Counted, and not answered yet: the session still knows the answers.
             self._send_range(stream, self.answered_through + 1, last + 1, 0, self._on_main_error, "durable")
             await self._drain_replies(stream)
+            if self.rewind:
+                raise ConnectionResetError  # the disk fails: the next connection asks again
         for sequence, (operation, _) in self.items.items():
             if sequence > last:
                 self.history.abandon(operation, known_lost=True)
@@ -239,13 +241,13 @@ class SessionClient(Client):
 
     def _on_main_error(self, error: str, first: int, end: int) -> None:
         code = error.partition(":")[0]
-        if code not in RETRY_CODES:
+        if not self.may_be_retried(code, RETRY_CODES):
             raise Violation(f"{self.name}: operations {first} to {end - 1} were refused: {error}")
         self.ground.overloaded += code == "overloaded"
         self.rewind = True
 
     def _on_side_error(self, error: str, first: int, end: int) -> None:
-        if error.partition(":")[0] not in SIDE_CODES:
+        if not self.may_be_retried(error.partition(":")[0], SIDE_CODES):
             raise Violation(f"{self.name}: a copy of operations {first} to {end - 1} was refused: {error}")
 
     # --- after the end ---------------------------------------------------------------------------------------------
