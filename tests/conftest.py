@@ -29,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--crash-kills", type=int, default=120, metavar="N", help="kill shards with -9 about N times in the crash tests"
     )
+    parser.addoption(
+        "--fault-rounds",
+        type=int,
+        default=12,
+        metavar="N",
+        help="how many places to damage, and calls to fail or to kill at, in each such test of tests/faults",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -57,6 +57,13 @@ def starting(folder: Path, launcher: Launcher) -> Iterator[StartShard]:
         assert not NEVER.search(shard.output(10_000)), shard.output(200)
 
 
+@pytest.fixture
+def connect() -> Iterator[Callable[[ShardProcess], RpcSocket]]:
+    """MessagePack-RPC connections: `connect(shard)`, closed after the test."""
+    with contextlib.ExitStack() as connections:
+        yield lambda shard: connections.enter_context(RpcSocket(shard.address))
+
+
 @pytest.fixture(scope="session")
 def faulty_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDisk]:
     """Built once."""

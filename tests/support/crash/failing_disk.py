@@ -102,7 +102,6 @@ class FailingDiskArena(Arena):
             stream.close()
         if state == "read_only":
             reason = health[b"reason"].decode()
-            if str(self.process.directory) not in reason or (
-                os.strerror(failure.error) not in reason and failure.error
-            ):
+            words = (str(self.process.directory), os.strerror(failure.error) if failure.error else "")
+            if not all(word in reason for word in words):
                 raise Violation(f"health gives the reason {reason!r} though: {failure.name}")

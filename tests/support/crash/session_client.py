@@ -255,6 +255,7 @@ class SessionClient(Client):
     async def verify(self, stream: RpcStream) -> None:
         """Everything that the session still keeps is asked for once more. Raises Violation."""
         await self._resume(stream)
+        self.rewind = False  # an earlier connection may have ended before it was acted upon
         if self.next_sequence > self.acked_through + 1:
             self._send_range(stream, self.acked_through + 1, self.next_sequence, 0, self._on_main_error)
             await self._drain_replies(stream)

@@ -1,0 +1,353 @@
+"""What clients and `health` are told, step by step, while the disk of a whole server fails, and that counts are exact after.
+
+`test_failing_disk_load.py` does the same under load and by chance.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support.faulty_disk import Call, Fate
+from tests.support.log_files import check_history, segments
+from tests.support.resp_socket import RespSocket
+from tests.support.rpc_socket import RpcError
+from tests.support.shard_process import ShardEnded
+
+SESSION = b"s" * 16
+LOG = "/log/"
+EARLY_CHECKPOINTS = {"checkpoint_log_bytes": 4096, "checkpoint_interval_s": 0.05, "segment_bytes": 4096}
+
+
+def wait_until(condition, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+    return result
+
+
+def is_in_state(rpc, state):
+    return lambda: (health := rpc.call("health"))[b"state"] == state and health
+
+
+def assert_code(outcome, code):
+    assert isinstance(outcome, RpcError), outcome
+    assert outcome.code == code
+
+
+class Work:
+    """Three operations that the shard has acknowledged, and three that are sent while the disk fails."""
+
+    def __init__(self, rpc):
+        self.rpc = rpc
+        assert self.rpc.call("apply", SESSION, 1, 0, [["a", 1], ["b", 10]])[b"results"] == [1, 10]
+        assert self.rpc.call("incr", "c", 100, {"id": b"first"}) == 100
+
+    def send(self, rpc):
+        return [
+            rpc.begin("apply", SESSION, 3, 0, [["a", 1], ["b", 10]]),
+            rpc.begin("incr", "c", 100, {"id": b"second"}),
+            rpc.begin("get", "a"),
+        ]
+
+    def check_repeated(self, rpc):
+        """Each operation's retry gets one answer, and counts once, however often it is sent."""
+        for _ in range(2):
+            assert rpc.call("apply", SESSION, 1, 0, [["a", 1], ["b", 10], ["a", 1], ["b", 10]])[b"results"] == [
+                *[1, 10],
+                *[2, 20],
+            ]
+            assert rpc.call("incr", "c", 100, {"id": b"second"}) == 200
+            assert rpc.call("incr", "c", 100, {"id": b"first"}) == 100
+        assert rpc.call("get_many", ["a", "b", "c", "refused"]) == [2, 20, 200, 0]
+
+
+def check_that_all_are_unknown(work, rpc):
+    """What waits for a commit gets `unknown_outcome`, what is new is refused, what waits for nothing is answered."""
+    for outcome in rpc.outcomes(work.send(rpc)):
+        assert outcome.code in {"unknown_outcome", "read_only"}, outcome
+    wait_until(is_in_state(rpc, b"read_only"))
+    assert_code(rpc.outcome("incr", "refused"), "read_only")
+    assert_code(rpc.outcome("apply", b"t" * 16, 1, 0, [["refused", 1]]), "read_only")
+    assert rpc.call("get", "c", {"level": "applied"}) in {100, 200}
+    assert rpc.call("ping") is not None
+
+
+FAILURES = {
+    "fsync": (lambda disk: disk.plant(Call.SYNC, error=errno.EIO, part=LOG), errno.EIO),
+    "write": (lambda disk: disk.plant(Call.WRITE, error=errno.EIO, part=LOG), errno.EIO),
+    "full": (lambda disk: disk.plant(Call.WRITE, error=errno.ENOSPC, part=LOG), errno.ENOSPC),
+    "full in the middle of a write": (
+        lambda disk: (
+            disk.plant(Call.WRITE, Fate.SHORT, count=1, part=LOG),
+            disk.plant(Call.WRITE, error=errno.ENOSPC, part=LOG),
+        ),
+        errno.ENOSPC,
+    ),
+    "fsync, then the file can't be cut": (
+        lambda disk: (
+            disk.plant(Call.SYNC, error=errno.EIO, count=1, part=LOG),
+            disk.plant(Call.TRUNCATE, error=errno.EROFS),
+        ),
+        errno.EROFS,
+    ),
+    "fsync, then no file can be begun": (
+        lambda disk: (
+            disk.plant(Call.SYNC, error=errno.EIO, count=1, part=LOG),
+            disk.plant(Call.RENAME, error=errno.EDQUOT, part=LOG),
+        ),
+        errno.EDQUOT,
+    ),
+    "fsync, then the manifest can't be replaced": (
+        lambda disk: (
+            disk.plant(Call.SYNC, error=errno.EIO, count=1, part=LOG),
+            disk.plant(Call.RENAME, error=errno.EIO, part="manifest"),
+        ),
+        errno.EIO,
+    ),
+    "everything": (lambda disk: disk.plant(Call.CHANGES | Call.OPEN, error=errno.EIO), errno.EIO),
+}
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["heals", "is killed"])
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_clients_are_told_and_what_counts_after(start_shard, connect, disk, name, killed):
+    plant, error = FAILURES[name]
+    shard = start_shard(on=disk)
+    work = Work(connect(shard))
+    plant(disk)
+    check_that_all_are_unknown(work, work.rpc)
+    pattern = re.compile(rf"cannot [a-z ]+ {re.escape(str(shard.directory))}\S*: {os.strerror(error)}")
+    wait_until(lambda: pattern.search(work.rpc.call("health").get(b"reason", b"").decode()))
+    assert work.rpc.call("stats")[b"commits_failed"] >= 1
+    if killed:
+        shard.kill()
+        disk.lift()
+        shard.start()
+        rpc = connect(shard)
+        # What was acknowledged is there; what was not is whole or not there at all.
+        assert rpc.call("get_many", ["a", "b", "c"]) in [[1, 10, 100], [2, 20, 100], [2, 20, 200]]
+    else:
+        disk.lift()
+        rpc = work.rpc
+        assert b"reason" not in wait_until(is_in_state(rpc, b"ok"))
+    work.check_repeated(rpc)
+    shard.kill()
+    check_history(shard.directory)
+    shard.start()
+    work.check_repeated(connect(shard))
+    shard.kill()
+
+
+def test_resp_clients_are_told_too(start_shard, connect, disk):
+    shard = start_shard(on=disk)
+    rpc = connect(shard)
+    with RespSocket(shard.address) as resp:
+        assert resp.call("INCR", "a") == 1
+        disk.plant(Call.SYNC, error=errno.EIO, part=LOG)
+        assert "(unknown_outcome)" in str(resp.outcome("INCR", "a"))
+        wait_until(is_in_state(rpc, b"read_only"))
+        told = [str(resp.outcome("INCR", "a")) for _ in range(3)]
+        assert all(re.search(r"\((unknown_outcome|read_only)\)", text) for text in told), told
+        disk.lift()
+        wait_until(is_in_state(rpc, b"ok"))
+        assert resp.call("GET", "a") == b"2"
+        assert resp.call("INCR", "a") == 3
+
+
+def test_a_slow_disk_delays_what_is_durable_and_nothing_else(start_shard, connect, disk):
+    shard = start_shard(on=disk)
+    work = Work(connect(shard))
+    slow = disk.plant(Call.SYNC, Fate.SLEEP, sleep_s=30.0, part=LOG)
+    waiting = work.send(work.rpc)
+    slow.wait_hit()
+    with connect(shard) as other:
+        assert other.call("ping") is not None
+        assert other.call("incr", "d", 1, {"level": "applied"}) == 1
+        assert other.call("get", "a", {"level": "applied"}) == 2
+        assert other.call("health")[b"state"] == b"ok"
+        figures = other.call("stats")
+        assert figures[b"commit"] > figures[b"commit_durable"]
+        assert work.rpc.is_silent()
+        disk.lift()
+        results = work.rpc.outcomes(waiting)
+        assert (results[0][b"results"], results[1:]) == ([2, 20], [200, 2])
+    work.check_repeated(work.rpc)
+
+
+def test_a_server_killed_while_fsync_hangs(start_shard, connect, disk):
+    shard = start_shard(on=disk)
+    work = Work(connect(shard))
+    slow = disk.plant(Call.SYNC, Fate.SLEEP, sleep_s=30.0, part=LOG)
+    work.send(work.rpc)
+    slow.wait_hit()
+    shard.kill()
+    disk.lift()
+    shard.start()
+    work.check_repeated(connect(shard))
+
+
+def test_an_orderly_stop_with_a_failing_disk_ends_and_loses_nothing(start_shard, connect, disk):
+    shard = start_shard(on=disk, settings={"stop_timeout_s": 0.5})
+    work = Work(connect(shard))
+    disk.plant(Call.CHANGES | Call.OPEN, error=errno.EIO)
+    check_that_all_are_unknown(work, work.rpc)
+    assert shard.terminate() == 0
+    assert "stopping with changes that the disk would not take" in shard.output()
+    disk.lift()
+    shard.start()
+    work.check_repeated(connect(shard))
+
+
+# --- disks that are really full ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    """A disk of two mebibytes, mounted there. Raises CalledProcessError where this isn't allowed."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def filled_disk(shard):
+    filler = shard.directory.parent / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    yield
+    filler.unlink()
+
+
+@contextlib.contextmanager
+def limited_files(shard):
+    """No file may grow beyond what the log's has now, and some bytes."""
+    limit = segments(shard.directory)[-1].stat().st_size + 10
+    unlimited = resource.prlimit(shard.ready.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(shard.ready.pid, resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    yield
+    resource.prlimit(shard.ready.pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+def check_a_full_disk(shard, connect, full, reason):
+    work = Work(connect(shard))
+    rpc = work.rpc
+    with full(shard):
+        # Operations are acknowledged as long as there is room, and not one longer.
+        counted = 0
+        while not isinstance(outcome := rpc.outcome("incr", "n"), RpcError):
+            counted += 1
+        assert outcome.code == "unknown_outcome"
+        check_that_all_are_unknown(work, rpc)
+        assert reason in wait_until(is_in_state(rpc, b"read_only"))[b"reason"].decode()
+    wait_until(is_in_state(rpc, b"ok"))
+    work.check_repeated(rpc)
+    assert rpc.call("get", "n") == counted + 1
+    shard.restart()
+    assert connect(shard).call("get", "n") == counted + 1
+    work.check_repeated(connect(shard))
+    shard.kill()
+    check_history(shard.directory)
+
+
+def test_files_that_may_not_grow(start_shard, connect):
+    check_a_full_disk(start_shard(), connect, limited_files, "File too large")
+
+
+def test_a_full_disk(start_shard, connect, tmp_path):
+    """A real one where this process may mount it; the limit above goes the same way everywhere."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(tmp_path / "disk"))
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return
+        shard = start_shard(name="disk/shard")
+        try:
+            check_a_full_disk(shard, connect, filled_disk, "No space left on device")
+        finally:
+            shard.kill()
+
+
+# --- starting and checkpointing on a disk that fails ---------------------------------------------------------------
+
+
+def test_a_checkpoint_store_that_fails_is_opened_again(start_shard, connect, disk, tmp_path):
+    shard = start_shard(on=disk, settings=EARLY_CHECKPOINTS)
+    work = Work(connect(shard))
+    rpc = work.rpc
+    total = 0
+    for number, (calls, error) in enumerate(
+        [(Call.SYNC, errno.EIO), (Call.WRITE, errno.ENOSPC), (Call.OPEN, errno.EIO)]
+    ):
+        failing = disk.plant(calls, error=error, part="/checkpoint/")
+        for _ in range(50):
+            rpc.call("incr_many", [[f"{number}:{key}", 1] for key in range(100)])
+        total += 100
+        if calls is Call.OPEN:
+            disk.plant(Call.SYNC, error=errno.EIO, part="/checkpoint/")
+        assert_code(rpc.outcome("backup", str(tmp_path / f"failed {number}")), "storage")
+        assert failing.hits or calls is Call.OPEN
+        # Counting goes on, the log stays.
+        assert rpc.call("health")[b"state"] == b"ok"
+        assert len(segments(shard.directory)) > 5
+        wait_until(lambda: "the checkpoint failed" in shard.output())
+        disk.lift()
+        rpc.call("backup", str(tmp_path / f"backup {number}"))
+        assert len(segments(shard.directory)) <= 2
+        assert (tmp_path / f"backup {number}" / "backup.json").exists()
+    work_total = dict.fromkeys((f"{number}:{key}" for number in range(3) for key in range(100)), 50)
+    for _ in range(2):
+        shard.restart()
+        rpc = connect(shard)
+        assert dict(zip(work_total, rpc.call("get_many", list(work_total)), strict=True)) == work_total
+    assert total == len(work_total)
+    rpc.outcomes(work.send(rpc))
+    work.check_repeated(rpc)
+
+
+@pytest.mark.timeout(300)
+def test_every_call_of_a_start_fails_once(start_shard, connect, disk, request, seed):
+    """A start either works or is refused with one sentence; the next one finds everything."""
+    shard = start_shard(on=disk, settings=EARLY_CHECKPOINTS)
+    work = Work(connect(shard))
+    work.rpc.outcomes(work.send(work.rpc))
+    shard.kill()
+    refused = 0
+    for nth in sampled(request, seed, 90):
+        failing = disk.plant(~Call(0), error=errno.EIO, first=nth, count=1)
+        try:
+            shard.start()
+        except ShardEnded as end:
+            refused += 1
+            assert end.status == 1, end
+            assert re.search(r"pycounter: .+", end.output.splitlines()[-1]), end
+            assert failing.hits
+        else:
+            with connect(shard) as rpc:
+                assert rpc.call("get_many", ["a", "b"], {"level": "applied"}) == [2, 20]
+            shard.kill()
+        disk.lift()
+    assert refused
+    shard.start()
+    work.check_repeated(connect(shard))
+    shard.send_signal(signal.SIGTERM)
+    assert shard.wait() == 0
+
+
+def sampled(request, seed, calls):
+    """Which of so many calls are tried: all of them where `--fault-rounds` asks for as many."""
+    rounds = request.config.getoption("fault_rounds")
+    step = max(1, calls // rounds)
+    return range(1 + seed % step, calls + 1, step)
