@@ -94,6 +94,12 @@ class ShardServer:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             replayed = self.shard.start(loop.call_soon)
+            if self.shard.torn_bytes:
+                _log.warning(
+                    "cut %d bytes off the log's end: a commit that was being written when the server was killed or the "
+                    "power went. Nobody was told that it is durable, unless the disk broke its word about fsync",
+                    self.shard.torn_bytes,
+                )
             loop.add_reader(self.shard.wake_fd, self._release)
             listener = await loop.create_server(
                 lambda: ShardProtocol(self),

@@ -63,12 +63,15 @@ def _mapped(path: Path) -> Iterator[None]:
     except (StorageError, OSError):
         raise
     except Exception as error:  # the binding raises nothing more specific
-        text = str(error)
+        text = " ".join(str(error).split())
         if "lock file" in text or "lock hold by" in text:
             raise FolderLocked(f"{path} is open elsewhere: stop the other process first ({text})", path) from error
         if "No space left" in text:
             message = f"the disk of {path} is full: make room; nothing is lost meanwhile ({text})"
             raise StorageFull(message, path) from error
+        if "No such file" in text:
+            message = f"a file of the checkpoint in {path} is missing: restore the folder from a backup ({text})"
+            raise DamagedData(message, path) from error
         if "Corruption" in text:
             message = f"the checkpoint in {path} is damaged ({text}): restore the folder from a backup"
             raise DamagedData(message, path) from error

@@ -58,6 +58,13 @@ def starting(folder: Path, launcher: Launcher) -> Iterator[StartShard]:
 
 
 @pytest.fixture
+def fault_rounds(pytestconfig: pytest.Config) -> int:
+    """How many faults a test may try: `--fault-rounds`."""
+    rounds: int = pytestconfig.getoption("fault_rounds")
+    return rounds
+
+
+@pytest.fixture
 def connect() -> Iterator[Callable[[ShardProcess], RpcSocket]]:
     """MessagePack-RPC connections: `connect(shard)`, closed after the test."""
     with contextlib.ExitStack() as connections:

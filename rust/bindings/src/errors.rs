@@ -33,7 +33,11 @@ pub(crate) fn folder(py: Python<'_>, directory: &Path, error: &FolderError) -> P
         FolderError::Journal(JournalError::Io { .. }) | FolderError::Restore(_) => "StorageError",
         _ => "DamagedData",
     };
-    named(py, class, (error.to_string(), directory))
+    let message = match error {
+        FolderError::Checkpoint(error) => format!("{}: {error}", directory.join("checkpoint").display()),
+        error => error.to_string(),
+    };
+    named(py, class, (message, directory))
 }
 
 /// (name, retryable, effect, meaning) of every error code; effect is "nothing", "before" or "unknown".

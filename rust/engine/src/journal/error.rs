@@ -109,10 +109,12 @@ pub enum JournalError {
         reason: String,
     },
     /// The log ends earlier than it is known to have ended.
-    #[error("the log in {} ends with commit {end}, but {known_by} knows of commit {known}: acknowledged commits are lost; restore the folder from a backup", path.display())]
+    #[error("{} is readable up to byte {offset}, with commit {end}, but {known_by} knows of commit {known}: acknowledged commits are lost; restore the folder from a backup", path.display())]
     EndsEarly {
-        /// The log's folder.
+        /// The last file.
         path: PathBuf,
+        /// Where its last readable commit ends.
+        offset: u64,
         /// The last commit in it.
         end: u64,
         /// A commit that was there.

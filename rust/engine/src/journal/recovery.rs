@@ -173,7 +173,14 @@ fn check_names(log: &SegmentedLog) -> Result<Vec<PathBuf>, JournalError> {
     let mut found = Vec::new();
     let (oldest, newest) = (manifest.segments.first().copied(), manifest.segments.last().copied().unwrap_or(0));
     let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.position.commit);
-    for path in list(log.files(), log.log_folder())? {
+    let paths = match list(log.files(), log.log_folder()) {
+        // A folder that is gone is a folder whose files are gone: named below.
+        Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && oldest.is_some() => {
+            Vec::new()
+        }
+        paths => paths?,
+    };
+    for path in paths {
         let unexpected = |reason: &str| JournalError::SegmentUnexpected { path: path.clone(), reason: reason.into() };
         if path.to_str().is_some_and(|path| path.ends_with(SEGMENT_NEW_SUFFIX)) {
             leftovers.push(path);
@@ -263,12 +270,10 @@ impl Walk<'_> {
         ];
         for (position, known_by) in known {
             if let Some(Position { commit: known, .. }) = position.filter(|known| known.commit > end.commit) {
-                return Err(JournalError::EndsEarly {
-                    path: self.log.log_folder().to_path_buf(),
-                    end: end.commit,
-                    known,
-                    known_by,
-                });
+                let last = self.manifest.segments.last();
+                let path = last.map_or(self.log.log_folder().to_path_buf(), |&first| self.log.segment_path(first));
+                let offset = self.last.as_ref().map_or(0, |last| last.bytes.end);
+                return Err(JournalError::EndsEarly { path, offset, end: end.commit, known, known_by });
             }
         }
         if let Some(clean_end) = self.manifest.clean_end.filter(|&clean_end| clean_end != end) {
