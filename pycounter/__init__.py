@@ -14,8 +14,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-if sys.platform == "win32":  # pragma: no cover
-    raise ImportError("PyCounter does not run on Windows: use Linux, or WSL")
+if sys.platform != "linux":
+    raise ImportError(f"PyCounter runs on Linux only, not on {sys.platform}: use a Linux machine, container or WSL")
 
 from pycounter._native import DEBUG_BUILD, VERSION
 

@@ -25,8 +25,8 @@ at_least() {
 
 check_platform() {
     case "$(uname -s)" in
-    Linux | Darwin) ;;
-    *) fail "PyCounter runs on Linux and macOS, not on $(uname -s): use one of them, or a Linux container" ;;
+    Linux) ;;
+    *) fail "PyCounter runs on Linux only, not on $(uname -s): use a Linux machine, container or WSL" ;;
     esac
 }
 
@@ -64,7 +64,7 @@ check_rust() {
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
     echo 'fn main() {}' | rustc --crate-name probe -o "$scratch/probe" - 2>/dev/null ||
-        fail "rustc can't link a program: install a C compiler (Debian and Ubuntu: apt-get install build-essential; macOS: xcode-select --install)"
+        fail "rustc can't link a program: install a C compiler (Debian and Ubuntu: apt-get install build-essential)"
 }
 
 check_platform

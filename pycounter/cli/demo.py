@@ -185,8 +185,7 @@ async def _read_all(port: int) -> dict[bytes, int]:
 
 def die_with_parent() -> None:
     """For a child process: not to outlive its parent, even if that is killed with -9."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 #: The command `pycounter`, in a process that ends with its parent.

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 
@@ -43,6 +44,18 @@ def test_the_oldest_python_is_the_same_everywhere():
     assert project["tool"]["mypy"]["python_version"] == oldest
     assert project["tool"]["ruff"]["target-version"] == "py" + oldest.replace(".", "")
     assert f"python_needed={oldest}\n" in (ROOT / "tools/prerequisites.sh").read_text()
+
+
+def test_linux_is_the_one_system_that_is_named_and_others_are_refused_in_a_sentence():
+    systems = [one for one in toml("pyproject.toml")["project"]["classifiers"] if one.startswith("Operating System")]
+    assert systems == ["Operating System :: POSIX :: Linux"]
+    for command in [
+        [sys.executable, "-c", "import sys; sys.platform = 'darwin'; import pycounter"],
+        ["sh", "-c", "uname() { echo Darwin; }; . tools/prerequisites.sh python"],
+    ]:
+        end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert end.returncode == 1
+        assert "PyCounter runs on Linux only, not on " in end.stderr.splitlines()[-1], end.stderr
 
 
 def requirement_name(requirement: str) -> str:

@@ -23,8 +23,6 @@ def build_native(folder: Path, features: Sequence[str]) -> Path:
     It shares cargo's folder with the engine's own tests, so that what both depend on is compiled once.
     """
     environment = {**os.environ, "PYO3_PYTHON": sys.executable, "PYO3_BUILD_EXTENSION_MODULE": "1"}
-    if sys.platform == "darwin":
-        environment["RUSTFLAGS"] = "-C link-arg=-undefined -C link-arg=dynamic_lookup"
     command = ["cargo", "build", "--locked", "--quiet", "--package", "pycounter-native", "--features"]
     build = subprocess.run(
         [*command, ",".join(features)],
@@ -37,7 +35,7 @@ def build_native(folder: Path, features: Sequence[str]) -> Path:
     if build.returncode != 0:
         raise BuildFailed(build.stderr)
     target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    library = target / "debug" / ("lib_native.dylib" if sys.platform == "darwin" else "lib_native.so")
+    library = target / "debug" / "lib_native.so"
     return Path(shutil.copy(library, folder / library.name))
 
 

@@ -4,6 +4,9 @@
 //! `hash_ring`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
 //! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together. Apart from them: `load_generator`, which measures servers.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("PyCounter runs on Linux only: the commit thread wakes the event loop by an eventfd");
+
 #[allow(unused_imports, reason = "which of them are used depends on the cfg")]
 mod atomics;
 mod cell;
