@@ -133,8 +133,20 @@ fn replies(mut bytes: &[u8]) -> Vec<(u64, Option<String>, Value)> {
     replies
 }
 
-/// Releases until `slot` got replies.
+/// The codes of errors, "" for a result, by msgid.
+fn codes(replies: &[(u64, Option<String>, Value)]) -> Vec<(u64, &str)> {
+    replies
+        .iter()
+        .map(|(msgid, error, _)| (*msgid, error.as_deref().map_or("", |error| error.split(':').next().unwrap())))
+        .collect()
+}
+
 fn released(shard: &mut Shard, slot: usize) -> Vec<(u64, Option<String>, Value)> {
+    replies(&released_bytes(shard, slot))
+}
+
+/// Releases until `slot` got replies.
+fn released_bytes(shard: &mut Shard, slot: usize) -> Vec<u8> {
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut bytes = Vec::new();
     while bytes.is_empty() {
@@ -146,7 +158,7 @@ fn released(shard: &mut Shard, slot: usize) -> Vec<(u64, Option<String>, Value)>
         });
         std::thread::sleep(Duration::from_millis(1));
     }
-    replies(&bytes)
+    bytes
 }
 
 #[test]
@@ -208,6 +220,116 @@ fn while_the_disk_fails_nothing_is_acknowledged_and_nothing_is_lost() {
     let slot = shard.connect();
     shard.feed(slot, &request(1, "incr", vec!["hits".into(), 5.into(), with_id("once")]));
     assert_eq!(replies(shard.replies()), vec![(1, None, 5.into())]);
+}
+
+#[test]
+fn a_failed_commit_makes_unknown_only_what_may_have_changed_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = FailingFiles::default();
+    let mut shard = open(folder.path(), &files, settings());
+    let slot = shard.connect();
+    files.broken.store(true, Ordering::SeqCst);
+    let items = |key: &str| Value::Array(vec![Value::Array(vec![key.into(), 1.into()])]);
+    let sent = [
+        request(1, "incr", vec!["hits".into(), i64::MAX.into(), with_id("once")]),
+        request(2, "get", vec!["hits".into()]),
+        request(3, "incr", vec!["hits".into(), 1.into()]), // overflows
+        request(4, "incr_many", vec![items("hits")]),      // so does its item
+        request(5, "incr_many", vec![items("other")]),
+        request(6, "hello", vec![]),
+        request(7, "scan", vec![]),
+        request(8, "incr", vec!["other".into()]),
+        request(9, "no_such_method", vec![]),
+    ];
+    shard.feed(slot, &sent.concat());
+    assert_eq!(codes(&replies(shard.replies())), [(9, "unknown_method")]);
+    assert!(shard.commit());
+    let (unknown, read_only) = ("unknown_outcome", "read_only");
+    let lost = released(&mut shard, slot);
+    assert_eq!(
+        codes(&lost),
+        [
+            (1, unknown),
+            (2, read_only),
+            (3, read_only),
+            (4, read_only),
+            (5, unknown),
+            (6, read_only),
+            (7, read_only),
+            (8, unknown)
+        ]
+    );
+
+    // What comes now is refused at once, but what tells of an earlier attempt: that must not pass for "nothing applied".
+    let sent = [
+        request(10, "incr", vec!["hits".into(), i64::MAX.into(), with_id("once")]),
+        request(11, "incr_many", vec![items("other")]),
+        request(12, "get", vec!["hits".into()]),
+    ];
+    shard.feed(slot, &sent.concat());
+    let refused = replies(shard.replies());
+    assert_eq!(codes(&refused), [(11, "")]);
+    assert!(refused[0].2[0].as_str().unwrap().starts_with("read_only: "), "{refused:?}");
+    assert_eq!(codes(&released(&mut shard, slot)), [(10, unknown), (12, read_only)]);
+}
+
+#[test]
+fn a_failed_commit_leaves_resp_replies_in_order_and_only_changes_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = FailingFiles::default();
+    let mut shard = open(folder.path(), &files, settings());
+    let (slot, other) = (shard.connect(), shard.connect());
+    files.broken.store(true, Ordering::SeqCst);
+    let sent = "PING first\r\nINCR a\r\nPING\r\nGET a\r\nGET b\r\nINCR a\r\nINCRBY a 9223372036854775807\r\nNONE\r\n\
+                MULTI\r\nINCR a\r\nGET a\r\nEXEC\r\nMULTI\r\nGET a\r\nPING\r\nEXEC\r\nMULTI\r\nPING\r\nEXEC\r\nGETDEL b\r\n";
+    shard.feed(slot, sent.as_bytes());
+    assert_eq!(shard.replies(), b"$5\r\nfirst\r\n", "what tells nothing waited, though nothing was before it");
+    assert!(shard.commit());
+    let told = String::from_utf8(released_bytes(&mut shard, slot)).unwrap();
+    let words: Vec<&str> = told.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    let (unknown, seen) = ("-ERR", "-MISCONF");
+    let expected = [unknown, "+PONG", seen, seen, unknown, seen, "-ERR"];
+    let transactions = ["+OK", "+QUEUED", "+QUEUED", unknown, "+OK", "+QUEUED", "+QUEUED", seen];
+    assert_eq!(words, [&expected[..], &transactions, &["+OK", "+QUEUED", "*1", "+PONG", seen]].concat(), "{told}");
+    assert_eq!(told.matches("(unknown_outcome)").count(), 3, "{told}");
+
+    // From now on what is refused, or tells nothing, is told at once ...
+    shard.feed(slot, b"INCR a\r\n*2\r\n$4\r\nINCR\r\n$1\r\na\r\nPING\r\nDEL a\r\nFLUSHALL\r\n");
+    let told = String::from_utf8(shard.replies().to_vec()).unwrap();
+    let words: Vec<&str> = told.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(words, [seen, seen, "+PONG", seen, seen], "{told}");
+    // ... unless a read before it has to wait.
+    shard.feed(other, b"GET a\r\n*2\r\n$4\r\nINCR\r\n$1\r\na\r\nPING\r\n");
+    assert!(shard.replies().is_empty());
+    let told = String::from_utf8(released_bytes(&mut shard, other)).unwrap();
+    assert_eq!(told.matches("(read_only)").count(), 2, "{told}");
+    assert!(told.ends_with("\r\n+PONG\r\n"), "{told}");
+
+    files.broken.store(false, Ordering::SeqCst);
+    assert!(shard.wait_durable(Duration::from_secs(30)));
+    shard.release(|_, _, _| {});
+    shard.feed(slot, b"GET a\r\n");
+    assert_eq!(shard.replies(), b"$1\r\n3\r\n");
+}
+
+#[test]
+fn a_stopped_journal_lets_no_reply_go_that_it_does_not_cover() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = open(folder.path(), &FailingFiles::default(), settings());
+    let slot = shard.connect();
+    shard.feed(slot, &request(1, "incr", vec!["hits".into()]));
+    shard.stop();
+    assert!(!shard.commit(), "an ended journal took a commit");
+    // The change is in no queue any more, and still neither its reply nor one that shows it leaves.
+    for msgid in 2..4 {
+        shard.feed(slot, &request(msgid, "get", vec!["hits".into()]));
+        assert!(shard.replies().is_empty());
+        shard.release(|_, replies, _| assert!(replies.is_empty()));
+        assert!(!shard.commit());
+    }
+    shard.feed(slot, &request(4, "incr", vec!["hits".into()]));
+    assert_eq!(codes(&replies(shard.replies())), [(4, "read_only")]);
+    assert!(!shard.wait_durable(Duration::from_secs(30)) && !shard.is_settled());
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl CommitSlot {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// Did the last attempt fail?
+    /// Did the last attempt fail, or has the writer ended?
     pub(super) fn is_failing(&self) -> bool {
         // Relaxed: advice for admission. What was admitted by mistake is held like everything else.
         self.failing.load(Ordering::Relaxed)
@@ -187,7 +187,10 @@ impl CommitSlot {
 
     /// Writer: nothing is taken any more. A commit in flight stays unsettled.
     pub(super) fn end(&self) {
-        self.lock().ended = true;
+        let mut state = self.lock();
+        state.ended = true;
+        self.failing.store(true, Ordering::Relaxed);
+        drop(state);
         self.settled.notify_all();
     }
 
@@ -291,6 +294,7 @@ mod loom_tests {
             assert_ne!(waiter.join().unwrap(), WaitOutcome::TimedOut);
             assert_eq!(slot.wait_durable(1, None), WaitOutcome::Durable);
             assert_eq!(slot.wait_durable(2, None), WaitOutcome::Ended);
+            assert!(slot.is_failing(), "changes are admitted that nobody will write");
         });
     }
 }

@@ -93,7 +93,7 @@ impl CommitThread {
         self.shared.slot.in_flight()
     }
 
-    /// Did the last attempt fail? Then the shard takes no changes.
+    /// Did the last attempt fail, or has the thread ended? Then no changes are taken.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.shared.slot.is_failing()
@@ -304,7 +304,7 @@ mod tests {
         thread.submit(commit(1)).unwrap();
         thread.shutdown();
         assert_eq!(thread.durable(), 1);
-        assert!(thread.submit(commit(2)).is_err());
+        assert!(thread.submit(commit(2)).is_err() && thread.is_failing());
         let (thread, ..) = started(true);
         thread.submit(commit(1)).unwrap();
         thread.shutdown();

@@ -1,12 +1,15 @@
 //! One client's connection: bytes that don't make a frame yet, replies that wait for their commit, and what the
 //! protocol remembers. The loop thread owns it.
 
-use std::collections::VecDeque;
-
+use super::held_replies::{HeldReplies, ReplyKind};
 use crate::error_code::ErrorCode;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner};
 use crate::wire::resp::{self, Version};
 use crate::wire::scan;
+
+/// In the place of a reply that would show what a crash may still take back.
+const SEEN_AND_NOT_SAFE: &str =
+    "the shard cannot write to its disk, and the answer depends on what is not there yet; nothing was applied";
 
 /// What a connection speaks, known from its first byte on.
 #[derive(Debug)]
@@ -132,76 +135,25 @@ impl Connection {
         }
     }
 
-    /// Writes `unknown_outcome` in the place of each reply in `lost`: its commit failed.
-    pub(super) fn fail(&self, lost: &[u8], out: &mut Vec<u8>) {
-        let code = ErrorCode::UnknownOutcome;
-        match self.protocol {
-            Protocol::Unknown => 0,
-            Protocol::MsgpackRpc(_) => rpc::fail_held(lost, out, code, code.meaning()),
-            Protocol::Resp(_) => resp::fail_held(lost, out, code, code.meaning()),
-        };
+    /// The commit that all held replies wait for failed: writes to each of them what is certain all the same.
+    pub(super) fn fail_held(&mut self, out: &mut Vec<u8>, pool: &mut Vec<Vec<u8>>) {
+        let protocol = &self.protocol;
+        self.held.take_all(pool, |kind, replies| {
+            let (code, message) = match kind {
+                ReplyKind::Neutral => return out.extend_from_slice(replies),
+                ReplyKind::Seen => (ErrorCode::ReadOnly, SEEN_AND_NOT_SAFE),
+                ReplyKind::Changed => (ErrorCode::UnknownOutcome, ErrorCode::UnknownOutcome.meaning()),
+            };
+            match protocol {
+                Protocol::Unknown => 0,
+                Protocol::MsgpackRpc(_) => rpc::fail_held(replies, out, code, message),
+                Protocol::Resp(_) => resp::fail_held(replies, out, code, message),
+            };
+        });
     }
 
     /// Requests for the host, taken.
     pub fn take_host_requests(&mut self) -> Vec<HostRequest> {
         std::mem::take(&mut self.host_requests)
-    }
-}
-
-/// Encoded replies in the order in which they may leave, each group with the commit that it waits for.
-/// The commits never fall along the queue.
-#[derive(Debug, Default)]
-pub(super) struct HeldReplies {
-    groups: VecDeque<(u64, Vec<u8>)>,
-    bytes: usize,
-}
-
-impl HeldReplies {
-    pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Adds replies that wait for `commit`; takes a buffer from `pool` where it needs one.
-    pub(super) fn push(&mut self, commit: u64, replies: &[u8], pool: &mut Vec<Vec<u8>>) {
-        self.bytes += replies.len();
-        if let Some((last, buffer)) = self.groups.back_mut()
-            && *last == commit
-        {
-            buffer.extend_from_slice(replies);
-            return;
-        }
-        let mut buffer = pool.pop().unwrap_or_default();
-        buffer.extend_from_slice(replies);
-        self.groups.push_back((commit, buffer));
-    }
-
-    /// Moves what waits for nothing later than `durable` to `out`.
-    pub(super) fn release(&mut self, durable: u64, out: &mut Vec<u8>, pool: &mut Vec<Vec<u8>>) {
-        while self.groups.front().is_some_and(|(commit, _)| *commit <= durable) {
-            if let Some((_, buffer)) = self.groups.pop_front() {
-                self.bytes -= buffer.len();
-                out.extend_from_slice(&buffer);
-                give_back(buffer, pool);
-            }
-        }
-    }
-
-    /// Takes everything, whatever it waits for.
-    pub(super) fn take_all(&mut self, out: &mut Vec<u8>, pool: &mut Vec<Vec<u8>>) {
-        self.release(u64::MAX, out, pool);
-    }
-}
-
-/// Puts a buffer into the pool, emptied. Bounded, so that an idle server is small again.
-pub(super) fn give_back(mut buffer: Vec<u8>, pool: &mut Vec<Vec<u8>>) {
-    const POOLED_BUFFERS_MAX: usize = 256;
-    const POOLED_BUFFER_BYTES_MAX: usize = 64 * 1024;
-    if pool.len() < POOLED_BUFFERS_MAX && buffer.capacity() <= POOLED_BUFFER_BYTES_MAX {
-        buffer.clear();
-        pool.push(buffer);
     }
 }

@@ -9,6 +9,7 @@
 //! [`Shard::release`] lets the replies go.
 
 mod connection;
+mod held_replies;
 mod msgpack_handler;
 mod operations;
 mod resp_handler;
@@ -28,7 +29,8 @@ use crate::journal::commit_thread::{CommitThread, WaitOutcome};
 use crate::journal::record::CommitEncoder;
 use crate::planted_bug::{PlantedBug, is_planted};
 use crate::wire::request::Level;
-use connection::{Protocol, give_back};
+use connection::Protocol;
+use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
 
 /// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
 const RUN_MAX: usize = 128;
@@ -117,7 +119,7 @@ pub struct Shard {
     /// Replies that wait for nothing.
     now: Vec<u8>,
     /// Replies that wait for this chunk's commit.
-    held: Vec<u8>,
+    held: MarkedReplies,
     pool: Vec<Vec<u8>>,
     statistics: Statistics,
 }
@@ -149,7 +151,7 @@ impl Shard {
             address: String::new(),
             run: Vec::with_capacity(RUN_MAX),
             now: Vec::new(),
-            held: Vec::new(),
+            held: MarkedReplies::default(),
             pool: Vec::new(),
             statistics: Statistics::default(),
         }
@@ -287,11 +289,12 @@ impl Shard {
         let stamp = self.stamp();
         let is_covered = stamp <= self.journal.durable() || is_planted(PlantedBug::ReplyBeforeCommit);
         if is_covered && connection.held.is_empty() {
-            self.now.extend_from_slice(&self.held);
+            self.now.extend_from_slice(&self.held.bytes);
             return;
         }
-        self.held_bytes += self.held.len();
+        self.held_bytes -= connection.held.bytes();
         connection.held.push(stamp, &self.held, &mut self.pool);
+        self.held_bytes += connection.held.bytes();
         if !connection.waiting {
             connection.waiting = true;
             self.waiting.push(slot);
@@ -315,16 +318,12 @@ impl Shard {
         self.update_uptime();
         self.encoder.recycle(self.journal.take_buffer());
         let commit = self.state.drain(&mut self.encoder, self.uptime_ms);
-        let number = commit.number;
-        if self.journal.submit(commit).is_err() {
-            // Only a stopped journal refuses while nothing is in flight. The commit's content is gone from the
-            // queue, so nothing may be acknowledged any more: `failing` stays, replies stay held.
-            self.failing = true;
-            return false;
-        }
-        self.handed_over = number;
+        // Also if the journal refuses. While nothing is in flight only one that has ended does. Then the content is gone
+        // from the queue and `is_failing` stays, so no change is taken any more; and no commit from this one on ever
+        // becomes durable, so what is stamped with it, and every reply that is made later, is held for good.
+        self.handed_over = commit.number;
         self.handed_over_at = Instant::now();
-        true
+        self.journal.submit(commit).is_ok()
     }
 
     /// After the commit thread woke the host: gives each connection the replies that may go now, as
@@ -346,10 +345,7 @@ impl Shard {
             self.held_bytes -= connection.held.bytes();
             connection.held.release(durable, &mut out, &mut self.pool);
             if failed && self.failing {
-                let mut lost = self.pool.pop().unwrap_or_default();
-                connection.held.take_all(&mut lost, &mut self.pool);
-                connection.fail(&lost, &mut out);
-                give_back(lost, &mut self.pool);
+                connection.fail_held(&mut out, &mut self.pool);
             }
             self.held_bytes += connection.held.bytes();
             if connection.held.is_empty() {
@@ -397,7 +393,7 @@ impl Shard {
                     WaitOutcome::Ended | WaitOutcome::TimedOut => return false,
                 }
             } else if !self.commit() {
-                return !self.state.is_dirty();
+                return self.is_durable();
             }
         }
     }
@@ -405,7 +401,12 @@ impl Shard {
     /// Is everything on disk and every reply out?
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.state.is_dirty() && !self.journal.in_flight() && self.waiting.is_empty()
+        self.is_durable() && self.waiting.is_empty()
+    }
+
+    /// Is everything on disk?
+    fn is_durable(&self) -> bool {
+        !self.state.is_dirty() && self.handed_over <= self.journal.durable()
     }
 
     /// The commit thread's side, for its state and its wake-up.
@@ -416,7 +417,6 @@ impl Shard {
 
     /// Ends the commit thread. Nothing is accepted afterwards.
     pub fn stop(&mut self) {
-        self.failing = true;
         self.journal.shutdown();
     }
 
@@ -445,16 +445,16 @@ impl Shard {
     fn out(&mut self, level: Level) -> &mut Vec<u8> {
         match level {
             Level::Applied => &mut self.now,
-            Level::Durable => &mut self.held,
+            Level::Durable => &mut self.held.bytes,
         }
     }
 
-    /// Parsed increments wait no longer: apply them, `reply` to each in order. Where replies `may_overtake` each other,
-    /// refusals that say nothing of any counter don't wait for a commit.
+    /// Parsed increments wait no longer: apply them, `reply` to each in order. Refusals that say nothing of any counter
+    /// don't wait for a commit, unless held replies are `ahead` that must leave first.
     fn apply_run(
         &mut self,
         bytes: &[u8],
-        may_overtake: bool,
+        ahead: Option<&HeldReplies>,
         mut reply: impl FnMut(&mut Vec<u8>, u32, Result<i64, ErrorCode>),
     ) {
         if self.run.is_empty() {
@@ -474,17 +474,24 @@ impl Shard {
                 Ok(()) => self.increment_likely(pending.likely, pending.hash, key, pending.delta),
                 Err(_) => self.admit(1).and_then(|()| self.increment(pending.hash, key, pending.delta)),
             };
-            let at_once = may_overtake && outcome.is_err_and(tells_nothing);
+            let from = self.held.len();
+            let refusal = outcome.err().map(ReplyKind::of_refusal);
+            let at_once = refusal == Some(ReplyKind::Neutral) && ahead.is_none_or(|held| from == 0 && held.is_empty());
             reply(self.out(if at_once { Level::Applied } else { level }), pending.msgid, outcome);
+            if let Some(kind) = refusal {
+                self.note_refusal(from, kind);
+            }
         }
         self.run = run;
         self.run.clear();
     }
-}
 
-/// Is this a refusal that depends on no counter, so that there is nothing for it to wait for?
-const fn tells_nothing(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::ReadOnly | ErrorCode::Overloaded)
+    /// Counts a refusal, which is what was held from `from` on, if it was.
+    #[cold]
+    fn note_refusal(&mut self, from: usize, kind: ReplyKind) {
+        self.statistics.errors += 1;
+        self.held.mark_from(from, kind);
+    }
 }
 
 /// Connections by slot; free slots are used again.

@@ -1,7 +1,8 @@
 //! MessagePack-RPC: frames to operations, outcomes to replies. Replies carry their msgid and may overtake each other.
 
-use super::connection::{Connection, HostRequest, give_back};
-use super::{Pending, RUN_MAX, Shard, tells_nothing};
+use super::connection::{Connection, HostRequest};
+use super::held_replies::{ReplyKind, give_back};
+use super::{Pending, RUN_MAX, Shard};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::journal::entry::Fingerprint;
@@ -85,7 +86,7 @@ impl Shard {
     }
 
     fn apply_msgpack_run(&mut self, bytes: &[u8]) {
-        self.apply_run(bytes, true, |out, msgid, outcome| match outcome {
+        self.apply_run(bytes, None, |out, msgid, outcome| match outcome {
             Ok(value) => rpc::reply_int(out, msgid, value),
             Err(code) => rpc::reply_error(out, msgid, code, code.meaning()),
         });
@@ -96,7 +97,7 @@ impl Shard {
             Parsed::Request { msgid, request: Ok(request) } => self.answer(connection, Some(msgid), request),
             Parsed::Request { msgid, request: Err(error) } => {
                 self.statistics.errors += 1;
-                rpc::reply_error(&mut self.held, msgid, error.code, &error.message);
+                rpc::reply_error(&mut self.now, msgid, error.code, &error.message);
             }
             Parsed::Notification { request: Ok(request), .. } => self.answer(connection, None, request),
             // Nobody to tell; an unknown notification is ignored by the protocol's rule.
@@ -104,7 +105,7 @@ impl Shard {
             Parsed::Invalid { msgid, error } => {
                 self.statistics.protocol_errors += 1;
                 match msgid {
-                    Some(msgid) => rpc::reply_error(&mut self.held, msgid, error.code, &error.message),
+                    Some(msgid) => rpc::reply_error(&mut self.now, msgid, error.code, &error.message),
                     None => connection.closing = true,
                 }
             }
@@ -119,6 +120,7 @@ impl Shard {
             self.execute(connection, msgid, request);
         } else {
             let code = ErrorCode::Unauthenticated;
+            self.statistics.errors += 1;
             rpc::reply_error(&mut self.now, msgid.unwrap_or(0), code, code.meaning());
         }
         if msgid.is_none() {
@@ -135,15 +137,18 @@ impl Shard {
             Request::Delete { key, options } => self.answer_change(id, Method::Delete, key, 0, &options),
             Request::IncrMany { items, options } => {
                 let level = options.level.unwrap_or(self.settings.level);
-                self.reply(level, id, |shard, out| {
+                let mut results = self.pool.pop().unwrap_or_default();
+                let mut kind = ReplyKind::Neutral;
+                for item in &items {
+                    let outcome = self.change_item(item, &options);
+                    kind = kind.max(ReplyKind::of(outcome));
+                    write_outcome(&mut results, outcome);
+                }
+                self.reply(kind, level, id, |_, out| {
                     rpc::write_array_len(out, items.len());
-                    for item in &items {
-                        match shard.change_item(item, &options) {
-                            Ok(value) => rpc::write_i64(out, value),
-                            Err(code) => rpc::write_error(out, code, code.meaning()),
-                        }
-                    }
+                    out.extend_from_slice(&results);
                 });
+                give_back(results, &mut self.pool);
             }
             Request::Apply { session, first_sequence, acked_through, items, level } => {
                 let level = level.unwrap_or(self.settings.level);
@@ -151,12 +156,11 @@ impl Shard {
                     self.state.sessions.last_sequence(session).is_some_and(|last| first_sequence <= last)
                 });
                 let mut results = self.pool.pop().unwrap_or_default();
-                let outcome = self.apply_batch(session, first_sequence, acked_through, &items, |result| match result {
-                    Ok(value) => rpc::write_i64(&mut results, value),
-                    Err(code) => rpc::write_error(&mut results, code, code.meaning()),
+                let outcome = self.apply_batch(session, first_sequence, acked_through, &items, |outcome| {
+                    write_outcome(&mut results, outcome);
                 });
                 match outcome {
-                    Ok(()) => self.reply(reply_level, id, |shard, out| {
+                    Ok(()) => self.reply(ReplyKind::Changed, reply_level, id, |shard, out| {
                         rpc::write_map_len(out, 3);
                         rpc::write_str(out, "results");
                         rpc::write_array_len(out, items.len());
@@ -213,14 +217,14 @@ impl Shard {
             Request::Bye { session } => {
                 let level = self.settings.level;
                 match self.state.sessions.end(session, self.uptime_ms) {
-                    Ok(()) => self.reply(level, id, |_, out| rpc::write_nil(out)),
+                    Ok(()) => self.reply(ReplyKind::Changed, level, id, |_, out| rpc::write_nil(out)),
                     Err(code) => self.refuse(level, id, code),
                 }
             }
-            Request::Ping => self.reply(Level::Applied, id, |_, out| rpc::write_str(out, "pong")),
-            Request::Stats => self.reply(Level::Applied, id, |shard, out| shard.write_stats(out)),
-            Request::Health => self.reply(Level::Applied, id, |shard, out| shard.write_health(out)),
-            Request::Topology => self.reply(Level::Applied, id, |shard, out| shard.write_topology(out)),
+            Request::Ping => self.tell(id, |_, out| rpc::write_str(out, "pong")),
+            Request::Stats => self.tell(id, |shard, out| shard.write_stats(out)),
+            Request::Health => self.tell(id, |shard, out| shard.write_health(out)),
+            Request::Topology => self.tell(id, |shard, out| shard.write_topology(out)),
             Request::Backup { directory } => {
                 connection.host_requests.push(HostRequest { msgid, method: "backup", argument: directory.to_owned() });
             }
@@ -234,7 +238,7 @@ impl Shard {
             options.id.is_some_and(known)
         });
         match self.change(method, key, delta, options) {
-            Ok(value) => self.reply(reply_level, msgid, |shard, out| {
+            Ok(value) => self.reply(ReplyKind::Changed, reply_level, msgid, |shard, out| {
                 if !options.detail {
                     return rpc::write_i64(out, value);
                 }
@@ -254,27 +258,41 @@ impl Shard {
         if let Some(commit) = options.min_commit {
             if commit > self.stamp() {
                 let message = "min_commit is above the newest commit: it is of another shard, or was lost";
-                return rpc::reply_error(self.out(level), msgid, ErrorCode::BadRequest, message);
+                return self.refuse_with(level, msgid, ErrorCode::BadRequest, message);
             }
             if commit > self.journal.durable() {
                 level = Level::Durable;
             }
         }
-        self.reply(level, msgid, write);
+        self.reply(ReplyKind::Seen, level, msgid, write);
     }
 
     /// Writes a reply's frame around what `write` gives. `write` may change the shard.
-    fn reply(&mut self, level: Level, msgid: u32, write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
+    fn reply(&mut self, kind: ReplyKind, level: Level, msgid: u32, write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
+        let level = if kind == ReplyKind::Neutral { Level::Applied } else { level };
+        let from = self.held.len();
         let mut out = std::mem::take(self.out(level));
         rpc::reply_begin(&mut out, msgid);
         write(self, &mut out);
         *self.out(level) = out;
+        self.held.mark_from(from, kind);
+    }
+
+    /// A reply that tells nothing of what is counted, and so waits for nothing.
+    fn tell(&mut self, msgid: u32, write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
+        self.reply(ReplyKind::Neutral, Level::Applied, msgid, write);
     }
 
     fn refuse(&mut self, level: Level, msgid: u32, code: ErrorCode) {
-        self.statistics.errors += 1;
-        let level = if tells_nothing(code) { Level::Applied } else { level };
-        rpc::reply_error(self.out(level), msgid, code, code.meaning());
+        self.refuse_with(level, msgid, code, code.meaning());
+    }
+
+    fn refuse_with(&mut self, level: Level, msgid: u32, code: ErrorCode, message: &str) {
+        let kind = ReplyKind::of_refusal(code);
+        let level = if kind == ReplyKind::Neutral { Level::Applied } else { level };
+        let from = self.held.len();
+        rpc::reply_error(self.out(level), msgid, code, message);
+        self.note_refusal(from, kind);
     }
 
     /// What a reply says of its safety: it leaves once this level is reached.
@@ -376,6 +394,14 @@ impl Shard {
             }
         }
         (cursor, found)
+    }
+}
+
+/// A change's outcome as an item of a reply.
+fn write_outcome(out: &mut Vec<u8>, outcome: Result<i64, ErrorCode>) {
+    match outcome {
+        Ok(value) => rpc::write_i64(out, value),
+        Err(code) => rpc::write_error(out, code, code.meaning()),
     }
 }
 

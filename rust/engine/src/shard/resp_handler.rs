@@ -1,12 +1,16 @@
-//! RESP: commands to operations, outcomes to replies, in request order. Every reply, PING's too, goes through the
-//! same queue, since clients tell replies apart by their order alone. All of them are at the server's level.
+//! RESP: commands to operations, outcomes to replies, in request order, since clients tell replies apart by their order
+//! alone. All of them are at the server's level. PING's and the like wait only where a reply before them does.
 
 use super::connection::{Connection, RespState, Transaction};
+use super::held_replies::{HeldReplies, ReplyKind};
 use super::{RUN_MAX, Shard};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::wire::glob;
-use crate::wire::resp::{self, ClientCommand, Command, Credentials, InTransaction, TableQuery, Version, words};
+use crate::wire::request::Level;
+use crate::wire::resp::{
+    self, ClientCommand, Command, CommandError, Credentials, InTransaction, TableQuery, Version, words,
+};
 use crate::wire::scan::{FrameLimits, Scan};
 
 /// Commands that one MULTI may queue ...
@@ -30,7 +34,7 @@ impl Shard {
                 position += fast.len;
                 state.scanner.reset();
                 if self.run.len() == RUN_MAX {
-                    self.apply_resp_run(bytes);
+                    self.apply_resp_run(bytes, &connection.held);
                     if self.is_piled_up(connection) {
                         connection.stalled = true;
                         break;
@@ -38,7 +42,7 @@ impl Shard {
                 }
                 continue;
             }
-            self.apply_resp_run(bytes);
+            self.apply_resp_run(bytes, &connection.held);
             if self.is_piled_up(connection) {
                 connection.stalled = true;
                 break;
@@ -51,7 +55,10 @@ impl Shard {
                 Ok(Scan::Incomplete) => break,
                 Err(error) => {
                     self.statistics.protocol_errors += 1;
-                    resp::write_protocol_error(self.out(self.settings.level), error);
+                    self.answer_resp(&connection.held, |_, out| {
+                        resp::write_protocol_error(out, error);
+                        ReplyKind::Neutral
+                    });
                     connection.closing = true;
                 }
             }
@@ -59,39 +66,56 @@ impl Shard {
                 break;
             }
         }
-        self.apply_resp_run(bytes);
+        self.apply_resp_run(bytes, &connection.held);
         position
     }
 
-    fn apply_resp_run(&mut self, bytes: &[u8]) {
-        self.apply_run(bytes, false, |out, _, outcome| write_outcome(out, outcome));
+    fn apply_resp_run(&mut self, bytes: &[u8], ahead: &HeldReplies) {
+        self.apply_run(bytes, Some(ahead), |out, _, outcome| {
+            write_outcome(out, outcome);
+        });
     }
 
     fn execute_resp(&mut self, connection: &mut Connection, state: &mut RespState, frame: &[u8]) {
         self.statistics.requests += 1;
-        let level = self.settings.level;
-        let mut out = std::mem::take(self.out(level));
-        match resp::parse(frame) {
-            Ok(command) if !connection.authenticated && !command.before_auth() => {
-                resp::write_command_error(&mut out, &words::NO_AUTH);
-            }
+        let held = std::mem::take(&mut connection.held);
+        self.answer_resp(&held, |shard, out| match resp::parse(frame) {
+            Ok(command) if !connection.authenticated && !command.before_auth() => refuse(out, &words::NO_AUTH),
             Ok(command) => match (command.in_transaction(), &mut state.transaction) {
-                (InTransaction::Queue, Some(transaction)) => queue(transaction, frame, &mut out),
+                (InTransaction::Queue, Some(transaction)) => queue(transaction, frame, out),
                 (InTransaction::Refuse, Some(transaction)) => {
                     transaction.broken = true;
-                    resp::write_command_error(&mut out, &words::NOT_IN_MULTI);
+                    refuse(out, &words::NOT_IN_MULTI)
                 }
-                _ => self.run_command(connection, state, &command, &mut out),
+                _ => shard.run_command(connection, state, &command, out),
             },
             Err(error) => {
-                self.statistics.errors += 1;
                 if let Some(transaction) = &mut state.transaction {
                     transaction.broken = true;
                 }
-                resp::write_command_error(&mut out, &error);
+                refuse(out, &error)
             }
-        }
+        });
+        connection.held = held;
+    }
+
+    /// Takes the reply that `write` gives, and its kind. One that tells nothing of any counter leaves at once, unless
+    /// a reply `ahead` of it waits.
+    fn answer_resp(&mut self, ahead: &HeldReplies, write: impl FnOnce(&mut Self, &mut Vec<u8>) -> ReplyKind) {
+        let level = self.settings.level;
+        let mut out = std::mem::take(self.out(level));
+        let from = out.len();
+        let kind = write(self, &mut out);
+        self.statistics.errors += u64::from(out.get(from) == Some(&b'-'));
         *self.out(level) = out;
+        if level == Level::Applied {
+            return;
+        }
+        if kind == ReplyKind::Neutral && from == 0 && ahead.is_empty() {
+            self.now.append(&mut self.held.bytes);
+        } else {
+            self.held.mark_from(from, kind);
+        }
     }
 
     /// Commands about the connection; all others are about counters.
@@ -101,16 +125,16 @@ impl Shard {
         state: &mut RespState,
         command: &Command<'_>,
         out: &mut Vec<u8>,
-    ) {
+    ) -> ReplyKind {
         match command {
             Command::Hello { version, credentials, name } => {
                 if let Some(credentials) = credentials
                     && !self.sign_in(connection, credentials, out)
                 {
-                    return;
+                    return ReplyKind::Neutral;
                 }
                 if !connection.authenticated {
-                    return resp::write_command_error(out, &words::NO_AUTH);
+                    return refuse(out, &words::NO_AUTH);
                 }
                 if let Some(name) = name {
                     state.name = name.to_vec();
@@ -144,7 +168,7 @@ impl Shard {
                 None => resp::write_command_error(out, &words::DISCARD_WITHOUT_MULTI),
             },
             Command::Exec => match state.transaction.take() {
-                Some(transaction) => self.execute_transaction(connection, state, &transaction, out),
+                Some(transaction) => return self.execute_transaction(connection, state, &transaction, out),
                 None => resp::write_command_error(out, &words::EXEC_WITHOUT_MULTI),
             },
             Command::Watch if state.transaction.is_some() => resp::write_command_error(out, &words::WATCH_IN_MULTI),
@@ -167,15 +191,16 @@ impl Shard {
             Command::Info { sections } => resp::write_text(out, state.version, &self.info(sections)),
             Command::ConfigGet { patterns } => self.write_config(state.version, patterns, out),
             Command::Empty => {}
-            _ => self.run_counter_command(state.version, command, out),
+            _ => return self.run_counter_command(state.version, command, out),
         }
+        ReplyKind::Neutral
     }
 
-    fn run_counter_command(&mut self, version: Version, command: &Command<'_>, out: &mut Vec<u8>) {
+    fn run_counter_command(&mut self, version: Version, command: &Command<'_>, out: &mut Vec<u8>) -> ReplyKind {
         match command {
             Command::IncrBy { key, delta } => {
                 let outcome = self.admit(1).and_then(|()| self.apply(Method::Incr, key, *delta));
-                write_outcome(out, outcome);
+                return write_outcome(out, outcome);
             }
             Command::Get { key } => write_value(out, version, self.value(key)),
             Command::MGet { keys } => {
@@ -185,11 +210,17 @@ impl Shard {
                 }
             }
             Command::GetDel { key } => {
-                let before = self.value(key);
-                match before.map_or(Ok(0), |_| self.admit(1).and_then(|()| self.apply(Method::Delete, key, 0))) {
-                    Ok(_) => write_value(out, version, before),
-                    Err(code) => resp::write_error(out, code, code.meaning()),
-                }
+                let Some(before) = self.value(key) else {
+                    resp::write_null(out, version);
+                    return ReplyKind::Seen;
+                };
+                return match self.admit(1).and_then(|()| self.apply(Method::Delete, key, 0)) {
+                    Ok(_) => {
+                        resp::write_bulk_int(out, before);
+                        ReplyKind::Changed
+                    }
+                    Err(code) => refuse_code(out, code),
+                };
             }
             Command::Del { keys } => {
                 // All or none: the count in the reply must be of a whole.
@@ -199,17 +230,20 @@ impl Shard {
                     };
                     keys.iter().filter(|key| existing(self, key)).count() as i64
                 });
-                write_outcome(out, outcome);
+                return write_outcome(out, outcome);
             }
             Command::Exists { keys } => {
                 let count = keys.iter().filter(|key| self.value(key).is_some()).count();
                 resp::write_int(out, count as i64);
             }
-            Command::Set { key, value, get } => match self.set(key, *value) {
-                Ok(before) if *get => write_value(out, version, before),
-                Ok(_) => resp::write_simple(out, "OK"),
-                Err(code) => resp::write_error(out, code, code.meaning()),
-            },
+            Command::Set { key, value, get } => {
+                match self.set(key, *value) {
+                    Ok(before) if *get => write_value(out, version, before),
+                    Ok(_) => resp::write_simple(out, "OK"),
+                    Err(code) => return refuse_code(out, code),
+                }
+                return ReplyKind::Changed;
+            }
             Command::Scan { cursor, count, pattern, other_type } => {
                 let wanted = |key: &[u8]| !other_type && pattern.is_none_or(|pattern| glob::matches(pattern, key));
                 let (next, found) = self.scan_page(*cursor, *count, wanted);
@@ -224,16 +258,18 @@ impl Shard {
             Command::Type { key } => {
                 resp::write_simple(out, if self.value(key).is_some() { "string" } else { "none" });
             }
-            Command::FlushAll => match self.admit(0) {
-                Ok(()) => {
-                    self.state.clear_counters();
-                    resp::write_simple(out, "OK");
+            Command::FlushAll => {
+                if let Err(code) = self.admit(0) {
+                    return refuse_code(out, code);
                 }
-                Err(code) => resp::write_error(out, code, code.meaning()),
-            },
+                self.state.clear_counters();
+                resp::write_simple(out, "OK");
+                return ReplyKind::Changed;
+            }
             // `run_command` did all others.
-            _ => resp::write_error(out, ErrorCode::Internal, ErrorCode::Internal.meaning()),
+            _ => return refuse_code(out, ErrorCode::Internal),
         }
+        ReplyKind::Seen
     }
 
     fn set(&mut self, key: &[u8], value: i64) -> Result<Option<i64>, ErrorCode> {
@@ -253,13 +289,14 @@ impl Shard {
         state: &mut RespState,
         transaction: &Transaction,
         out: &mut Vec<u8>,
-    ) {
+    ) -> ReplyKind {
         if transaction.broken {
-            return resp::write_command_error(out, &words::EXEC_ABORT);
+            return refuse(out, &words::EXEC_ABORT);
         }
         // One turn of the loop, so one commit: other clients and the disk see all of it or nothing.
         resp::write_array_len(out, transaction.lengths.len());
         let mut frames = &transaction.frames[..];
+        let mut kind = ReplyKind::Neutral;
         for &length in &transaction.lengths {
             let (frame, rest) = frames.split_at_checked(length).unwrap_or((frames, &[]));
             frames = rest;
@@ -268,11 +305,12 @@ impl Shard {
                 resp::write_error(out, ErrorCode::TooLarge, "the replies before this one fill the connection's bound");
                 continue;
             }
-            match resp::parse(frame) {
+            kind = kind.max(match resp::parse(frame) {
                 Ok(command) => self.run_command(connection, state, &command, out),
-                Err(error) => resp::write_command_error(out, &error),
-            }
+                Err(error) => refuse(out, &error),
+            });
         }
+        kind
     }
 
     /// Checks a token; writes the refusal.
@@ -321,8 +359,8 @@ impl Shard {
 
     const fn fsync_policy(&self) -> &'static str {
         match self.settings.level {
-            crate::wire::request::Level::Durable => "always",
-            crate::wire::request::Level::Applied => "everysec",
+            Level::Durable => "always",
+            Level::Applied => "everysec",
         }
     }
 
@@ -380,11 +418,22 @@ impl Shard {
     }
 }
 
-fn write_outcome(out: &mut Vec<u8>, outcome: Result<i64, ErrorCode>) {
+fn write_outcome(out: &mut Vec<u8>, outcome: Result<i64, ErrorCode>) -> ReplyKind {
     match outcome {
         Ok(value) => resp::write_int(out, value),
         Err(code) => resp::write_error(out, code, code.meaning()),
     }
+    ReplyKind::of(outcome)
+}
+
+fn refuse_code(out: &mut Vec<u8>, code: ErrorCode) -> ReplyKind {
+    write_outcome(out, Err(code))
+}
+
+/// A refusal of the command itself.
+fn refuse(out: &mut Vec<u8>, error: &CommandError) -> ReplyKind {
+    resp::write_command_error(out, error);
+    ReplyKind::Neutral
 }
 
 fn write_value(out: &mut Vec<u8>, version: Version, value: Option<i64>) {
@@ -394,14 +443,16 @@ fn write_value(out: &mut Vec<u8>, version: Version, value: Option<i64>) {
     }
 }
 
-fn queue(transaction: &mut Transaction, frame: &[u8], out: &mut Vec<u8>) {
+fn queue(transaction: &mut Transaction, frame: &[u8], out: &mut Vec<u8>) -> ReplyKind {
     if transaction.lengths.len() >= TRANSACTION_COMMANDS_MAX
         || transaction.frames.len() + frame.len() > TRANSACTION_BYTES_MAX
     {
         transaction.broken = true;
-        return resp::write_error(out, ErrorCode::TooLarge, "the transaction holds too many commands or bytes");
+        resp::write_error(out, ErrorCode::TooLarge, "the transaction holds too many commands or bytes");
+        return ReplyKind::Neutral;
     }
     transaction.frames.extend_from_slice(frame);
     transaction.lengths.push(frame.len());
     resp::write_simple(out, "QUEUED");
+    ReplyKind::Neutral
 }
