@@ -483,7 +483,7 @@ class Connection:
     def feed(self, data: bytes) -> bytes | None:
         """Takes a chunk as it came from the socket: one call a chunk. Gives what to write at once.
 
-        `feed(b"")` goes on with input that was left because replies piled up.
+        `feed(b"")` goes on with input that was left because replies piled up, or its turn was over.
         """
 
     def finish(self) -> None:

@@ -62,6 +62,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     connections_max: int = 10_000
     #: Close a connection that was silent for so long; 0: never.
     idle_timeout_s: float = 300.0
+    #: A TLS handshake must be done by then.
+    handshake_timeout_s: float = 10.0
     frame_bytes_max: int = 1 << 20
     #: Replies that wait for one connection, before reading from it stops.
     reply_bytes_max: int = 4 << 20
@@ -101,6 +103,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
     "connections_max": (1, 1_000_000),
     "idle_timeout_s": (0, 1e9),
+    "handshake_timeout_s": (0.1, 1e6),
     "frame_bytes_max": (4096, 1 << 28),
     "reply_bytes_max": (65_536, 1 << 30),
     "held_bytes_max": (65_536, _TEBI),

@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many places to damage, and calls to fail or to kill at, in each such test of tests/faults",
     )
+    parser.addoption(
+        "--hostile", type=int, default=1, metavar="N", help="N times as many bytes and connections in the hostile tests"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -86,3 +89,10 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 def seed(request: pytest.FixtureRequest) -> int:
     """A seed of this test's own: the same for the same run seed, in whatever order tests run."""
     return random.Random(f"{os.environ[SEED_VARIABLE]}:{request.node.nodeid}").getrandbits(64)
+
+
+@pytest.fixture(scope="session")
+def hostile(request: pytest.FixtureRequest) -> int:
+    """How many times as much the hostile tests do: `--hostile`."""
+    times: int = request.config.getoption("--hostile")
+    return times

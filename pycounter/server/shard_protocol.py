@@ -17,6 +17,10 @@ __all__ = ["ShardProtocol"]
 TOO_MANY_CONNECTIONS = b"-ERR max number of clients reached (overloaded)\r\n"
 
 
+#: The loop reads a socket many times in a row as long as this much comes at once, before it calls anybody.
+FULL_CHUNK_BYTES = 64 * 1024
+
+
 class ShardProtocol(asyncio.Protocol):
     """The event loop's side of one connection."""
 
@@ -53,10 +57,15 @@ class ShardProtocol(asyncio.Protocol):
         replies = self._feed(data)
         if replies is not None:
             self._write(replies)
+        if len(data) >= FULL_CHUNK_BYTES:
+            # `attend` would come too late: megabytes would be waiting by then.
+            self._adjust_reading()
 
     def write(self, replies: bytes) -> None:
         """Sends replies whose commit is durable."""
         self._write(replies)
+        if self._writing_paused:
+            self._server.note_unsent(self, self._transport.get_write_buffer_size())
 
     def attend(self) -> None:
         """The engine says that this connection needs more than its replies written."""
@@ -65,12 +74,11 @@ class ShardProtocol(asyncio.Protocol):
         connection = self._connection
         for msgid, method, argument in connection.take_requests():
             self._server.answer_later(self, msgid, method, argument)
-        # Replies piled up and some have left: go on with the input. No reply means that it waits for a commit.
-        while connection.crowded and not connection.closing and not self._writing_paused:
+        # Go on with input that was left. One turn: if more is left after it, the engine calls again, after the others.
+        if connection.crowded and not connection.closing and not self._writing_paused:
             replies = self._feed(b"")
-            if replies is None:
-                break
-            self._write(replies)
+            if replies is not None:
+                self.write(replies)
         if connection.closing:
             self._transport.close()
         else:
@@ -79,11 +87,14 @@ class ShardProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads slower than replies come."""
         self._writing_paused = True
+        self._server.note_unsent(self, self._transport.get_write_buffer_size())
         self._adjust_reading()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._writing_paused = False
+        self._was_active = True
+        self._server.note_unsent(self, 0)
         self.attend()
 
     def eof_received(self) -> bool:
@@ -101,14 +112,20 @@ class ShardProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def close_if_idle(self) -> None:
-        """Closes if nothing came since the last call."""
-        if not self._was_active:
+        """Closes if nothing came since the last call; at once if it is closing and its client reads nothing."""
+        if self._transport.is_closing():
+            self._transport.abort()
+        elif not self._was_active:
             self._transport.close()
         self._was_active = False
 
     def close(self) -> None:
         """Closes once what is written has left."""
         self._transport.close()
+
+    def abort(self) -> None:
+        """Closes at once; what hasn't left is dropped."""
+        self._transport.abort()
 
     def reply(self, msgid: int | None, error: str | None, result: str | None) -> None:
         """Answers a request that the engine left to the server."""

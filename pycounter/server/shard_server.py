@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 from pycounter._native import VERSION, Shard
 from pycounter.errors import StorageError
+from pycounter.net.descriptors import room_for_connections
 from pycounter.net.security import check_exposure, read_token, server_tls
+from pycounter.net.tls_listener import TlsListener
 from pycounter.server.shard_protocol import ShardProtocol
 from pycounter.settings import ServerSettings
 from pycounter.storage.backup import write_backup
@@ -31,6 +33,8 @@ POLL_S = 0.002
 BACKLOG = 1024
 #: A thread that waits for the interpreter beside the busy loop gets it after this time instead of 5 ms.
 SWITCH_INTERVAL_S = 1e-4
+#: Backups asked for and not yet made; one is made at a time.
+BACKUPS_MAX = 8
 
 
 class ShardServer:
@@ -46,11 +50,19 @@ class ShardServer:
     def __init__(self, settings: ServerSettings) -> None:
         token = read_token(settings.token_file)
         check_exposure(settings.host, token, insecure=settings.insecure)
-        self._tls = server_tls(settings.tls_cert, settings.tls_key)
+        tls = server_tls(settings.tls_cert, settings.tls_key)
+        self._tls: TlsListener | None = None
+        if tls is not None:
+            self._tls = TlsListener(
+                tls, lambda: ShardProtocol(self), self._has_room, handshake_timeout_s=settings.handshake_timeout_s
+            )
         self.settings = settings
         self.stopping = False
         self._connections: set[ShardProtocol] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections_max = room_for_connections(settings.connections_max)
+        self._unsent: dict[ShardProtocol, int] = {}
+        self._unsent_bytes = 0
         self._stop = asyncio.Event()
         self.refused_connections = 0
         self.shard, store = open_folder(
@@ -101,13 +113,11 @@ class ShardServer:
                     self.shard.torn_bytes,
                 )
             loop.add_reader(self.shard.wake_fd, self._release)
-            listener = await loop.create_server(
-                lambda: ShardProtocol(self),
-                self.settings.host,
-                self.settings.port,
-                ssl=self._tls,
-                backlog=BACKLOG,
+            listener = self._tls or await loop.create_server(
+                lambda: ShardProtocol(self), self.settings.host, self.settings.port, backlog=BACKLOG
             )
+            if self._tls is not None:
+                await self._tls.listen(self.settings.host, self.settings.port, backlog=BACKLOG)
         except BaseException:
             self._checkpointer.stop(checkpoint=False)
             self.shard.stop()
@@ -146,18 +156,43 @@ class ShardServer:
 
     def admit(self, connection: ShardProtocol) -> bool:
         """Counts a connection in, unless there are too many."""
-        if self.stopping or len(self._connections) >= self.settings.connections_max:
+        # Under TLS there was room when it was accepted.
+        if self.stopping or len(self._connections) >= self._connections_max:
             self.refused_connections += 1
             return False
         self._connections.add(connection)
         return True
 
+    def _has_room(self) -> bool:
+        """May one more TLS client be accepted, beside those whose handshake isn't done?"""
+        handshakes = 0 if self._tls is None else self._tls.handshakes
+        if self.stopping or len(self._connections) + handshakes >= self._connections_max:
+            self.refused_connections += 1
+            return False
+        return True
+
     def forget(self, connection: ShardProtocol) -> None:
         """The connection is gone."""
         self._connections.discard(connection)
+        self.note_unsent(connection, 0)
+
+    def note_unsent(self, connection: ShardProtocol, size: int) -> None:
+        """A client reads more slowly than its replies come: so many bytes wait for it, 0 when it has caught up.
+
+        When such replies of several clients fill `held_bytes_max`, the one that leaves most of them unread is dropped:
+        reading from others more slowly would not make it read. One alone has a bound of its own.
+        """
+        self._unsent_bytes += size - self._unsent.pop(connection, 0)
+        if size:
+            self._unsent[connection] = size
+            if self._unsent_bytes > self.settings.held_bytes_max and len(self._unsent) > 1:
+                max(self._unsent, key=self._unsent.__getitem__).abort()
 
     def answer_later(self, connection: ShardProtocol, msgid: int | None, method: str, argument: str) -> None:
         """Answers a request that takes long, off the loop."""
+        if len(self._tasks) >= BACKUPS_MAX:
+            connection.reply(msgid, f"overloaded: {BACKUPS_MAX} backups are being made", None)
+            return
         task = asyncio.get_running_loop().create_task(self._answer(connection, msgid, method, argument))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,5 +1,29 @@
 """Shard processes for the tests of this folder."""
 
-from tests.support.fixtures import connect, disk, fault_rounds, faulty_disk, launcher, resp, rpc, shard, start_shard
+from tests.support.fixtures import (
+    connect,
+    disk,
+    fault_rounds,
+    faulty_disk,
+    launcher,
+    resp,
+    rpc,
+    shard,
+    shared_shard,
+    start_shard,
+    start_shared_shard,
+)
 
-__all__ = ["connect", "disk", "fault_rounds", "faulty_disk", "launcher", "resp", "rpc", "shard", "start_shard"]
+__all__ = [
+    "connect",
+    "disk",
+    "fault_rounds",
+    "faulty_disk",
+    "launcher",
+    "resp",
+    "rpc",
+    "shard",
+    "shared_shard",
+    "start_shard",
+    "start_shared_shard",
+]

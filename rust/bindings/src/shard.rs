@@ -286,7 +286,7 @@ impl Connection {
 #[pymethods]
 impl Connection {
     /// Takes a chunk as it came from the socket: one call a chunk. Gives what to write at once.
-    /// `feed(b"")` goes on with input that was left because replies piled up.
+    /// `feed(b"")` goes on with input that was left because replies piled up, or its turn was over.
     fn feed<'py>(&self, py: Python<'py>, data: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let Some(slot) = self.slot() else { return Ok(None) };
         let (fed, replies) = {

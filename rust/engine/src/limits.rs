@@ -14,6 +14,8 @@ pub const REQUEST_ITEMS_MAX: usize = 65_536;
 pub const RECORD_BYTES_MAX: usize = 900_000;
 /// Longest token or client name in `hello`, in bytes.
 pub const HELLO_TEXT_BYTES_MAX: usize = 1024;
+/// Longest frame before the token came, in bytes.
+pub const GREETING_BYTES_MAX: usize = 16_384;
 /// Longest path that `backup` takes, in bytes.
 pub const BACKUP_PATH_BYTES_MAX: usize = 4096;
 /// Longest inline command (a RESP request as a line of text), in bytes.

@@ -384,3 +384,92 @@ fn every_split_of_the_bytes_gives_the_same_replies() {
         assert_eq!(out, b":1\r\n:42\r\n+PONG\r\n$2\r\n42\r\n", "split at {split}");
     }
 }
+
+/// Feeds empty chunks for as long as the shard asks for it; gives the number of turns, and all that was to be sent.
+fn turns(shard: &mut Shard, slot: usize, chunk: &[u8]) -> (usize, Vec<u8>) {
+    let mut fed = shard.feed(slot, chunk);
+    let (mut turns, mut out) = (1, shard.replies().to_vec());
+    while fed.attend && !shard.connection(slot).unwrap().is_closing() {
+        fed = shard.feed(slot, b"");
+        out.extend_from_slice(shard.replies());
+        turns += 1;
+    }
+    (turns, out)
+}
+
+fn filled(folder: &Path, keys: impl Iterator<Item = String>) -> Shard {
+    let mut shard = open(folder, &FailingFiles::default(), ShardSettings { level: Level::Applied, ..settings() });
+    let slot = shard.connect();
+    for (msgid, key) in keys.enumerate() {
+        shard.feed(slot, &request(msgid as u64, "incr", vec![key.as_str().into()]));
+    }
+    shard.disconnect(slot);
+    shard
+}
+
+#[test]
+fn requests_that_look_at_every_counter_take_turns_with_other_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = filled(folder.path(), (0..20_000).map(|number| format!("key-{number}")));
+    let slot = shard.connect();
+    let tops: Vec<u8> = (0..100).flat_map(|msgid| request(msgid, "top", vec![1.into()])).collect();
+    let (count, out) = turns(&mut shard, slot, &tops);
+    assert_eq!(replies(&out).len(), 100);
+    assert!((5..=50).contains(&count), "{count} turns for 100 looks at 20,000 counters");
+    // Notifications have no reply that would tell the host to go on, and may not be forgotten.
+    let notes = [0x93, 0x02, 0xa3, b't', b'o', b'p', 0x90].repeat(100);
+    let (count, out) = turns(&mut shard, slot, &[notes, request(7, "ping", vec![])].concat());
+    assert_eq!(replies(&out), vec![(7, None, "pong".into())]);
+    assert!((5..=50).contains(&count), "{count} turns");
+}
+
+#[test]
+fn a_page_ends_at_what_its_pattern_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = filled(folder.path(), (0..2000).map(|number| format!("{}{number}", "a".repeat(400))));
+    let slot = shard.connect();
+    let pattern = format!("{}b", "a*".repeat(250));
+    let (mut cursor, mut pages) = (0_u64, 0);
+    loop {
+        let command = format!("SCAN {cursor} COUNT 65536 MATCH {pattern}\r\n");
+        shard.feed(slot, command.as_bytes());
+        let reply = String::from_utf8(shard.replies().to_vec()).unwrap();
+        let lines: Vec<&str> = reply.split("\r\n").collect();
+        assert_eq!(lines[3], "*0", "{reply}");
+        cursor = lines[2].parse().unwrap();
+        pages += 1;
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert!(pages > 50, "{pages} pages for 2,000 keys that cost 200,000 steps each");
+    // What costs little still comes at once.
+    shard.feed(slot, b"SCAN 0 COUNT 65536 MATCH aaa*\r\n");
+    assert!(shard.replies().starts_with(b"*2\r\n$1\r\n0\r\n*2000\r\n"));
+    // A transaction has one turn: what goes beyond it is refused.
+    let scans = format!("SCAN 0 COUNT 65536 MATCH {pattern}\r\n").repeat(200);
+    shard.feed(slot, format!("MULTI\r\n{scans}EXEC\r\n").as_bytes());
+    let refused = String::from_utf8_lossy(shard.replies()).matches("(too_large)").count();
+    assert!((100..200).contains(&refused), "{refused} of 200 were refused");
+}
+
+#[test]
+fn before_the_token_frames_are_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = ShardSettings { token: Some(b"a token of sixteen".to_vec()), level: Level::Applied, ..settings() };
+    let mut shard = open(folder.path(), &FailingFiles::default(), secret);
+    let large = request(1, "get", vec!["k".repeat(20_000).into()]);
+    let slot = shard.connect();
+    shard.feed(slot, &large[..100]);
+    assert!(shard.connection(slot).unwrap().is_closing());
+    assert!(replies(shard.replies())[0].1.as_ref().unwrap().starts_with("too_large: "));
+    // The token may come in the same chunk.
+    let slot = shard.connect();
+    let token = Value::Map(vec![("token".into(), "a token of sixteen".into())]);
+    shard.feed(slot, &[request(1, "hello", vec![token]), large].concat());
+    let answers = replies(shard.replies());
+    assert!(answers.len() == 2 && answers[1].1.as_ref().unwrap().starts_with("bad_key: "), "{answers:?}");
+    let resp = shard.connect();
+    shard.feed(resp, b"*2\r\n$4\r\nECHO\r\n$20000\r\n");
+    assert!(shard.connection(resp).unwrap().is_closing());
+}

@@ -69,8 +69,10 @@ pub struct Connection {
     pub(super) closing: bool,
     /// The client sends nothing more.
     pub(super) finished: bool,
-    /// Replies piled up: `input` holds whole frames that wait.
+    /// Replies piled up, or the turn was over: `input` holds whole frames that wait.
     pub(super) stalled: bool,
+    /// Stalled, and the host was told to feed it: telling it twice would give it two turns.
+    pub(super) called: bool,
     /// In the shard's list of connections that others' held replies stopped.
     pub(super) stopped: bool,
     /// In the shard's list of connections with held replies.
@@ -99,6 +101,7 @@ impl Connection {
             closing: false,
             finished: false,
             stalled: false,
+            called: false,
             stopped: false,
             waiting: false,
             host_requests: Vec::new(),
@@ -110,6 +113,12 @@ impl Connection {
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.stalled || self.closing || self.finished
+    }
+
+    /// Replies have left: must the host look at it?
+    pub(super) fn call(&mut self) -> bool {
+        let was_called = std::mem::replace(&mut self.called, self.stalled);
+        self.is_crowded() && !(was_called && self.stalled) || self.is_closing()
     }
 
     /// Is it to be closed? True only once no reply is held.

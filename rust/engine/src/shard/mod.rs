@@ -27,8 +27,10 @@ use crate::error_code::ErrorCode;
 use crate::folder::Recovered;
 use crate::journal::commit_thread::{CommitThread, WaitOutcome};
 use crate::journal::record::CommitEncoder;
+use crate::limits::GREETING_BYTES_MAX;
 use crate::planted_bug::{PlantedBug, is_planted};
 use crate::wire::request::Level;
+use crate::wire::scan::FrameLimits;
 use connection::Protocol;
 use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
 
@@ -36,6 +38,11 @@ use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
 const RUN_MAX: usize = 128;
 /// Changed counters that are not yet committed, at which an `applied` shard commits before its interval is over.
 const EARLY_FLUSH_COUNTERS: usize = 131_072;
+/// A chunk may cost so much looking at counters that it didn't name (`scan`, `top`, FLUSHALL) before the others have
+/// their turn: some milliseconds. One counter looked at costs [`LOOK_WORK`].
+const TURN_WORK_MAX: usize = 1 << 22;
+/// The work of looking at one counter; comparing a byte is 1.
+const LOOK_WORK: usize = 32;
 
 /// What an operator may set, beside the bounds of the state.
 #[derive(Debug, Clone)]
@@ -114,6 +121,8 @@ pub struct Shard {
     uptime_before_ms: u64,
     uptime_ms: u64,
     address: String,
+    /// Work of this chunk so far, beyond what its length pays for: see [`TURN_WORK_MAX`].
+    work: usize,
     // Scratch of one chunk, kept for its memory.
     run: Vec<Pending>,
     /// Replies that wait for nothing.
@@ -149,6 +158,7 @@ impl Shard {
             uptime_before_ms,
             uptime_ms: uptime_before_ms,
             address: String::new(),
+            work: 0,
             run: Vec::with_capacity(RUN_MAX),
             now: Vec::new(),
             held: MarkedReplies::default(),
@@ -192,16 +202,18 @@ impl Shard {
     }
 
     /// Takes a chunk as it came from the socket. Afterwards `replies` holds what may be written at once.
-    /// An empty chunk goes on with input that was left because replies piled up.
+    /// An empty chunk goes on with input that was left because replies piled up, or the turn was over.
     pub fn feed(&mut self, slot: usize, chunk: &[u8]) -> Fed {
         self.now.clear();
         self.held.clear();
+        self.work = 0;
         let Some(mut connection) = self.connections.take(slot) else { return Fed::default() };
         self.failing = self.journal.is_failing();
         self.update_uptime();
         self.statistics.bytes_received += chunk.len() as u64;
         let was_crowded = connection.is_crowded();
         connection.stalled = false;
+        connection.called = false;
 
         let mut input = std::mem::take(&mut connection.input);
         if input.is_empty() {
@@ -223,8 +235,12 @@ impl Shard {
             self.stopped.push(slot);
         }
         self.statistics.bytes_sent += self.now.len() as u64;
-        let attend =
-            connection.is_crowded() != was_crowded || connection.is_closing() || !connection.host_requests.is_empty();
+        // What stopped it has left with this chunk's replies, or was the end of its turn: it goes on after the others.
+        connection.called = connection.stalled && !self.must_wait(&connection);
+        let attend = connection.is_crowded() != was_crowded
+            || connection.called
+            || connection.is_closing()
+            || !connection.host_requests.is_empty();
         self.connections.put_back(slot, connection);
         Fed { attend, commit: self.wants_commit() }
     }
@@ -265,10 +281,21 @@ impl Shard {
         }
     }
 
-    /// Have this connection's replies piled up, those of this chunk included, or everybody's?
+    /// How large may its next frame be? Who hasn't sent the token has no business with large ones.
+    fn frame_limits(&self, connection: &Connection) -> FrameLimits {
+        let bytes_max = self.settings.frame_bytes_max;
+        FrameLimits { bytes_max: if connection.authenticated { bytes_max } else { bytes_max.min(GREETING_BYTES_MAX) } }
+    }
+
+    /// Have this connection's replies piled up, those of this chunk included, or everybody's? Or is its turn over?
     fn is_piled_up(&self, connection: &Connection) -> bool {
         let own = self.now.len() + self.held.len() + connection.held.bytes();
-        own > self.settings.reply_bytes_max || self.is_full()
+        own > self.settings.reply_bytes_max || self.is_full() || self.work > TURN_WORK_MAX
+    }
+
+    /// Can its input go on only once held replies have left?
+    fn must_wait(&self, connection: &Connection) -> bool {
+        connection.held.bytes() > self.settings.reply_bytes_max || self.is_full()
     }
 
     /// Do held replies fill the bound for all connections?
@@ -355,17 +382,16 @@ impl Shard {
                 kept += 1;
             }
             self.statistics.bytes_sent += out.len() as u64;
-            deliver(slot, &out, connection.is_crowded());
+            deliver(slot, &out, connection.call());
         }
         self.waiting.truncate(kept);
         out.clear();
         self.now = out;
         if !self.is_full() {
             for slot in std::mem::take(&mut self.stopped) {
-                if let Some(connection) = self.connection_mut(slot) {
-                    connection.stopped = false;
-                }
-                deliver(slot, &[], true);
+                let Some(connection) = self.connection_mut(slot) else { continue };
+                connection.stopped = false;
+                deliver(slot, &[], connection.call());
             }
         }
         if !self.waiting.is_empty() || self.state.dirty.len() > EARLY_FLUSH_COUNTERS {

@@ -2,18 +2,21 @@
 
 use super::connection::{Connection, HostRequest};
 use super::held_replies::{ReplyKind, give_back};
-use super::{Pending, RUN_MAX, Shard};
+use super::{LOOK_WORK, Pending, RUN_MAX, Shard, TURN_WORK_MAX};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::journal::entry::Fingerprint;
 use crate::operation_id_table::Lookup;
 use crate::planted_bug;
+use crate::wire::glob;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner, Parsed};
 use crate::wire::request::{ChangeOptions, Level, ReadOptions, Request};
-use crate::wire::scan::{FrameLimits, Scan};
+use crate::wire::scan::Scan;
 
 /// A page of `scan` or `top` ends after about this many bytes of keys, so that one request can't fill the memory.
 const PAGE_REPLY_BYTES_MAX: usize = 1 << 20;
+/// `scan` looks at so many counters at a time before it sees what that cost; fewer where a pattern is long.
+const SCAN_STRIDE_MAX: usize = 4096;
 
 impl Shard {
     /// Executes every whole frame of `bytes`; gives the number of bytes used up.
@@ -23,7 +26,6 @@ impl Shard {
         scanner: &mut FrameScanner,
         bytes: &[u8],
     ) -> usize {
-        let limits = FrameLimits { bytes_max: self.settings.frame_bytes_max };
         let mut position = 0;
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             if connection.authenticated
@@ -47,7 +49,7 @@ impl Shard {
                 connection.stalled = true;
                 break;
             }
-            match scanner.scan(rest, limits) {
+            match scanner.scan(rest, self.frame_limits(connection)) {
                 Ok(Scan::Complete(length)) => {
                     self.execute_msgpack(connection, &rest[..length]);
                     position += length;
@@ -188,12 +190,13 @@ impl Shard {
                 }
             }),
             Request::Scan { cursor, count, prefix } => self.read(id, ReadOptions::default(), |shard, out| {
-                let (next, found) = shard.scan_page(cursor, count, |key| key.starts_with(prefix));
+                let (next, found) = shard.scan_page(cursor, count, b"", |key| key.starts_with(prefix));
                 rpc::write_array_len(out, 2);
                 rpc::write_u64(out, next);
                 write_counters(out, &found);
             }),
             Request::Top { n, prefix } => {
+                self.work += LOOK_WORK * self.state.counters.len();
                 let found = self.state.counters.top(n, prefix);
                 if found.iter().map(|(key, _)| key.len()).sum::<usize>() > PAGE_REPLY_BYTES_MAX {
                     return self.refuse(self.settings.level, id, ErrorCode::TooLarge);
@@ -372,27 +375,35 @@ impl Shard {
         Some(counters.value(counter))
     }
 
-    /// A page of counters and the cursor of the next one, 0 at the end.
+    /// A page of counters and the cursor of the next one, 0 at the end. It ends at a bound of work too, wanted counters
+    /// or not; `wanted` may compare the key with `pattern`.
     pub(super) fn scan_page(
-        &self,
+        &mut self,
         mut cursor: u64,
         count: usize,
+        pattern: &[u8],
         wanted: impl Fn(&[u8]) -> bool,
     ) -> (u64, Vec<(Vec<u8>, i64)>) {
         let mut found = Vec::new();
-        let mut bytes = 0;
-        // Looks at a bounded number of counters a call, wanted or not.
-        for _ in 0..count.min(64) {
-            cursor = self.state.counters.scan(cursor, count, |key, value| {
+        let (mut bytes, mut looks, mut work) = (0, 0, 0);
+        let steps_per_byte = glob::steps_per_byte(pattern);
+        let stride = (SCAN_STRIDE_MAX / (steps_per_byte + 1)).max(4);
+        while found.len() < count && looks < count * 64 && bytes <= PAGE_REPLY_BYTES_MAX && work <= TURN_WORK_MAX {
+            let places = stride.min(count - found.len());
+            cursor = self.state.counters.scan(cursor, places, |key, value| {
+                work += pattern.len() + steps_per_byte * key.len();
                 if wanted(key) {
                     bytes += key.len();
                     found.push((key.to_vec(), value));
                 }
             });
-            if cursor == 0 || found.len() >= count || bytes > PAGE_REPLY_BYTES_MAX {
+            looks += places;
+            work += places * LOOK_WORK;
+            if cursor == 0 {
                 break;
             }
         }
+        self.work += work;
         (cursor, found)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::connection::{Connection, RespState, Transaction};
 use super::held_replies::{HeldReplies, ReplyKind};
-use super::{RUN_MAX, Shard};
+use super::{LOOK_WORK, RUN_MAX, Shard, TURN_WORK_MAX};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::wire::glob;
@@ -11,19 +11,20 @@ use crate::wire::request::Level;
 use crate::wire::resp::{
     self, ClientCommand, Command, CommandError, Credentials, InTransaction, TableQuery, Version, words,
 };
-use crate::wire::scan::{FrameLimits, Scan};
+use crate::wire::scan::Scan;
 
 /// Commands that one MULTI may queue ...
 const TRANSACTION_COMMANDS_MAX: usize = 65_536;
 /// ... and their bytes.
 const TRANSACTION_BYTES_MAX: usize = 4 << 20;
+/// A transaction has one turn of the loop, whatever it costs; behind this the rest of it is refused.
+const TRANSACTION_WORK_MAX: usize = 16 * TURN_WORK_MAX;
 /// What clients of Redis are told when they look at the version to find out what a server can do.
 const REDIS_VERSION: &str = "7.0.0";
 
 impl Shard {
     /// Executes every whole command of `bytes`; gives the number of bytes used up.
     pub(super) fn consume_resp(&mut self, connection: &mut Connection, state: &mut RespState, bytes: &[u8]) -> usize {
-        let limits = FrameLimits { bytes_max: self.settings.frame_bytes_max };
         let mut position = 0;
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             if connection.authenticated
@@ -47,7 +48,7 @@ impl Shard {
                 connection.stalled = true;
                 break;
             }
-            match state.scanner.scan(rest, limits) {
+            match state.scanner.scan(rest, self.frame_limits(connection)) {
                 Ok(Scan::Complete(length)) => {
                     self.execute_resp(connection, state, &rest[..length]);
                     position += length;
@@ -246,7 +247,7 @@ impl Shard {
             }
             Command::Scan { cursor, count, pattern, other_type } => {
                 let wanted = |key: &[u8]| !other_type && pattern.is_none_or(|pattern| glob::matches(pattern, key));
-                let (next, found) = self.scan_page(*cursor, *count, wanted);
+                let (next, found) = self.scan_page(*cursor, *count, pattern.unwrap_or_default(), wanted);
                 resp::write_array_len(out, 2);
                 resp::write_bulk(out, itoa::Buffer::new().format(next).as_bytes());
                 resp::write_array_len(out, found.len());
@@ -262,6 +263,7 @@ impl Shard {
                 if let Err(code) = self.admit(0) {
                     return refuse_code(out, code);
                 }
+                self.work += LOOK_WORK * self.state.counters.len();
                 self.state.clear_counters();
                 resp::write_simple(out, "OK");
                 return ReplyKind::Changed;
@@ -303,6 +305,10 @@ impl Shard {
             // A short transaction may ask for long replies (SCAN): what is over the bound is refused, not done.
             if out.len() > self.settings.reply_bytes_max {
                 resp::write_error(out, ErrorCode::TooLarge, "the replies before this one fill the connection's bound");
+                continue;
+            }
+            if self.work > TRANSACTION_WORK_MAX {
+                resp::write_error(out, ErrorCode::TooLarge, "the commands before this one took a transaction's time");
                 continue;
             }
             kind = kind.max(match resp::parse(frame) {

@@ -33,6 +33,13 @@ pub fn matches(pattern: &[u8], key: &[u8]) -> bool {
     }
 }
 
+/// How many steps a byte of a key may cost at the most, beside the pattern's length for the whole of it: behind the
+/// first `*` everything may be tried again at each byte.
+#[must_use]
+pub fn steps_per_byte(pattern: &[u8]) -> usize {
+    pattern.iter().position(|&byte| byte == b'*').map_or(0, |star| pattern.len() - star - 1)
+}
+
 /// If the first element of `pattern` matches `byte`, what comes after the element.
 fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     match pattern {
