@@ -239,7 +239,8 @@ class Session:
         if error.effect == "unknown":
             batch.is_ambiguous = True
         if error.code in _ENDING:
-            if error.code == "session_unknown":
+            if error.code == "session_unknown" and self.tail.answered_max:
+                # Forgotten. If nothing was answered before, it only hasn't begun: its first batch may be late.
                 self.tail.may_be_forgotten = True
             self._ending = self._ending or str(error)
             return Next.GO_ON
@@ -313,6 +314,10 @@ class Session:
         else:
             tail.confirm(last)
             self._rewinding = True
+            if restarted and last_sequence is not None:
+                # It knows the session, hasn't got these, and no copy is left that could arrive.
+                for batch in self.window:
+                    batch.is_ambiguous = batch.is_ambiguous and batch.first <= last
         self._report(lost)
 
     def _leave_behind(self, last: int, *, restarted: bool) -> None:

@@ -107,6 +107,18 @@ def test_a_refusal_for_good_after_an_unanswered_attempt_settles_nothing():
     assert driver.send() == []
 
 
+def test_what_a_restarted_shard_does_not_have_is_no_longer_ambiguous():
+    driver = Driver()
+    a, b = driver.add("a"), driver.add("b")
+    driver.send()
+    driver.session.on_disconnect()
+    driver.session.on_resume(1, restarted=True)
+    assert driver.send() == [a, b]
+    refuse(driver, b, "too_large")
+    ok(driver, a)
+    assert isinstance(driver.outcomes["b"], TooLarge), "the attempt before can't arrive any more"
+
+
 def test_unknown_outcome_is_retried_under_the_same_number():
     driver = Driver()
     a = driver.add("a")
@@ -287,6 +299,25 @@ def test_what_nobody_can_tell_about_a_retired_session_is_no_lost_tail():
     driver.session.resolve(tail, None)
     assert driver.tails == []
     assert driver.session.statistics.operations_unknown == 1
+
+
+@pytest.mark.parametrize(("answered_before", "lost", "unknown"), [(True, 0, 2), (False, 1, 0)])
+def test_an_unknown_session_was_forgotten_only_if_it_had_begun(answered_before, lost, unknown):
+    driver = Driver("applied")
+    a, b, c = driver.add("a"), driver.add("b"), driver.add("c")
+    driver.send()
+    if answered_before:
+        ok(driver, a)
+    refuse(driver, b, "session_unknown")
+    ok(driver, c)
+    if not answered_before:
+        refuse(driver, a, "unknown_outcome")
+    (tail,) = driver.session.retired
+    driver.session.on_disconnect()
+    driver.session.resolve(tail, None)
+    assert [found.count for found in driver.tails] == [1] * lost
+    # The one whose outcome was unknown counts as such by itself.
+    assert driver.session.statistics.operations_unknown == unknown + (not answered_before)
 
 
 def test_a_session_that_was_partly_durable_and_is_unknown_after_a_crash_is_no_lost_tail():
