@@ -17,12 +17,6 @@ impl CounterStore {
         if was_full { absent > entries / 8 } else { absent >= ABSENT_MIN && absent > entries / 2 }
     }
 
-    /// Makes room where there is none: compacts if absent counters hold a sixteenth of the entries or more.
-    pub fn compact_for_room(&mut self) -> bool {
-        let entries = locked_mut(&mut self.writer).entries;
-        entries.saturating_sub(self.len()) > entries / 16 && self.compact()
-    }
-
     /// Builds index and arena anew without the absent counters, in hash order; stripes are folded.
     /// All refs become invalid. Does nothing and gives false while a counter waits in the write
     /// batch queue, or if the memory for the copy can't be had.

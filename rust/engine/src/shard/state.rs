@@ -81,7 +81,7 @@ impl State {
 
     fn make_room(&mut self, outcome: Result<(), StoreError>) -> Result<(), RestoreError> {
         match outcome {
-            Err(StoreError::Full) if self.counters.compact_for_room() => {
+            Err(StoreError::Full) if self.counters.wants_compaction() && self.counters.compact() => {
                 Ok(self.restoring.flush(&mut self.counters)?)
             }
             outcome => Ok(outcome?),
