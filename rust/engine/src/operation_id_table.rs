@@ -146,6 +146,13 @@ impl OperationIdTable {
         }
     }
 
+    /// Looks at where the id is or would be, so that the memory is there when [`get`](Self::get) and
+    /// [`insert`](Self::insert) ask for it: looks at several ids overlap, since nothing waits for what they find.
+    pub fn prefetch(&self, id: &[u8]) {
+        let hash = self.hasher.hash_one(id);
+        std::hint::black_box(self.index[part(hash)].find(hash, |_| false));
+    }
+
     /// May an unknown id that was made at `born` be used?
     ///
     /// # Errors

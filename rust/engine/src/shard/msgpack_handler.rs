@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, HostRequest};
 use super::held_replies::{ReplyKind, give_back};
-use super::{LOOK_WORK, Pending, RUN_MAX, Shard, TURN_WORK_MAX};
+use super::{LOOK_WORK, Part, Pending, RUN_MAX, Shard, TURN_WORK_MAX};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::journal::entry::Fingerprint;
@@ -31,7 +31,7 @@ impl Shard {
             if connection.authenticated
                 && let Some(fast) = rpc::fast_incr(rest)
             {
-                self.push_run(bytes, fast.key, fast.delta, fast.msgid);
+                self.push_run(bytes, fast.key, fast.delta, fast.msgid, fast.id);
                 position += fast.len;
                 // The scanner may stand inside this frame, when the start of it came with an earlier chunk.
                 scanner.reset();
@@ -71,20 +71,12 @@ impl Shard {
         position
     }
 
-    /// Adds a parsed increment to the run. `key` is a part of `bytes`.
-    pub(super) fn push_run(&mut self, bytes: &[u8], key: &[u8], delta: i64, msgid: u32) {
+    /// Adds a parsed increment to the run. `key` and `id` are parts of `bytes`.
+    pub(super) fn push_run(&mut self, bytes: &[u8], key: &[u8], delta: i64, msgid: u32, id: Option<&[u8]>) {
         let hash = self.state.counters.hash(key);
         self.state.counters.prefetch_slot(hash);
-        let key_start = key.as_ptr() as usize - bytes.as_ptr() as usize;
-        // A chunk is far below 4 GiB: input is bounded by the frame size and the host's chunk size.
-        self.run.push(Pending {
-            hash,
-            delta,
-            likely: None,
-            key_start: key_start as u32,
-            key_length: key.len() as u32,
-            msgid,
-        });
+        let id = id.map(|id| Part::of(bytes, id));
+        self.run.push(Pending { hash, delta, likely: None, msgid, key: Part::of(bytes, key), id });
     }
 
     fn apply_msgpack_run(&mut self, bytes: &[u8]) {

@@ -21,21 +21,32 @@ impl Shard {
             self.admit(1)?;
             return self.apply(method, key, delta);
         };
-        // Before any limit: a retry must get its original result however loaded the shard is.
         let print = Fingerprint::of(method, key, delta);
+        self.change_once(id, print, options.born, |shard| shard.apply(method, key, delta))
+    }
+
+    /// One change under an operation id: `apply`, or what it answered the first time.
+    pub(super) fn change_once(
+        &mut self,
+        id: &[u8],
+        print: Fingerprint,
+        born: Option<u64>,
+        apply: impl FnOnce(&mut Self) -> Result<i64, ErrorCode>,
+    ) -> Result<i64, ErrorCode> {
+        // Before any limit: a retry must get its original result however loaded the shard is.
         match self.state.ids.get(id, print) {
             Lookup::Known(result) => return result.into_outcome(),
             Lookup::Reused => return Err(ErrorCode::IdReused),
             Lookup::Unknown => {}
         }
-        if let Some(born) = options.born {
+        if let Some(born) = born {
             self.state.ids.check_born(born, self.uptime_ms)?;
         }
         self.admit(1)?;
         if !self.state.ids.has_room(id.len()) {
             return Err(ErrorCode::Overloaded);
         }
-        let outcome = self.apply(method, key, delta);
+        let outcome = apply(self);
         // Any other error says that nothing was applied and that a retry may fare better: the id stays free.
         if matches!(outcome, Ok(_) | Err(ErrorCode::Overflow)) {
             self.state.ids.insert(id, print, StoredResult::from_outcome(outcome), self.uptime_ms);

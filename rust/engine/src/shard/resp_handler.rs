@@ -31,7 +31,7 @@ impl Shard {
                 && state.transaction.is_none()
                 && let Some(fast) = resp::fast_incr(rest)
             {
-                self.push_run(bytes, fast.key, fast.delta, 0);
+                self.push_run(bytes, fast.key, fast.delta, 0, None);
                 position += fast.len;
                 state.scanner.reset();
                 if self.run.len() == RUN_MAX {

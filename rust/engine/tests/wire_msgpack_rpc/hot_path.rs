@@ -65,7 +65,22 @@ fn hot_paths_take_every_encoding_and_nothing_else() {
             }
         }
     }
+    for id in [&b"\xa4once"[..], b"\xd9\x04once", b"\xc4\x04once", b"\xda\x00\x04once"] {
+        for name in [&b"\xa2id"[..], b"\xd9\x02id", b"\xc4\x02id"] {
+            let frame = [&b"\x94\x00\x05\xa4incr\x93\xa1k\x07\x81"[..], name, id].concat();
+            let fast = fast_incr(&frame).expect("a hot shape");
+            assert_eq!((fast.len, fast.key, fast.delta, fast.id), (frame.len(), &b"k"[..], 7, Some(&b"once"[..])));
+            assert!((0..frame.len()).all(|end| fast_incr(&frame[..end]).is_none()));
+        }
+    }
+    let long_id = [&b"\x94\x00\x05\xa4incr\x93\xa1k\x07\x81\xa2id\xd9\x41"[..], &[b'i'; 65]].concat();
     for frame in [
+        &long_id[..],
+        b"\x94\x00\x05\xa4incr\x93\xa1k\x07\x81\xa2id\xa0",
+        b"\x94\x00\x05\xa4incr\x93\xa1k\x07\x81\xa2id\x05",
+        b"\x94\x00\x05\xa4incr\x93\xa1k\x07\x81\xa2iD\xa1i",
+        b"\x94\x00\x05\xa4incr\x93\xa1k\x07\x82\xa2id\xa1i\xa4born\x05",
+        b"\x94\x00\x05\xa4incr\x93\xa1k\xc0\x81\xa2id\xa1i",
         &b"\x94\x00\x05\xa4incr\x91\xa0"[..],
         b"\x94\x00\x05\xa4incr\x91\xc4\x00",
         b"\x94\x00\x05\xa4Incr\x91\xa1k",

@@ -3,9 +3,9 @@
 //! A subset of what [`parse`](super::parse) accepts, with the same meaning: whatever is unusual, wrong or
 //! not all there gives `None`, and the general path decides. A key's length is checked here too.
 
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{KEY_BYTES_MAX, OPERATION_ID_BYTES_MAX};
 
-/// An `incr` without options.
+/// An `incr` without options, or with an operation id and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FastIncr<'a> {
     /// Bytes of the frame.
@@ -16,6 +16,8 @@ pub struct FastIncr<'a> {
     pub key: &'a [u8],
     /// 1 if the frame has none.
     pub delta: i64,
+    /// The operation id, of 1 to 64 bytes.
+    pub id: Option<&'a [u8]>,
 }
 
 /// A `get` without options.
@@ -29,7 +31,8 @@ pub struct FastGet<'a> {
     pub key: &'a [u8],
 }
 
-/// `[0, msgid, "incr", [key]]` or `[0, msgid, "incr", [key, delta]]` at the start of `buf`.
+/// `[0, msgid, "incr", [key]]`, `[0, msgid, "incr", [key, delta]]` or `[0, msgid, "incr", [key, delta, {"id": id}]]` at
+/// the start of `buf`.
 ///
 /// If a [`FrameScanner`](super::FrameScanner) had begun with these bytes, reset it.
 #[must_use]
@@ -41,12 +44,17 @@ pub fn fast_incr(buf: &[u8]) -> Option<FastIncr<'_>> {
     };
     let (count, rest) = rest.split_first()?;
     let (key, rest) = key(rest)?;
-    let (delta, rest) = match count {
-        0x91 => (1, rest),
-        0x92 => delta(rest)?,
+    let (delta, id, rest) = match count {
+        0x91 => (1, None, rest),
+        0x92 => delta(rest).map(|(delta, rest)| (delta, None, rest))?,
+        0x93 => {
+            let (delta, rest) = delta(rest)?;
+            let (id, rest) = only_id(rest)?;
+            (delta, Some(id), rest)
+        }
         _ => return None,
     };
-    Some(FastIncr { len: buf.len() - rest.len(), msgid, key, delta })
+    Some(FastIncr { len: buf.len() - rest.len(), msgid, key, delta, id })
 }
 
 /// `[0, msgid, "get", [key]]` at the start of `buf`.
@@ -81,13 +89,26 @@ fn after_msgid(buf: &[u8]) -> Option<(u32, &[u8])> {
 }
 
 fn key(buf: &[u8]) -> Option<(&[u8], &[u8])> {
+    bytes(buf, KEY_BYTES_MAX)
+}
+
+/// The map `{"id": id}`.
+fn only_id(buf: &[u8]) -> Option<(&[u8], &[u8])> {
+    let ([0x81, 0xa2, b'i', b'd', rest @ ..] | [0x81, 0xd9 | 0xc4, 2, b'i', b'd', rest @ ..]) = buf else {
+        return None;
+    };
+    bytes(rest, OPERATION_ID_BYTES_MAX)
+}
+
+/// A str or bin of 1 to `len_max` bytes.
+fn bytes(buf: &[u8], len_max: usize) -> Option<(&[u8], &[u8])> {
     let (len, rest) = match *buf {
         [head @ 0xa1..=0xbf, ref rest @ ..] => (usize::from(head & 0x1f), rest),
         [0xd9 | 0xc4, len, ref rest @ ..] => (usize::from(len), rest),
         [0xda | 0xc5, a, b, ref rest @ ..] => (usize::from(u16::from_be_bytes([a, b])), rest),
         _ => return None,
     };
-    if len == 0 || len > KEY_BYTES_MAX {
+    if len == 0 || len > len_max {
         return None;
     }
     rest.split_at_checked(len)
