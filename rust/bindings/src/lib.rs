@@ -5,6 +5,7 @@ mod counter_pages;
 mod counters;
 mod delta;
 mod errors;
+mod folder_copies;
 mod journaled_counters;
 mod journaled_folder;
 mod key;
@@ -28,6 +29,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<hash_ring::HashRing>()?;
     module.add_class::<journaled_folder::JournaledFolder>()?;
     module.add_class::<journaled_folder::Fold>()?;
+    module.add_class::<folder_copies::FolderReader>()?;
+    module.add_class::<folder_copies::FolderWriter>()?;
     module.add_class::<shard::Shard>()?;
     module.add_class::<shard::Connection>()?;
     module.add_class::<load_generator::LoadGenerator>()?;

@@ -8,17 +8,22 @@
 //!
 //! Threads: a [`Fold`] belongs to the checkpoint thread; it reads nothing that another thread changes.
 
+mod contents;
 mod fold;
+mod writer;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::counter_store::StoreError;
+use crate::journal::Checkpoint;
 use crate::journal::entry::{Entry, EntryError, EntryReader};
 use crate::journal::record::{Position, ShardIdentity};
 use crate::operation_id_table::OperationIdSettings;
 use crate::session_table::SessionSettings;
 
+pub use contents::Contents;
 pub use fold::Fold;
+pub use writer::CheckpointWriter;
 
 /// The root's row.
 pub const ROOT_KEY: &[u8] = b"root";
@@ -127,6 +132,39 @@ impl Root {
         Self { identity, fold: 0, position: Position::START, uptime_ms: 0, hash: 0, pages: Vec::new() }
     }
 
+    /// Decodes the row that a folder has, or hasn't, where its manifest names `expected`. `None`: no checkpoint yet.
+    ///
+    /// The root may be ahead of the manifest, when a crash or a failing disk came between the two.
+    pub fn of_folder(
+        row: Option<&[u8]>,
+        identity: ShardIdentity,
+        expected: Option<Checkpoint>,
+    ) -> Result<Option<Self>, CheckpointError> {
+        let fold = expected.map_or(0, |checkpoint| checkpoint.fold);
+        let Some(row) = row else {
+            return if fold == 0 { Ok(None) } else { Err(CheckpointError::RootMissing { fold }) };
+        };
+        let root = Self::decode(row, identity)?;
+        let same = expected.is_some_and(|it| it.fold == root.fold && it.root_hash == root.hash);
+        if !same && root.fold <= fold {
+            return Err(CheckpointError::RootOfAnotherTime { expected: fold, found: root.fold });
+        }
+        Ok(Some(root))
+    }
+
+    /// Whose folder the row says that it is from.
+    #[must_use]
+    pub fn identity_in(row: &[u8]) -> Option<ShardIdentity> {
+        row.get(8..24)?.try_into().ok().map(ShardIdentity)
+    }
+
+    /// The same checkpoint without these pages: what is left of a damaged one.
+    #[must_use]
+    pub fn without_pages(mut self, keys: &[Vec<u8>]) -> Self {
+        self.pages.retain(|page| !keys.contains(&page.key()));
+        self
+    }
+
     /// Decodes the root's row and checks that it is this shard's.
     pub fn decode(row: &[u8], identity: ShardIdentity) -> Result<Self, CheckpointError> {
         let damaged = |what: &str| CheckpointError::Damaged { row: "root".into(), what: what.into() };
@@ -193,6 +231,10 @@ impl Root {
     #[must_use]
     pub fn page_keys(&self) -> Vec<Vec<u8>> {
         self.pages.iter().map(PageInfo::key).collect()
+    }
+
+    fn page_key(&self, page: usize) -> Option<Vec<u8>> {
+        self.pages.get(page).map(PageInfo::key)
     }
 
     /// Gives every entry of the page in row `key` to `sink`, after checking that it is the one that the root means.
@@ -263,6 +305,31 @@ impl PageWriter {
         }
         self.pages
     }
+}
+
+/// Encodes pages as rows; `pages` takes what the root says of each.
+fn page_rows(
+    identity: &ShardIdentity,
+    fold: u64,
+    bodies: Vec<(u64, u32, Vec<u8>)>,
+    pages: &mut Vec<PageInfo>,
+) -> Vec<Row> {
+    let encode = |(start, count, body): (u64, u32, Vec<u8>)| {
+        let mut row = Vec::with_capacity(PAGE_HEADER_BYTES + body.len() + 8);
+        row.extend_from_slice(&PAGE_MAGIC.to_le_bytes());
+        row.extend_from_slice(&u32::from(FORMAT_VERSION).to_le_bytes());
+        row.extend_from_slice(&start.to_le_bytes());
+        row.extend_from_slice(&fold.to_le_bytes());
+        row.extend_from_slice(&count.to_le_bytes());
+        row.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        row.extend_from_slice(&body);
+        let hash = page_hash(identity, &row);
+        row.extend_from_slice(&hash.to_le_bytes());
+        let page = PageInfo { start, fold, hash };
+        pages.push(page);
+        (page.key(), row)
+    };
+    bodies.into_iter().map(encode).collect()
 }
 
 /// What the entry is about: its kind and its key. A counter and its deletion are about the same.

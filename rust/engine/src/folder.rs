@@ -92,24 +92,11 @@ impl Recovery {
     }
 
     /// Takes the checkpoint's root, or that there is none. Gives the keys of the pages to load.
-    ///
-    /// The root may be ahead of the manifest, when a crash or a failing disk came between the two.
     pub fn load_root(&mut self, row: Option<&[u8]>) -> Result<Vec<Vec<u8>>, FolderError> {
         let manifest = self.manifest();
-        let expected = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.fold);
-        let Some(row) = row else {
-            return if expected == 0 {
-                Ok(Vec::new())
-            } else {
-                Err(CheckpointError::RootMissing { fold: expected }.into())
-            };
-        };
-        let root = Root::decode(row, manifest.identity)?;
-        let same = manifest.checkpoint.is_some_and(|it| it.fold == root.fold && it.root_hash == root.hash);
-        if !same && root.fold <= expected {
-            return Err(CheckpointError::RootOfAnotherTime { expected, found: root.fold }.into());
+        if let Some(root) = Root::of_folder(row, manifest.identity, manifest.checkpoint)? {
+            self.root = root;
         }
-        self.root = root;
         Ok(self.root.page_keys())
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Layers, lowest first: `limits` and `error_code`; `cell`, `counter_store`, `write_batch_queue`,
 //! `hash_ring`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
-//! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together. Apart from them: `load_generator`, which measures servers.
+//! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together; `folder`,
+//! `folder_reader` and `folder_writer` (what is on disk). Apart from them: `load_generator`, which measures servers.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("PyCounter runs on Linux only: the commit thread wakes the event loop by an eventfd");
@@ -17,6 +18,8 @@ pub mod embedded;
 pub mod error_code;
 pub mod fingerprint;
 pub mod folder;
+pub mod folder_reader;
+pub mod folder_writer;
 pub mod hash_ring;
 pub mod journal;
 mod lazy_memory;

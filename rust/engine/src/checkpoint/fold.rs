@@ -1,8 +1,8 @@
 //! Folding: changes read from the log are merged into the pages that they belong to.
 
 use super::{
-    CheckpointError, FORMAT_VERSION, PAGE_HEADER_BYTES, PAGE_MAGIC, PageInfo, PageReader, PageWriter, Root, Row,
-    Windows, is_counter, name, open_page, page_hash, place,
+    CheckpointError, PageInfo, PageReader, PageWriter, Root, Row, Windows, is_counter, name, open_page, page_rows,
+    place,
 };
 use crate::counter_store::{CounterRef, CounterStore, RestoreRow};
 use crate::journal::entry::{Entry, EntryError, EntryReader};
@@ -180,16 +180,26 @@ impl Fold {
 
     /// Merges one step's changes into its old page. Gives the rows to put.
     pub fn merge(&mut self, step: usize, old_row: Option<&[u8]>) -> Result<Vec<Row>, CheckpointError> {
-        let Some(Step { page, changes }) = self.steps.get(step).cloned() else { return Ok(Vec::new()) };
-        let (start, mut old) = match page {
-            Some(index) => {
-                let page = self.root.pages[index];
-                self.garbage.push(page.key());
-                (page.start, open_page(&self.root.identity, &page, old_row)?)
-            }
-            None => (0, PageReader { key: Vec::new(), entries: EntryReader::new(&[]) }),
+        let Some(Step { page, .. }) = self.steps.get(step) else { return Ok(Vec::new()) };
+        let page = page.map(|index| self.root.pages[index]);
+        self.garbage.extend(page.as_ref().map(PageInfo::key));
+        let mut writer = PageWriter::new(page.map_or(0, |page| page.start));
+        self.read(step, old_row, &mut |at, entry| writer.put(at, entry))?;
+        Ok(self.write_pages(writer))
+    }
+
+    /// One step's page with its changes: every entry and its place, in the order of places.
+    pub(super) fn read(
+        &self,
+        step: usize,
+        old_row: Option<&[u8]>,
+        sink: &mut dyn FnMut(u64, &Entry<'_>),
+    ) -> Result<(), CheckpointError> {
+        let Some(Step { page, changes }) = self.steps.get(step).cloned() else { return Ok(()) };
+        let mut old = match page {
+            Some(index) => open_page(&self.root.identity, &self.root.pages[index], old_row)?,
+            None => PageReader { key: Vec::new(), entries: EntryReader::new(&[]) },
         };
-        let mut writer = PageWriter::new(start);
         let mut changes = self.changes.get(changes).unwrap_or_default();
         // All entries at one place: one, but for a collision of 64 bits.
         let mut here: Vec<Entry<'_>> = Vec::new();
@@ -211,10 +221,26 @@ impl Fold {
                 }
             }
             for entry in here.iter().filter(|entry| self.is_live(entry)) {
-                writer.put(at, entry);
+                sink(at, entry);
             }
         }
-        Ok(self.write_pages(writer))
+        Ok(())
+    }
+
+    /// Every page in order: which of the root's it is, and the step that changes it.
+    pub(super) fn parts(&self) -> Vec<(Option<usize>, Option<usize>)> {
+        let mut parts: Vec<_> = (0..self.root.pages.len()).map(|page| (Some(page), None)).collect();
+        for (number, step) in self.steps.iter().enumerate() {
+            match step.page.and_then(|page| parts.get_mut(page)) {
+                Some(part) => part.1 = Some(number),
+                None => parts.push((None, Some(number))),
+            }
+        }
+        parts
+    }
+
+    pub(super) const fn root(&self) -> &Root {
+        &self.root
     }
 
     /// Is the entry still to be kept at the fold's uptime?
@@ -230,28 +256,11 @@ impl Fold {
     }
 
     fn write_pages(&mut self, writer: PageWriter) -> Vec<Row> {
-        let mut rows = Vec::new();
-        let all = writer.start;
-        for (start, count, body) in writer.finish() {
-            // The range of an empty page goes to the page before it; the first page has none before it.
-            if count == 0 && all != 0 {
-                continue;
-            }
-            let mut row = Vec::with_capacity(PAGE_HEADER_BYTES + body.len() + 8);
-            row.extend_from_slice(&PAGE_MAGIC.to_le_bytes());
-            row.extend_from_slice(&u32::from(FORMAT_VERSION).to_le_bytes());
-            row.extend_from_slice(&start.to_le_bytes());
-            row.extend_from_slice(&self.next.fold.to_le_bytes());
-            row.extend_from_slice(&count.to_le_bytes());
-            row.extend_from_slice(&(body.len() as u32).to_le_bytes());
-            row.extend_from_slice(&body);
-            let hash = page_hash(&self.root.identity, &row);
-            row.extend_from_slice(&hash.to_le_bytes());
-            let page = PageInfo { start, fold: self.next.fold, hash };
-            rows.push((page.key(), row));
-            self.next.pages.push(page);
-        }
-        rows
+        // The range of an empty page goes to the page before it; the first page has none before it.
+        let is_first = writer.start == 0;
+        let mut bodies = writer.finish();
+        bodies.retain(|(_, count, _)| *count > 0 || is_first);
+        page_rows(&self.root.identity, self.next.fold, bodies, &mut self.next.pages)
     }
 
     /// The root's row, to be written once all pages are safe, the root itself, and the keys that are garbage after it.

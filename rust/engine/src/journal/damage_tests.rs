@@ -16,11 +16,55 @@ use crate::journal::manifest::MANIFEST_NAME;
 use crate::journal::record::{HEADER_BYTES, Position};
 use crate::journal::recovery::{JournalOptions, Recovered, Started, open};
 use crate::journal::simulated_files::SimulatedFiles;
-use crate::journal::{Appender, Checkpoint, Journal};
+use crate::journal::{Appender, Checkpoint, Journal, LogFigures, examine};
 
 const FOLDER: &str = "/shard";
 
+/// Opens and reads. An examination of the same files must agree: damage where this refuses, and none where not.
 fn replay(files: &SimulatedFiles) -> Result<(Vec<i64>, Recovered), JournalError> {
+    if !files.list(Path::new(FOLDER)).unwrap().contains(&manifest_path()) {
+        return replay_only(files);
+    }
+    let examined = look(files, Position::START);
+    let result = replay_only(files);
+    match (&result, &examined) {
+        (Ok((values, recovered)), Ok(examined)) => {
+            assert!(examined.damage.is_empty(), "an opening takes it, but: {:?}", examined.damage);
+            assert_eq!((&examined.values, &examined.figures.torn), (values, &recovered.torn));
+            assert_eq!(examined.figures.last_commit, recovered.end.commit);
+            assert!(examined.figures.lost.is_empty());
+        }
+        (Err(error), Ok(examined)) => {
+            // Where it can go on, its first finding is the opening's.
+            let first = examined.damage.first().map(ToString::to_string);
+            assert_eq!(first, Some(error.to_string()));
+        }
+        (Err(error), Err(other)) => assert_eq!(error.to_string(), other.to_string()),
+        (Ok(_), Err(error)) => panic!("an opening takes it, but: {error}"),
+    }
+    result
+}
+
+/// What an examination says.
+struct Examined {
+    values: Vec<i64>,
+    figures: LogFigures,
+    damage: Vec<JournalError>,
+}
+
+fn look(files: &SimulatedFiles, from: Position) -> Result<Examined, JournalError> {
+    let mut values = Vec::new();
+    let mut examination = examine(Path::new(FOLDER), Arc::new(files.clone()))?;
+    let mut sink = |entry: &Entry<'_>| {
+        if let Entry::Counter { key: b"number", value } = entry {
+            values.push(*value);
+        }
+    };
+    let figures = examination.read(from, &mut sink, &mut |_| true)?;
+    Ok(Examined { values, figures, damage: examination.damage })
+}
+
+fn replay_only(files: &SimulatedFiles) -> Result<(Vec<i64>, Recovered), JournalError> {
     let mut values = Vec::new();
     let shared: Arc<dyn FileSystem> = Arc::new(files.clone());
     let options = JournalOptions { segment_bytes: 4_000, files: shared, ..JournalOptions::default() };
@@ -181,6 +225,70 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever is damaged, everything else is read: a commit is in the log's figures or among the lost ones.
+    #[test]
+    fn an_examination_reads_what_damage_leaves(
+        sizes in prop::collection::vec(prop_oneof![3 => 0..10_usize, 1 => 50..200_usize], 2..14),
+        damages in prop::collection::vec((any::<prop::sample::Index>(), damage()), 1..4),
+    ) {
+        let Log { files, segments, numbers, .. } = log(&sizes);
+        let before: Vec<_> = segments.iter().map(|path| files.content(path)).collect();
+        for (which, damage) in &damages {
+            let path = which.get(&segments);
+            let mut bytes = files.content(path);
+            if !bytes.is_empty() {
+                let _ = damage.apply(&mut bytes);
+                files.set_content(path, bytes);
+            }
+        }
+        let damaged: Vec<_> = segments.iter().map(|path| files.content(path)).collect();
+        let examined = look(&files, Position::START).unwrap();
+        let after: Vec<_> = segments.iter().map(|path| files.content(path)).collect();
+        prop_assert_eq!(after, damaged.clone(), "an examination changes nothing");
+        let lost = |number: i64| examined.figures.lost.iter().any(|run| run.contains(&(number as u64)));
+        let last = examined.figures.last_commit as i64;
+        for number in numbers {
+            let read = examined.values.contains(&number);
+            prop_assert!(read != (lost(number) || number > last), "commit {} of {:?}", number, examined.figures);
+        }
+        prop_assert!(examined.values.is_sorted_by(|a, b| a < b));
+        if damaged == before {
+            prop_assert!(examined.damage.is_empty());
+        }
+    }
+}
+
+#[test]
+fn damage_in_two_files_is_found_at_once_and_what_is_between_is_read() {
+    let Log { files, segments, numbers, .. } = log(&[60; 12]);
+    let mut expected = numbers.clone();
+    for path in [&segments[1], &segments[3]] {
+        let mut bytes = files.content(path);
+        bytes[HEADER_BYTES + 5] ^= 1;
+        files.set_content(path, bytes);
+        let first: i64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        expected.retain(|&number| number != first);
+    }
+    let Examined { values, figures, damage } = look(&files, Position::START).unwrap();
+    let places: Vec<_> = damage.iter().map(|error| error.place().unwrap().0).collect();
+    assert_eq!(places, [&segments[1], &segments[3]]);
+    assert_eq!(values, expected);
+    assert_eq!(figures.lost.len(), 2);
+    assert!(figures.commits_behind_damage > 0);
+}
+
+#[test]
+fn without_a_manifest_the_log_is_still_read() {
+    let Log { files, numbers, .. } = log(&[60; 8]);
+    files.remove(&manifest_path()).unwrap();
+    let Examined { values, damage, .. } = look(&files, Position::START).unwrap();
+    assert!(matches!(damage[..], [JournalError::ManifestMissing { .. }]), "{damage:?}");
+    assert_eq!(values, numbers);
 }
 
 fn manifest_path() -> PathBuf {

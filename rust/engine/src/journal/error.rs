@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::journal::entry::EntryError;
 use crate::journal::record::ShardIdentity;
@@ -152,6 +152,9 @@ pub enum JournalError {
         /// The epoch found.
         theirs: u64,
     },
+    /// Whoever reads doesn't want to go on.
+    #[error("the reading was stopped")]
+    Stopped,
     /// The caller broke the order: a bug in this program.
     #[error("the journal was used out of order: {0}; please report it")]
     OutOfOrder(String),
@@ -162,6 +165,28 @@ impl JournalError {
     #[must_use]
     pub const fn is_final(&self) -> bool {
         matches!(self, JournalError::Fenced { .. } | JournalError::OutOfOrder(_))
+    }
+
+    /// Where it is: the file or folder, and which of its bytes.
+    #[must_use]
+    pub fn place(&self) -> Option<(&Path, Option<Range<u64>>)> {
+        match self {
+            Self::Io { path, .. }
+            | Self::Locked { path }
+            | Self::ManifestMissing { manifest: path, .. }
+            | Self::ManifestDamaged { path, .. }
+            | Self::SegmentMissing { path, .. }
+            | Self::SegmentUnexpected { path, .. }
+            | Self::BeginsLate { path, .. }
+            | Self::Entry { path, .. }
+            | Self::Fenced { path, .. } => Some((path, None)),
+            Self::Damaged { path, range, .. } => Some((path, Some(range.clone()))),
+            Self::NewerFormat { path, offset, .. }
+            | Self::OtherShard { path, offset, .. }
+            | Self::EndsEarly { path, offset, .. }
+            | Self::BrokenChain { path, offset, .. } => Some((path, Some(*offset..*offset))),
+            Self::Stopped | Self::OutOfOrder(_) => None,
+        }
     }
 
     /// Wraps an error of the operating system.

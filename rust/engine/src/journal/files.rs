@@ -28,6 +28,9 @@ pub trait LogFile: Send {
 pub trait FileSystem: Send + Sync {
     /// Takes the exclusive lock of a file, made if missing; `None` if somebody has it.
     fn lock(&self, path: &Path) -> io::Result<Option<FolderLock>>;
+    /// The same for a lock that is there already, to read what it guards: nothing is made. Where there is no file,
+    /// nobody can hold it, and what is given guards nothing.
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<FolderLock>>;
     /// Makes a folder and those above it, each durable in the one above. Already there is fine.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// Opens a file for reading and writing, emptied if it exists, made if not.
@@ -52,11 +55,14 @@ pub struct DiskFiles;
 
 impl FileSystem for DiskFiles {
     fn lock(&self, path: &Path) -> io::Result<Option<FolderLock>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+        try_lock(OpenOptions::new().create(true).truncate(false).write(true).open(path)?)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<FolderLock>> {
+        match File::open(path) {
+            Ok(file) => try_lock(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Box::new(()))),
+            Err(error) => Err(error),
         }
     }
 
@@ -105,6 +111,14 @@ impl FileSystem for DiskFiles {
             fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
         paths.sort();
         Ok(paths)
+    }
+}
+
+fn try_lock(file: File) -> io::Result<Option<FolderLock>> {
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Box::new(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

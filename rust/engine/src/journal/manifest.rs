@@ -146,23 +146,19 @@ impl ManifestFile {
     /// Reads the manifest of `folder`; `None` if there is none.
     pub(crate) fn load(files: Arc<dyn FileSystem>, folder: &Path) -> Result<Option<Self>, JournalError> {
         let manifest = read(&*files, &folder.join(MANIFEST_NAME))?;
-        Ok(manifest.map(|manifest| Self {
-            files,
-            folder: folder.to_path_buf(),
-            writing: Mutex::new(()),
-            current: Mutex::new(Arc::new(manifest)),
-        }))
+        Ok(manifest.map(|manifest| Self::holding(files, folder, manifest)))
+    }
+
+    /// A manifest as it is or would be on disk. Nothing is written.
+    pub(crate) fn holding(files: Arc<dyn FileSystem>, folder: &Path, manifest: Manifest) -> Self {
+        let (writing, current) = (Mutex::new(()), Mutex::new(Arc::new(manifest)));
+        Self { files, folder: folder.to_path_buf(), writing, current }
     }
 
     /// Writes the first manifest of `folder`.
     pub(crate) fn create(files: Arc<dyn FileSystem>, folder: &Path, manifest: Manifest) -> Result<Self, JournalError> {
         write(&*files, folder, &manifest)?;
-        Ok(Self {
-            files,
-            folder: folder.to_path_buf(),
-            writing: Mutex::new(()),
-            current: Mutex::new(Arc::new(manifest)),
-        })
+        Ok(Self::holding(files, folder, manifest))
     }
 
     /// The last content known to be durable.

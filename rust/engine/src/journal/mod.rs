@@ -1,8 +1,8 @@
 //! The ordered log of commits: records, segment files, the commit thread, recovery.
 //!
 //! Reading order: [`entry`] (a fact), [`record`] (a commit's bytes), [`manifest`], [`segment`] (appending), [`reader`]
-//! and [`recovery`] (reading), `commit_slot` and [`commit_thread`] (off the loop). `docs/journal.md` holds the format
-//! and the argument why nothing acknowledged is lost.
+//! and `walk` (reading), [`recovery`] (opening), [`examination`] (looking only), `commit_slot` and [`commit_thread`]
+//! (off the loop). `docs/journal.md` holds the format and the argument why nothing acknowledged is lost.
 //!
 //! A journal has two sides. One thread appends, through an [`Appender`]. Any thread may read durable commits and move
 //! the checkpoint, through a [`Journal`]. A segmented log in a folder is the one journal so far; the traits are what the
@@ -16,6 +16,7 @@ pub mod commit_thread;
 mod damage_tests;
 pub mod entry;
 pub mod error;
+pub mod examination;
 #[cfg(test)]
 mod fault_tests;
 pub mod files;
@@ -26,13 +27,16 @@ pub mod recovery;
 pub mod segment;
 #[cfg(test)]
 mod simulated_files;
+mod walk;
 
 pub use error::JournalError;
+pub use examination::{Examination, LogFigures, examine};
 pub use manifest::{Checkpoint, Manifest};
 pub use reader::{Commit, replay};
 pub use record::{CommitEncoder, EncodedCommit, Position, ShardIdentity};
-pub use recovery::{JournalOptions, Opening, Recovered, Started, TornTail, open};
+pub use recovery::{JournalOptions, Opening, Recovered, Started, open};
 pub use segment::{SegmentAppender, SegmentedLog};
+pub use walk::TornTail;
 
 /// The writing side: fenced by its epoch, owned by one thread.
 pub trait Appender: Send {

@@ -84,7 +84,7 @@ pub fn replay(
 /// What the next record must continue.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {
-    identity: ShardIdentity,
+    pub(crate) identity: ShardIdentity,
     /// The newest epoch that may be met.
     epoch_max: u64,
     /// The number of the last commit.
@@ -93,6 +93,8 @@ pub(crate) struct Chain {
     pub(crate) hash: Option<u64>,
     /// Who wrote it; unknown before the first record.
     pub(crate) writer: Option<Writer>,
+    /// Where in the file reading last went on behind damage.
+    pub(crate) jumped_to: Option<u64>,
 }
 
 impl Chain {
@@ -104,7 +106,19 @@ impl Chain {
             commit if commit == from.commit => Some(from.hash),
             _ => None,
         };
-        Self { identity: manifest.identity, epoch_max: manifest.epoch, commit, hash, writer: None }
+        Self { identity: manifest.identity, epoch_max: manifest.epoch, commit, hash, writer: None, jumped_to: None }
+    }
+
+    /// Goes on with commit `number` behind damage: what was before it is unknown.
+    pub(crate) const fn jump_before(&mut self, number: u64) {
+        *self = Self {
+            identity: self.identity,
+            epoch_max: u64::MAX,
+            commit: number - 1,
+            hash: None,
+            writer: None,
+            jumped_to: None,
+        };
     }
 
     /// The number of the next commit.
@@ -207,6 +221,12 @@ impl SegmentScan {
         let read = self.file.read_at(&mut bytes, offset).map_err(JournalError::io("read", &self.path))?;
         bytes.truncate(read);
         Ok(bytes)
+    }
+
+    /// The next commit begins at `offset`.
+    pub(crate) fn go_to(&mut self, offset: u64) {
+        self.offset = offset;
+        self.forget();
     }
 
     /// Forgets what was read beyond the last commit: it may have been written to since.

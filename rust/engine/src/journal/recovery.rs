@@ -10,7 +10,6 @@
 //! been durable: damage, and the start is refused. Without them, in the last file, the commit is the torn end of the log.
 
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,17 +19,15 @@ use crate::journal::entry::Entry;
 use crate::journal::error::JournalError;
 use crate::journal::files::{DiskFiles, FileSystem};
 use crate::journal::manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, ManifestFile};
-use crate::journal::reader::{Chain, SegmentScan, Step, check_origin};
-use crate::journal::record::{
-    CommitEncoder, HEADER_BYTES, MAGIC, Position, RecordError, RecordHeader, ShardIdentity, Writer, claimed_number,
-    claimed_writer,
-};
+use crate::journal::reader::{Commit, SegmentScan};
+use crate::journal::record::{CommitEncoder, Position, ShardIdentity, Writer};
 use crate::journal::segment::{
     LOG_FOLDER_NAME, SEGMENT_BYTES, SEGMENT_NEW_SUFFIX, SegmentAppender, SegmentedLog, first_commit_of,
 };
+use crate::journal::walk::{LastCommit, TornTail, Visitor, Walk};
 
 /// The lock's name in the shard's folder.
-const LOCK_NAME: &str = "lock";
+pub(crate) const LOCK_NAME: &str = "lock";
 
 /// How to open a journal.
 pub struct JournalOptions {
@@ -53,26 +50,6 @@ pub struct Opening {
     log: Arc<SegmentedLog>,
     segment_bytes: u64,
     leftovers: Vec<PathBuf>,
-}
-
-/// The end of a commit that was being written when the machine stopped. It was never acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TornTail {
-    /// The file.
-    pub path: PathBuf,
-    /// The length that it is cut to.
-    pub keep_bytes: u64,
-    /// How many bytes go.
-    pub cut_bytes: u64,
-    /// The file's first commit.
-    first: u64,
-}
-
-/// Where the last whole commit stands in the last file.
-#[derive(Debug, Clone)]
-struct LastCommit {
-    first: u64,
-    bytes: Range<u64>,
 }
 
 /// A folder whose log was read to its end.
@@ -115,7 +92,7 @@ pub fn open(folder: &Path, options: JournalOptions) -> Result<Opening, JournalEr
         None => create(&files, folder, name)?,
     };
     let log = Arc::new(SegmentedLog::new(files, folder, manifest, lock));
-    let leftovers = check_names(&log)?;
+    let leftovers = check_names(&log, &mut Err)?;
     Ok(Opening { log, segment_bytes, leftovers })
 }
 
@@ -140,7 +117,13 @@ fn create(files: &Arc<dyn FileSystem>, folder: &Path, name: String) -> Result<Ma
     if let Some(found) = found.or(list(&**files, &log_folder)?.into_iter().next()) {
         return Err(JournalError::ManifestMissing { manifest: folder.join(MANIFEST_NAME), found });
     }
-    let manifest = Manifest {
+    let manifest = new_manifest(name)?;
+    ManifestFile::create(Arc::clone(files), folder, manifest)
+}
+
+/// Of a shard that has nothing yet.
+pub(crate) fn new_manifest(name: String) -> Result<Manifest, JournalError> {
+    Ok(Manifest {
         identity: ShardIdentity(random()?),
         name,
         hash_seed: u64::from_le_bytes(random()?),
@@ -150,24 +133,26 @@ fn create(files: &Arc<dyn FileSystem>, folder: &Path, name: String) -> Result<Ma
         checkpoint: None,
         clean_end: None,
         created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
-    };
-    ManifestFile::create(Arc::clone(files), folder, manifest)
+    })
 }
 
-fn random<const N: usize>() -> Result<[u8; N], JournalError> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], JournalError> {
     let mut bytes = [0; N];
     let refused = |error: getrandom::Error| io::Error::other(error.to_string());
     getrandom::fill(&mut bytes).map_err(refused).map_err(JournalError::io("read", "the system's random source"))?;
     Ok(bytes)
 }
 
-fn list(files: &dyn FileSystem, path: &Path) -> Result<Vec<PathBuf>, JournalError> {
+pub(crate) fn list(files: &dyn FileSystem, path: &Path) -> Result<Vec<PathBuf>, JournalError> {
     files.list(path).map_err(JournalError::io("list", path))
 }
 
 /// Compares the log's folder with the manifest. The result are files that may go: starts and trims that a crash
-/// interrupted leave some.
-fn check_names(log: &SegmentedLog) -> Result<Vec<PathBuf>, JournalError> {
+/// interrupted leave some. An error of `on_damage` ends the comparison.
+pub(crate) fn check_names(
+    log: &SegmentedLog,
+    on_damage: &mut dyn FnMut(JournalError) -> Result<(), JournalError>,
+) -> Result<Vec<PathBuf>, JournalError> {
     let manifest = log.manifest();
     let mut leftovers = Vec::new();
     let mut found = Vec::new();
@@ -186,7 +171,10 @@ fn check_names(log: &SegmentedLog) -> Result<Vec<PathBuf>, JournalError> {
             leftovers.push(path);
             continue;
         }
-        let first = first_commit_of(&path).ok_or_else(|| unexpected("it is no file of the log; move it elsewhere"))?;
+        let Some(first) = first_commit_of(&path) else {
+            on_damage(unexpected("it is no file of the log; move it elsewhere"))?;
+            continue;
+        };
         if manifest.segments.contains(&first) {
             found.push(first);
         } else if oldest.is_some_and(|oldest| first < oldest && oldest - 1 <= covered) {
@@ -196,17 +184,17 @@ fn check_names(log: &SegmentedLog) -> Result<Vec<PathBuf>, JournalError> {
             // A file is named by the manifest before anything is written to it, so an unnamed one is empty.
             leftovers.push(path);
         } else if first > newest {
-            return Err(unexpected(
+            on_damage(unexpected(
                 "it holds records, but the manifest doesn't name it: the manifest is older than the log; restore both from one backup",
-            ));
+            ))?;
         } else {
-            return Err(unexpected(
+            on_damage(unexpected(
                 "the manifest names files before and after it, but not this one; move it elsewhere if it came from another folder",
-            ));
+            ))?;
         }
     }
-    if let Some(&first) = manifest.segments.iter().find(|first| !found.contains(first)) {
-        return Err(JournalError::SegmentMissing { path: log.segment_path(first), first });
+    for &first in manifest.segments.iter().filter(|first| !found.contains(first)) {
+        on_damage(JournalError::SegmentMissing { path: log.segment_path(first), first })?;
     }
     Ok(leftovers)
 }
@@ -226,148 +214,34 @@ impl Opening {
     /// got is to be thrown away then.
     pub fn replay(self, from: Position, sink: &mut dyn FnMut(&Entry<'_>)) -> Result<Recovered, JournalError> {
         let manifest = self.log.manifest();
-        let mut walk = Walk { log: &self.log, manifest: &manifest, from, sink, commits: 0, last: None, torn: None };
-        let end = walk.log_end()?;
-        let Walk { commits, last, torn, .. } = walk;
+        let mut replay = Replay { from, sink, commits: 0 };
+        let mut walk = Walk::new(&self.log, &manifest, from, &mut replay);
+        let end = walk.run()?;
+        let Walk { last, torn, .. } = walk;
+        let commits = replay.commits;
         Ok(Recovered { opening: self, last, end, torn, commits })
     }
 }
 
-/// One pass over the log.
-struct Walk<'a> {
-    log: &'a SegmentedLog,
-    manifest: &'a Manifest,
+/// Passes entries on, and takes no damage.
+struct Replay<'a> {
     from: Position,
     sink: &'a mut dyn FnMut(&Entry<'_>),
     commits: u64,
-    last: Option<LastCommit>,
-    torn: Option<TornTail>,
 }
 
-impl Walk<'_> {
-    fn log_end(&mut self) -> Result<Position, JournalError> {
-        let Some(&first) = self.manifest.segments.first() else {
-            return self.checked_end(Position::START);
-        };
-        if first > self.from.commit.saturating_add(1) {
-            let (path, checkpoint) = (self.log.log_folder().to_path_buf(), self.from.commit);
-            return Err(JournalError::BeginsLate { path, first, checkpoint });
-        }
-        let mut chain = Chain::before(self.manifest, first, self.from);
-        for &first in &self.manifest.segments {
-            self.segment(first, &mut chain)?;
-        }
-        self.checked_end(Position { commit: chain.commit, hash: chain.hash.unwrap_or(0) })
-    }
-
-    /// Does the log reach what is known to have been durable?
-    fn checked_end(&self, end: Position) -> Result<Position, JournalError> {
-        let checkpoint = self.manifest.checkpoint.map(|checkpoint| checkpoint.position);
-        let known = [
-            (Some(self.from), "the checkpoint"),
-            (checkpoint, "the manifest's checkpoint"),
-            (self.manifest.clean_end, "the manifest, from a stop in good order,"),
-        ];
-        for (position, known_by) in known {
-            if let Some(Position { commit: known, .. }) = position.filter(|known| known.commit > end.commit) {
-                let last = self.manifest.segments.last();
-                let path = last.map_or(self.log.log_folder().to_path_buf(), |&first| self.log.segment_path(first));
-                let offset = self.last.as_ref().map_or(0, |last| last.bytes.end);
-                return Err(JournalError::EndsEarly { path, offset, end: end.commit, known, known_by });
-            }
-        }
-        if let Some(clean_end) = self.manifest.clean_end.filter(|&clean_end| clean_end != end) {
-            return Err(JournalError::BrokenChain {
-                path: self.log.log_folder().to_path_buf(),
-                offset: 0,
-                reason: format!(
-                    "the log ends with commit {}, but was closed in good order after commit {}",
-                    end.commit, clean_end.commit
-                ),
-            });
-        }
-        Ok(end)
-    }
-
-    /// Reads one file to its end, or to the first commit of the next one.
-    fn segment(&mut self, first: u64, chain: &mut Chain) -> Result<(), JournalError> {
-        let successor = self.manifest.successor(first);
-        let mut scan = SegmentScan::open(self.log.files(), self.log.segment_path(first), first)?;
-        self.last = None;
-        while successor != Some(chain.next()) {
-            let start = scan.offset();
-            match (scan.step(chain)?, successor) {
-                (Step::Commit, _) => {
-                    self.last = Some(LastCommit { first, bytes: start..scan.offset() });
-                    check_origin(chain, self.from, &scan)?;
-                    if chain.commit > self.from.commit {
-                        scan.commit(chain).deliver(self.sink)?;
-                        self.commits += 1;
-                    }
-                }
-                (Step::End, None) => return Ok(()),
-                (Step::Bad { start, at }, None) => return self.torn_or_damaged(&scan, chain, start, at),
-                (Step::End, Some(after)) => {
-                    return Err(damaged(&scan, chain, scan.offset(), after, scan.file_bytes()?));
-                }
-                (Step::Bad { at, .. }, Some(after)) => {
-                    let (end, after) = match later_commit(&scan, at, chain, None)? {
-                        Some((offset, number)) => (offset, number.min(after)),
-                        None => (scan.file_bytes()?, after),
-                    };
-                    return Err(damaged(&scan, chain, at, after, end));
-                }
-            }
-        }
-        // The next file begins with the next commit. What may still be here is that commit, whole or in part, from an
-        // append that failed; nothing later, for that would be another history.
-        let rest = scan.offset();
-        if let Some((offset, number)) = later_commit(&scan, rest, chain, chain.writer)? {
-            let reason = format!("commit {number} is here, but the next file begins with commit {}", chain.next());
-            return Err(JournalError::BrokenChain { path: scan.path().to_path_buf(), offset, reason });
+impl Visitor for Replay<'_> {
+    fn commit(&mut self, commit: &Commit<'_>) -> Result<(), JournalError> {
+        if commit.position.commit > self.from.commit {
+            commit.deliver(self.sink)?;
+            self.commits += 1;
         }
         Ok(())
     }
 
-    /// The last file has a bad record at `at`, in the commit that begins at `start`.
-    fn torn_or_damaged(&mut self, scan: &SegmentScan, chain: &Chain, start: u64, at: u64) -> Result<(), JournalError> {
-        // Every record of the last file is of the newest opening. Its random writer id is in no reply, so no client
-        // can have put bytes into a key that pass for one.
-        let Manifest { identity, epoch, writer_id, .. } = *self.manifest;
-        if let Some((offset, number)) = later_commit(scan, at, chain, Some(Writer { identity, epoch, writer_id }))? {
-            return Err(damaged(scan, chain, at, number, offset));
-        }
-        let cut_bytes = scan.file_bytes()?.saturating_sub(start);
-        self.torn = Some(TornTail { path: scan.path().to_path_buf(), keep_bytes: start, cut_bytes, first: scan.first });
-        Ok(())
+    fn damage(&mut self, damage: JournalError) -> Result<(), JournalError> {
+        Err(damage)
     }
-}
-
-fn damaged(scan: &SegmentScan, chain: &Chain, from: u64, after: u64, to: u64) -> JournalError {
-    JournalError::Damaged { path: scan.path().to_path_buf(), range: from..to, before: chain.commit, after }
-}
-
-/// Looks for a whole record of a commit later than the next one, from `offset` on: where it is and its number.
-fn later_commit(
-    scan: &SegmentScan,
-    offset: u64,
-    chain: &Chain,
-    writer: Option<Writer>,
-) -> Result<Option<(u64, u64)>, JournalError> {
-    let rest = scan.rest(offset)?;
-    // A record takes a header at least, which bounds the numbers that can follow.
-    let numbers = chain.next() + 1..=chain.next().saturating_add((rest.len() / HEADER_BYTES) as u64);
-    for at in memchr::memmem::find_iter(&rest, &MAGIC) {
-        let candidate = rest.get(at..).unwrap_or_default();
-        let Some(header) = candidate.first_chunk::<HEADER_BYTES>() else { break };
-        // Compared before the checksum is computed, which costs up to a whole record's length.
-        let number = claimed_number(header);
-        let plausible = numbers.contains(&number) && writer.is_none_or(|writer| writer == claimed_writer(header));
-        if plausible && RecordHeader::parse(candidate) != Err(RecordError::Bad) {
-            return Ok(Some((offset + at as u64, number)));
-        }
-    }
-    Ok(None)
 }
 
 impl Recovered {

@@ -295,6 +295,10 @@ impl FileSystem for SimulatedFiles {
         Ok(taken.then(|| Box::new(SimulatedLock { files: self.clone(), path: path.to_path_buf(), generation }) as _))
     }
 
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<FolderLock>> {
+        self.lock(path)
+    }
+
     /// Folders are always there.
     fn create_folder(&self, _: &Path) -> io::Result<()> {
         self.disk().fault().map_or(Ok(()), |_| Err(broken()))

@@ -1,0 +1,76 @@
+//! What a folder holds, read without changing it: the pages with the log's changes merged in, part by part.
+
+use super::{CheckpointError, Fold, Root, Windows};
+use crate::journal::entry::Entry;
+use crate::operation_id_table::OperationIdSettings;
+use crate::session_table::SessionSettings;
+
+/// The counters of a checkpoint and of the log behind it, in the order of places: the same for the same counters,
+/// whatever folder they are in. Memory: the counters that the log changed, and one page.
+#[derive(Debug)]
+pub struct Contents {
+    fold: Fold,
+    /// Which of the root's pages, and the fold's step that changes it.
+    parts: Vec<(Option<usize>, Option<usize>)>,
+}
+
+impl Contents {
+    /// Begins with a checkpoint's pages.
+    #[must_use]
+    pub fn new(root: &Root) -> Self {
+        // Of no matter: sessions and ids are left out.
+        let windows = Windows { sessions: SessionSettings::default(), ids: OperationIdSettings::default() };
+        Self { fold: Fold::new(root, root.fold + 1, windows), parts: Vec::new() }
+    }
+
+    /// Takes the next entry of the log. What is about sessions and ids is left out.
+    pub fn add(&mut self, entry: &Entry<'_>) {
+        if matches!(entry, Entry::Counter { .. } | Entry::Deleted { .. } | Entry::Cleared) {
+            self.fold.add(entry);
+        }
+    }
+
+    /// All of the log was added: works out the parts.
+    pub fn seal(&mut self) {
+        self.fold.seal(self.fold.root().position);
+        self.parts = self.fold.parts();
+    }
+
+    /// How many parts there are to read.
+    #[must_use]
+    pub const fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The row that a part needs, `None` where it needs none.
+    #[must_use]
+    pub fn key(&self, part: usize) -> Option<Vec<u8>> {
+        let page = self.parts.get(part)?.0?;
+        self.fold.root().page_key(page)
+    }
+
+    /// Gives every counter of a part.
+    ///
+    /// # Errors
+    /// The row isn't the one that the root names.
+    pub fn read(
+        &self,
+        part: usize,
+        row: Option<&[u8]>,
+        sink: &mut dyn FnMut(&[u8], i64),
+    ) -> Result<(), CheckpointError> {
+        let mut counters = |entry: &Entry<'_>| {
+            if let Entry::Counter { key, value } = entry {
+                sink(key, *value);
+            }
+        };
+        match self.parts.get(part) {
+            Some((_, Some(step))) => self.fold.read(*step, row, &mut |_, entry| counters(entry)),
+            Some((Some(_), None)) => {
+                let key = self.key(part).unwrap_or_default();
+                self.fold.root().read_page(&key, row, &mut counters)
+            }
+            _ => Ok(()),
+        }
+    }
+}
