@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, final, type_check_only
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, final, type_check_only
 
 from typing_extensions import disjoint_base
 
@@ -13,6 +14,8 @@ __all__ = [
     "ConstantReplies",
     "Counters",
     "Fold",
+    "FolderReader",
+    "FolderWriter",
     "HashRing",
     "JournaledCounters",
     "JournaledFolder",
@@ -369,6 +372,112 @@ class Fold:
 
     def finish(self) -> tuple[bytes, bytes, list[bytes]]:
         """All steps are merged: the root's key and row, to be put after the pages, and keys that are garbage then."""
+
+@type_check_only
+class _Manifest(TypedDict):
+    name: str
+    epoch: int
+    created_at: int
+
+@final
+class FolderReader:
+    """A shard's folder, or a backup, that is read and not changed. For one thread.
+
+    In this order: `load_root`, `load_page` for each key that it gave, `read_log`; then the rest.
+
+    Args:
+        directory: the folder; locked while this is open, if it has a lock.
+        backup_of: the identity of the shard whose backup it is; None: it is a shard's own folder.
+
+    Raises:
+        FolderLocked: a process has it open.
+        FormatTooNew: a newer version wrote it.
+    """
+
+    def __new__(cls, directory: str | os.PathLike[str], *, backup_of: str | None = None) -> FolderReader: ...
+    @property
+    def manifest(self) -> _Manifest | None:
+        """What the manifest says. None where it can't be read."""
+
+    @property
+    def identity(self) -> str:
+        """Whose folder it is."""
+
+    def load_root(self, root: bytes | None) -> list[bytes]:
+        """Takes the root's row, or None. Gives the keys of the pages to load."""
+
+    def load_page(self, key: bytes, page: bytes | None) -> None:
+        """Takes one page's row, None where the store lacks it or can't give it."""
+
+    def lose_checkpoint(self) -> None:
+        """Nothing of the checkpoint can be read."""
+
+    def read_log(self, on_bytes: Callable[[int], object]) -> None:
+        """Reads the log. `on_bytes` is told now and then how many bytes were read; what it raises ends the reading."""
+
+    @property
+    def damage(self) -> list[tuple[str, Path | None, tuple[int, int] | None]]:
+        """What is wrong: a sentence, the file, and its bytes from and to."""
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """Figures, after everything was read."""
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the log's files."""
+
+    @property
+    def lost(self) -> list[tuple[int, int]]:
+        """Commits that were there and can't be read: first and last of each run."""
+
+    @property
+    def torn(self) -> tuple[Path, int, int] | None:
+        """The torn end of the log: file, bytes to keep, bytes to cut."""
+
+    @property
+    def only_foreign_files(self) -> list[Path] | None:
+        """Files in the log's folder that no journal made; None if anything else is wrong."""
+
+    @property
+    def parts(self) -> int:
+        """How many parts the counters come in."""
+
+    def part_key(self, part: int) -> bytes | None:
+        """The key of the row that a part needs; None: no row."""
+
+    def read_part(self, part: int, row: bytes | None) -> list[tuple[bytes, int]]:
+        """The counters of a part."""
+
+    def count_part(self, part: int, row: bytes | None) -> int:
+        """How many counters a part has."""
+
+    def close(self) -> None:
+        """Unlocks the folder. Idempotent."""
+
+@final
+class FolderWriter:
+    """A shard's folder that is made from counters. For one thread. Nothing is written before `finish`.
+
+    Args:
+        directory: the folder.
+        name: the shard's.
+        uptime_ms: of the shard that the counters come from.
+    """
+
+    def __new__(cls, directory: str | os.PathLike[str], name: str, uptime_ms: int) -> FolderWriter: ...
+    @property
+    def identity(self) -> str:
+        """The new shard's."""
+
+    def copy(self, reader: FolderReader, part: int, row: bytes | None) -> list[tuple[bytes, bytes]]:
+        """Takes a part's counters, in order. Gives rows to put."""
+
+    def finish_rows(self) -> tuple[list[tuple[bytes, bytes]], bytes, bytes]:
+        """All parts were copied: the last rows to put, and then the root's key and row."""
+
+    def finish(self) -> None:
+        """The rows are in their store, which is closed: makes all of it durable and writes the manifest."""
 
 @type_check_only
 class _Owner(Protocol):

@@ -5,14 +5,15 @@ Exit codes: 0 done; 1 it failed, and the message says what was or wasn't applied
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pycounter._native import VERSION
+from pycounter.cli import folder_commands
+from pycounter.cli.terminal import print_json
 from pycounter.errors import PyCounterError
 
 __all__ = ["run"]
@@ -114,7 +115,7 @@ def serve(
 
     def ready(facts: dict[str, object]) -> None:
         if json_:
-            _print_json({"event": "ready", **facts})
+            print_json({"event": "ready", **facts})
         else:
             sys.stdout.write(
                 f"pycounter {VERSION}: shard {facts['shard']} serves {settings.data} at {facts['address']}, "
@@ -152,6 +153,4 @@ def demo(
         raise typer.Exit(1)
 
 
-def _print_json(facts: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
+app.command()(folder_commands.check)

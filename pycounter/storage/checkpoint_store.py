@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ __all__ = ["FOLDER_NAME", "CheckpointStore"]
 
 #: The store's folder within a shard's.
 FOLDER_NAME = "checkpoint"
+#: The binding's own file in it, written anew at every opening.
+BINDING_NOTE_NAME = "rocksdict-config.json"
 #: Rows are put in batches of about this many bytes: some milliseconds of the interpreter lock at most.
 BATCH_BYTES = 256 * 1024
 #: How long a batch is tried again while RocksDB stalls writes.
@@ -78,8 +81,25 @@ def _mapped(path: Path) -> Iterator[None]:
         raise StorageError(f"the checkpoint store in {path} failed: {text}", path) from error
 
 
+def _shadow(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Links to a store's files in a folder elsewhere: the binding writes a note even where RocksDB only reads."""
+    shadow = tempfile.TemporaryDirectory(prefix="pycounter-")
+    try:
+        for file in path.resolve().iterdir():
+            if file.name != BINDING_NOTE_NAME:
+                (Path(shadow.name) / file.name).symlink_to(file)
+    except OSError as error:
+        shadow.cleanup()
+        raise StorageError(f"the checkpoint store in {path} can't be read: {error.strerror}", path) from error
+    return shadow
+
+
 class CheckpointStore:
     """An ordered store of rows: keys and values are bytes. Opening it makes it, if it isn't there.
+
+    Args:
+        directory: the folder that the store's folder is in.
+        read_only: nothing on disk is made or changed, and the store has to be there.
 
     Raises:
         FolderLocked: another process has it open.
@@ -87,17 +107,24 @@ class CheckpointStore:
         StorageError: whatever else it says.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = Path(directory) / FOLDER_NAME
-        self._open()
+        self._shadow = _shadow(self.path) if read_only else None
+        try:
+            self._open()
+        except BaseException:
+            self._clean_shadow()
+            raise
         self._lazy = WriteOptions()
         self._lazy.no_slowdown = True
         self._safe = WriteOptions()
         self._safe.sync = True
 
     def _open(self) -> None:
+        # Where it only reads, a log that RocksDB has not written into a table yet is read into memory.
+        access = AccessType.read_only(error_if_log_file_exist=False) if self._shadow else AccessType.read_write()
         with _mapped(self.path):
-            self._rows = Rdict(str(self.path), _options(), access_type=AccessType.read_write())
+            self._rows = Rdict(self._shadow.name if self._shadow else str(self.path), _options(), access_type=access)
         self._is_broken = False
 
     @contextlib.contextmanager
@@ -165,6 +192,11 @@ class CheckpointStore:
         """Closes it. Idempotent."""
         with _mapped(self.path):
             self._rows.close()
+        self._clean_shadow()
+
+    def _clean_shadow(self) -> None:
+        if self._shadow is not None:
+            self._shadow.cleanup()
 
     def _write(self, batch: WriteBatch) -> None:
         deadline = time.monotonic() + STALL_PATIENCE_S

@@ -56,6 +56,10 @@ impl FailingFiles {
 }
 
 impl FileSystem for FailingFiles {
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        DiskFiles.lock_existing(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
         DiskFiles.lock(path)
     }
