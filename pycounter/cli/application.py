@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pycounter._native import VERSION
-from pycounter.cli import folder_commands
+from pycounter.cli import folder_commands, server_commands
 from pycounter.cli.terminal import print_json
 from pycounter.errors import PyCounterError
 
@@ -154,3 +154,8 @@ def demo(
 
 
 app.command()(folder_commands.check)
+app.command()(folder_commands.repair)
+app.command()(folder_commands.restore)
+app.command()(server_commands.backup)
+app.command()(server_commands.dump)
+app.command()(server_commands.load)

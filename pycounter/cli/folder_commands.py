@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pycounter.cli.terminal import print_json, progress_bar
+from pycounter.errors import PyCounterError
 
 if TYPE_CHECKING:
     from pycounter.storage.check import FolderReport
 
-__all__ = ["check"]
+__all__ = ["check", "repair", "restore"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
 Folder = Annotated[str, typer.Argument(help="The shard's folder.", metavar="DIR", show_default=False)]
@@ -37,6 +38,92 @@ def check(
         sys.stdout.write(describe(report))
     if not report.is_sound:
         raise typer.Exit(1)
+
+
+def repair(
+    directory: Folder,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask: for scripts.")] = False,
+    json_: Json = False,
+) -> None:
+    """Make a damaged folder one that starts, of everything that can still be read, after saying what is lost.
+
+    The result is a new shard: another identity, no sessions, no operation ids. The old files are kept beside it. A
+    sound folder is left as it is. To restore a backup into a new folder may lose less.
+    """
+    from pycounter.storage.repair import plan_repair
+
+    with progress_bar(enabled=not json_) as on_progress, plan_repair(directory, on_progress) as plan:
+        if not json_:
+            sys.stdout.write(describe(plan.report) if plan.action != "finish" else "")
+        if plan.action == "nothing":
+            kept = None
+            if not json_:
+                sys.stdout.write("There is nothing to repair, and nothing was changed.\n")
+        else:
+            if not json_:
+                sys.stdout.write(_intention(plan.action, plan.report))
+                sys.stdout.flush()
+            _confirm(yes)
+            kept = plan.carry_out(on_progress)
+            if not json_:
+                sys.stdout.write(f"Done: the folder starts. The old files are in {kept}.\n")
+        if json_:
+            facts = {"action": plan.action, "old_files": kept and str(kept), "before": asdict(plan.report)}
+            print_json(facts)
+
+
+def _intention(action: str, report: FolderReport) -> str:
+    if action == "finish":
+        return "A repair of this folder was interrupted after the new state was made. It will be finished.\n"
+    if action == "move":
+        return (
+            "The files that don't belong here will be moved into a folder before-repair-... beside the log. "
+            "Nothing is lost, and the shard stays the same.\n"
+        )
+    lost = [f"Kept: {report.counters:,} counters, each with the last value that can be read."]
+    if report.lost_commits:
+        lost.append("Lost: what the commits named above changed, unless a later one changed the same counter again.")
+    if report.lost_pages:
+        lost.append("Lost: the counters in the pages named above, unless the log sets them again.")
+    if report.epoch == 0:
+        lost.append("Lost, perhaps: commits at the end of the log, which only the manifest would have known of.")
+    lost.append(
+        f"Dropped: {report.sessions:,} sessions and {report.ids:,} operation ids, and the identity. Clients find "
+        "another shard; what they had not been answered stays unknown to them."
+    )
+    lost.append("The old files will be moved into a folder before-repair-... and not be deleted.")
+    return "\n".join(lost) + "\n"
+
+
+def _confirm(yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise PyCounterError("nobody is there to be asked: nothing was changed; give --yes to repair without asking")
+    if not typer.confirm("Repair?"):
+        raise PyCounterError("not confirmed: nothing was changed")
+
+
+def restore(
+    backup: Annotated[str, typer.Argument(help="The backup's folder.", metavar="BACKUP")],
+    directory: Annotated[str, typer.Argument(help="The folder to make: new, or empty.", metavar="DIR")],
+    json_: Json = False,
+) -> None:
+    """Make a shard's folder from a backup, after checking all of it.
+
+    The folder is a new shard: another identity, no sessions, no operation ids, so that no old retry counts twice.
+    """
+    from pycounter.storage.restore import restore_backup
+
+    with progress_bar(enabled=not json_) as on_progress:
+        restored = restore_backup(backup, directory, on_progress)
+    if json_:
+        print_json(asdict(restored))
+    else:
+        sys.stdout.write(
+            f"{restored.counters:,} counters are in {restored.directory}, a new shard with identity "
+            f"{restored.identity}. Start it with: pycounter serve --data {restored.directory}\n"
+        )
 
 
 def describe(report: FolderReport) -> str:

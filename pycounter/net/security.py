@@ -10,7 +10,7 @@ from pathlib import Path
 from pycounter.errors import SettingsError
 from pycounter.settings import is_loopback
 
-__all__ = ["check_exposure", "read_token", "server_tls"]
+__all__ = ["check_exposure", "client_tls", "read_token", "server_tls"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,20 @@ def server_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(f"TLS certificate {cert} with key {key} can't be used: {error}") from error
+    return context
+
+
+def client_tls(ca: str | None) -> ssl.SSLContext:
+    """A context that verifies a server, by the certificates in the file `ca` or by the system's.
+
+    Raises:
+        SettingsError: the file can't be read, or holds none.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"the certificates in {ca} can't be used: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 

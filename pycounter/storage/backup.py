@@ -12,11 +12,10 @@ from pycounter._native import VERSION
 from pycounter.errors import StorageError
 from pycounter.storage.checkpoint_store import FOLDER_NAME
 from pycounter.storage.checkpointer import Checkpointer
+from pycounter.storage.recovery import NOTE_NAME
 
-__all__ = ["NOTE_NAME", "write_backup"]
+__all__ = ["NOTE_FORMAT", "write_backup"]
 
-#: Says that a folder is a backup, and of what.
-NOTE_NAME = "backup.json"
 NOTE_FORMAT = 1
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from pycounter._native import FolderReader
 from pycounter.errors import DamagedData, FolderLocked, FormatTooNew, StorageError
-from pycounter.storage.backup import NOTE_FORMAT, NOTE_NAME
+from pycounter.storage.backup import NOTE_FORMAT
 from pycounter.storage.checkpoint_store import FOLDER_NAME, CheckpointStore
-from pycounter.storage.recovery import ROOT_KEY
+from pycounter.storage.recovery import NOTE_NAME, ROOT_KEY
 
 __all__ = ["REPAIR_NAME", "Damage", "FolderContents", "OnProgress", "ignore_progress", "read_folder", "read_note"]
 
@@ -29,7 +29,7 @@ REPAIR_NAME = "repaired.new"
 OnProgress = Callable[[str, float], None]
 
 #: What a shard's folder has at least one of.
-_NAMES = ("manifest.json", "log", FOLDER_NAME)
+_NAMES = ("manifest.json", "log", FOLDER_NAME, REPAIR_NAME)
 #: A share is told after so many pages.
 _PAGES_BETWEEN = 64
 

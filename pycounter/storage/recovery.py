@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
+from pycounter.errors import IsBackup
 from pycounter.storage.checkpoint_store import CheckpointStore
 
 __all__ = ["Recoverable", "open_folder"]
 
 ROOT_KEY = b"root"
+#: Says that a folder is a backup, and of what.
+NOTE_NAME = "backup.json"
 _log = logging.getLogger(__name__)
 
 
@@ -42,8 +46,13 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
         The engine's object, loaded, and the open store.
 
     Raises:
+        IsBackup: it is a backup, which would be a second shard of one identity.
         StorageError: locked, damaged, or unreadable; the folder is unlocked again.
     """
+    if (Path(directory) / NOTE_NAME).exists() and not (Path(directory) / "manifest.json").exists():
+        raise IsBackup(
+            f"{directory} is a backup: nothing was changed; make a folder of it with `pycounter restore`", directory
+        )
     engine = open_engine()
     try:
         store = CheckpointStore(directory)

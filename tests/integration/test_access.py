@@ -56,7 +56,7 @@ def test_msgpack_rpc_takes_nothing_before_the_token(shard, rpc):
         "incr_many": [[["a", 1]]],
         "apply": [b"s" * 16, 1, 0, [["a", 1]]],
         "bye": [b"s" * 16],
-        "backup": ["copy"],
+        "backup": ["/copy"],
     }
     for method, values in params.items():
         assert rpc.outcome(method, *values).code == "unauthenticated", method

@@ -238,6 +238,7 @@ BAD_PARAMS: list[tuple[str, list[object], str]] = [
     ("ping", [1], "bad_request"),
     ("backup", [], "bad_request"),
     ("backup", [""], "bad_request"),
+    ("backup", ["relative/path"], "bad_request"),
     ("backup", ["nul\0"], "bad_request"),
     ("tail", [0, 0], "unknown_method"),
     ("watch_topology", [], "unknown_method"),

@@ -99,6 +99,19 @@ pub fn open(folder: &Path, options: JournalOptions) -> Result<Opening, JournalEr
 /// Makes a shard, if the folder is empty. The folder's own name must be as durable as what will be in it.
 fn create(files: &Arc<dyn FileSystem>, folder: &Path, name: String) -> Result<ManifestFile, JournalError> {
     let log_folder = folder.join(LOG_FOLDER_NAME);
+    let is_data = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // A volume's own folder, hidden files, and what an interrupted creation leaves.
+        !name.starts_with('.') && !["lost+found", LOCK_NAME, LOG_FOLDER_NAME, MANIFEST_NEW_NAME].contains(&name)
+    };
+    let in_log = match files.list(&log_folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => found.map_err(JournalError::io("list", &log_folder))?.into_iter().next(),
+    };
+    let found = list(&**files, folder)?.into_iter().find(is_data);
+    if let Some(found) = found.or(in_log) {
+        return Err(JournalError::ManifestMissing { manifest: folder.join(MANIFEST_NAME), found });
+    }
     files.create_folder(&log_folder).map_err(JournalError::io("create", &log_folder))?;
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match files.sync_folder(parent) {
@@ -107,15 +120,6 @@ fn create(files: &Arc<dyn FileSystem>, folder: &Path, name: String) -> Result<Ma
             return Err(JournalError::io("fsync", parent)(error));
         }
         _ => {}
-    }
-    let is_data = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        // A volume's own folder, hidden files, and what an interrupted creation leaves.
-        !name.starts_with('.') && !["lost+found", LOCK_NAME, LOG_FOLDER_NAME, MANIFEST_NEW_NAME].contains(&name)
-    };
-    let found = list(&**files, folder)?.into_iter().find(is_data);
-    if let Some(found) = found.or(list(&**files, &log_folder)?.into_iter().next()) {
-        return Err(JournalError::ManifestMissing { manifest: folder.join(MANIFEST_NAME), found });
     }
     let manifest = new_manifest(name)?;
     ManifestFile::create(Arc::clone(files), folder, manifest)

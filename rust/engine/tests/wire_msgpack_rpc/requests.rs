@@ -143,6 +143,7 @@ fn wrong_requests_get_their_code() {
         ("ping", vec![Value::Nil], BadRequest),
         ("backup", vec![], BadRequest),
         ("backup", vec!["".into()], BadRequest),
+        ("backup", vec!["a/b".into()], BadRequest),
         ("backup", vec![bin(b"\xff")], BadRequest),
         ("backup", vec!["a\0b".into()], BadRequest),
         ("tail", vec![0.into(), 1.into()], UnknownMethod),

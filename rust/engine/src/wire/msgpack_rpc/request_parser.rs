@@ -359,9 +359,10 @@ impl<'a> Params<'a> {
     }
 
     fn directory(&mut self) -> Result<&'a str, RequestError> {
-        const WRONG: RequestError = bad_request("backup takes a directory: a path of 1 to 4096 bytes in UTF-8");
+        const WRONG: RequestError =
+            bad_request("backup takes a directory: an absolute path of at most 4096 bytes in UTF-8");
         let Value::Text(path) = self.required("backup takes a directory")? else { return Err(WRONG) };
-        if path.is_empty() || path.len() > BACKUP_PATH_BYTES_MAX || path.contains(&0) {
+        if path.first() != Some(&b'/') || path.len() > BACKUP_PATH_BYTES_MAX || path.contains(&0) {
             return Err(WRONG);
         }
         std::str::from_utf8(path).map_err(|_| WRONG)

@@ -1,0 +1,49 @@
+"""How commands are told where a running server is: one place for host, port, token, TLS and patience."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pycounter.client import SessionClient
+
+__all__ = ["Host", "Port", "ShardAddress", "TimeoutS", "Tls", "TlsCa", "TokenFile"]
+
+Host = Annotated[str, typer.Option(help="The server's address.")]
+Port = Annotated[int, typer.Option(min=1, max=65_535, help="The server's port.")]
+TokenFile = Annotated[str | None, typer.Option(help="The token in this file is sent.", metavar="FILE")]
+Tls = Annotated[bool, typer.Option("--tls", help="The server speaks TLS; verify it by the system's certificates.")]
+TlsCa = Annotated[str | None, typer.Option(help="The same, verified by these, PEM.", metavar="FILE")]
+TimeoutS = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server, restarts of it included.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardAddress:
+    """Where a server is and how to be let in."""
+
+    host: str
+    port: int
+    token_file: str | None
+    tls: bool
+    tls_ca: str | None
+    timeout_s: float
+
+    def client(self) -> SessionClient:
+        """A client for it, not connected yet.
+
+        Raises:
+            SettingsError: the token or a certificate can't be read.
+        """
+        from pycounter.client import ClientSettings, SessionClient
+        from pycounter.net.security import client_tls, read_token
+
+        settings = ClientSettings(
+            call_timeout_s=self.timeout_s,
+            connect_timeout_s=min(5.0, self.timeout_s),
+            silence_timeout_s=self.timeout_s,
+        )
+        tls = client_tls(self.tls_ca) if self.tls or self.tls_ca else None
+        return SessionClient(self.host, self.port, token=read_token(self.token_file), tls=tls, settings=settings)
