@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import itertools
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -91,7 +95,7 @@ class Loading:
                 lines = _parse(file, self._from_line)
                 while True:
                     try:
-                        batch = list(itertools.islice(lines, _LINES_TOGETHER))
+                        batch = await _take(lines)
                     except _BadLine as wrong:
                         raise PyCounterError(f"{wrong}; {self.state()}") from wrong
                     if not batch:
@@ -101,7 +105,8 @@ class Loading:
 
     def _open(self) -> Any:
         if self._path is None:
-            return nullcontext(sys.stdin.buffer)
+            # Never closed: a thread may be waiting for it when this ends.
+            return nullcontext(os.fdopen(os.dup(sys.stdin.fileno()), "rb"))
         try:
             return self._path.open("rb")
         except OSError as error:
@@ -141,6 +146,33 @@ class Loading:
             f"line {refused[0][0]}: {refused[0][1]}; not applied are the lines {numbers}; all others before {last + 1} "
             f"are, and no later one; --from-line {last + 1} goes on"
         )
+
+
+async def _take(lines: Iterator[Line]) -> list[Line]:
+    """The next lines, read by a thread: the standard input may make it wait for ever, and Ctrl-C has to end that."""
+    loop = asyncio.get_running_loop()
+    taken: asyncio.Future[list[Line]] = loop.create_future()
+
+    def settle(batch: list[Line], wrong: _BadLine | None) -> None:
+        if taken.done():
+            return
+        if wrong is None:
+            taken.set_result(batch)
+        else:
+            taken.set_exception(wrong)
+
+    def read() -> None:
+        batch: list[Line] = []
+        wrong = None
+        try:
+            batch.extend(itertools.islice(lines, _LINES_TOGETHER))
+        except _BadLine as error:
+            wrong = error
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(settle, batch, wrong)
+
+    threading.Thread(target=read, name="pycounter-lines", daemon=True).start()
+    return await taken
 
 
 def _parse(file: IO[bytes], from_line: int) -> Iterator[Line]:

@@ -30,7 +30,9 @@ pub(crate) fn folder(py: Python<'_>, directory: &Path, error: &FolderError) -> P
         {
             "StorageFull"
         }
-        FolderError::Journal(JournalError::Io { .. }) | FolderError::Restore(_) => "StorageError",
+        FolderError::Journal(JournalError::Io { .. })
+        | FolderError::Checkpoint(CheckpointError::Memory(_))
+        | FolderError::Restore(_) => "StorageError",
         _ => "DamagedData",
     };
     let message = match error {

@@ -140,18 +140,21 @@ impl FolderReader {
         let mut contents = Contents::new(&self.root.clone().without_pages(&self.lost_pages));
         if let Some(examination) = &mut self.examination {
             let Self { sessions, ids, uptime_ms, .. } = self;
-            let mut refused = None;
+            let (mut refused, mut added) = (None, Ok(()));
             let mut take = |entry: &Entry<'_>| {
                 if let Entry::Uptime { uptime_ms: at } = entry {
                     *uptime_ms = (*uptime_ms).max(*at);
                 }
                 restore(sessions, ids, entry, &mut refused);
-                contents.add(entry);
+                if added.is_ok() {
+                    added = contents.add(entry);
+                }
             };
             self.log = examination.read(self.root.position, &mut take, on_bytes)?;
+            added?;
             self.damage.extend(refused.map(FolderError::from));
         }
-        contents.seal();
+        contents.seal()?;
         self.contents = contents;
         self.ids.finish_restore();
         if let Err(gap) = self.sessions.finish_restore() {

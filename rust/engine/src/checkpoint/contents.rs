@@ -7,7 +7,6 @@ use crate::session_table::SessionSettings;
 
 /// The counters of a checkpoint and of the log behind it, in the order of places: the same for the same counters,
 /// whatever folder they are in. Memory: the counters that the log changed, and one page.
-#[derive(Debug)]
 pub struct Contents {
     fold: Fold,
     /// Which of the root's pages, and the fold's step that changes it.
@@ -24,16 +23,24 @@ impl Contents {
     }
 
     /// Takes the next entry of the log. What is about sessions and ids is left out.
-    pub fn add(&mut self, entry: &Entry<'_>) {
-        if matches!(entry, Entry::Counter { .. } | Entry::Deleted { .. } | Entry::Cleared) {
-            self.fold.add(entry);
+    ///
+    /// # Errors
+    /// `Memory` when there is none for another counter.
+    pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), CheckpointError> {
+        match entry {
+            Entry::Counter { .. } | Entry::Deleted { .. } | Entry::Cleared => self.fold.add(entry),
+            _ => Ok(()),
         }
     }
 
     /// All of the log was added: works out the parts.
-    pub fn seal(&mut self) {
-        self.fold.seal(self.fold.root().position);
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn seal(&mut self) -> Result<(), CheckpointError> {
+        self.fold.seal(self.fold.root().position)?;
         self.parts = self.fold.parts();
+        Ok(())
     }
 
     /// How many parts there are to read.

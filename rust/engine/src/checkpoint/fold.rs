@@ -193,7 +193,7 @@ impl Fold {
         &self,
         step: usize,
         old_row: Option<&[u8]>,
-        sink: &mut dyn FnMut(u64, &Entry<'_>),
+        sink: &mut impl FnMut(u64, &Entry<'_>),
     ) -> Result<(), CheckpointError> {
         let Some(Step { page, changes }) = self.steps.get(step).cloned() else { return Ok(()) };
         let mut old = match page {
