@@ -36,7 +36,8 @@ def draw(path: Path, tables: Sequence[Table]) -> bool:
             heights = [values.get((case, subject), 0.0) for case in cases]
             axis.bar(places, heights, WIDTH / len(subjects), label=subject.replace("`", ""))
         axis.set_yscale("log")
-        axis.set_xticks(range(len(cases)), cases)
+        labels = [case.replace("`", "").replace(", ", "\n") for case in cases]
+        axis.set_xticks(range(len(cases)), labels, fontsize="small")
         axis.set_title(f"{table.name}: {table.title}")
         axis.set_ylabel("operations/s" if name == "per_second" else "server CPU, us/operation")
         axis.legend(fontsize="small")

@@ -43,7 +43,7 @@ def write(folder: Path, name: str, machine: Mapping[str, str], tables: Sequence[
     written[1].write_text(as_markdown(machine, tables))
     said = [f"written: {path}" for path in written]
     if importlib.util.find_spec("matplotlib") is None:
-        return [*said, "no plot: matplotlib is missing (pip install --group plots)"]
+        return [*said, "no plot: matplotlib is missing (.venv/bin/uv pip install --group plots)"]
     from bench.peers.plot import draw  # noqa: PLC0415 - matplotlib is optional
 
     plot = folder / f"{name}.svg"
