@@ -60,7 +60,7 @@ class Goal:
             f"{sign} {bound:g}x" for sign, bound in (("<=", self.at_most), (">=", self.at_least)) if bound is not None
         ]
         verdict = "met" if self.met else "MISSED"
-        return f"{self.what} {self.ratio:.2f}x, goal {' and '.join(bounds)}: {verdict}"
+        return f"{self.what} {self.ratio:.3g}x, goal {' and '.join(bounds)}: {verdict}"
 
 
 @dataclass(slots=True)

@@ -102,8 +102,8 @@ def test_refusals_are_errors(shard, protocol, operation):
 
 
 @contextlib.contextmanager
-def pretending(answer: Callable[[bytes], bytes]) -> Iterator[int]:
-    """A server that sends `answer(chunk)` to one connection, and closes it after an empty answer. Gives its port."""
+def pretending(answer: Callable[[bytes], bytes], *, once: bool = False) -> Iterator[int]:
+    """A server that sends `answer(chunk)` to one connection, and closes it after an empty answer, or the first."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(30)
 
@@ -114,6 +114,8 @@ def pretending(answer: Callable[[bytes], bytes]) -> Iterator[int]:
                     if not (replies := answer(chunk)):
                         return
                     connection.sendall(replies)
+                    if once:
+                        return
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -137,6 +139,14 @@ def test_wrong_replies_of_resp(replies, operations, errors, unanswered, text):
         report = LoadGenerator("127.0.0.1", port, connections=1, pipeline=4, operations=20).run()
     assert (report.operations, report.errors, report.unanswered) == (operations, errors, unanswered)
     assert report.first_error == text
+
+
+@pytest.mark.timeout(20)
+def test_server_that_closes_with_its_last_replies():
+    with pretending(lambda _: b":1\r\n:2\r\n", once=True) as port:
+        report = LoadGenerator("127.0.0.1", port, connections=1, pipeline=4, operations=20).run()
+    assert (report.operations, report.errors, report.unanswered) == (2, 0, 2)
+    assert report.first_error == "the server closed the connection"
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,12 @@ def contention(run: Run) -> Table:
     except (OSError, subprocess.CalledProcessError) as error:
         raise BenchError(f"p6: {' '.join(command)} failed: {error}") from error
     rows = [
-        Row(f"{said['threads']} threads", TITLES[said["name"]], {"nanoseconds": said["ns"], "rounds": said["rounds"]})
+        Row(f"threads: {said['threads']}", TITLES[said["name"]], {"nanoseconds": said["ns"], "rounds": said["rounds"]})
         for said in json.loads(done.stdout)
         if said["rounds"]
     ]
     notes = ["Where two threads hurt an atomic little, the machine's two cores may be one core's halves."]
-    contended = {row.subject: row for row in rows if row.case == "2 threads"}
+    contended = {row.subject: row for row in rows if row.case == "threads: 2"}
     if {TITLES["striped"], TITLES["atomic"]} <= contended.keys():
         striped, atomic = contended[TITLES["striped"]], contended[TITLES["atomic"]]
         speed = atomic.figures["nanoseconds"] / striped.figures["nanoseconds"]

@@ -28,7 +28,7 @@ def growth(run: Run) -> Table:
             run,
             "p12",
             {
-                (f"{keys:,} keys, 50 connections, pipeline {PIPELINE}", title): partial(sample, server, **load)
+                (f"keys: {keys:,}, connections: 50, pipeline {PIPELINE}", title): partial(sample, server, **load)
                 for title, server in servers.items()
             },
         )
@@ -41,7 +41,7 @@ def growth(run: Run) -> Table:
         run,
         "p12",
         {
-            (f"{KEYS:,} keys, {count:,} connections, pipeline {pipeline}", title): partial(
+            (f"keys: {KEYS:,}, connections: {count:,}, pipeline {pipeline}", title): partial(
                 sample, server, connections=count, pipeline=pipeline, keys=KEYS, seconds=run.seconds
             )
             for pipeline in (1, PIPELINE)

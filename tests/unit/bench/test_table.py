@@ -50,7 +50,7 @@ def test_markdown(table):
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| pipeline 1 | Redis | 1,000 | 1.00x | | 8.000 | 1.00x | |",
         "| pipeline 1 | ours | 2,500 | 2.50x | 1,234 | 2.000 | 0.25x "
-        "| CPU to Redis 0.25x, goal <= 0.2x: MISSED; speed to Redis 2.50x, goal >= 2.5x: met |",
+        "| CPU to Redis 0.25x, goal <= 0.2x: MISSED; speed to Redis 2.5x, goal >= 2.5x: met |",
         "| pipeline 16 | ours | 9 | | | | | |",
         "",
         "A note.",

@@ -83,8 +83,8 @@ impl Connection {
         self.send(run);
     }
 
-    /// Sends and reads as much as goes without waiting.
-    pub(super) fn advance(&mut self, run: &mut Run) {
+    /// Sends and reads as much as goes without waiting. `ends`: the server has closed it, or will send no more.
+    pub(super) fn advance(&mut self, run: &mut Run, ends: bool) {
         self.send(run);
         while self.is_waiting() {
             if self.filled == self.received.len() {
@@ -99,8 +99,9 @@ impl Connection {
                 Ok(count) => {
                     self.filled += count;
                     self.read_replies(run);
-                    // Less than there was room for: the socket is empty, and tells when it isn't any more.
-                    if count < room {
+                    // Less than there was room for: the socket is empty, and tells when it isn't any more; but not
+                    // a second time that it has ended.
+                    if count < room && !ends {
                         return;
                     }
                 }

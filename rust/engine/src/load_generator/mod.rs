@@ -22,7 +22,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::event::{Timespec, epoll};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventFlags};
 use rustix::time::{ClockId, clock_gettime};
 
 use connection::Connection;
@@ -234,7 +235,7 @@ pub fn run(address: SocketAddr, workload: &Workload, keep_going: &mut dyn FnMut(
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         // Edges: a connection is told of only what changed, and never registered again.
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&poll, &stream, epoll::EventData::new_u64(number as u64), flags)?;
         connections.push(Connection::new(stream, workload)?);
     }
@@ -280,7 +281,7 @@ fn drive(
     let timeout = Timespec::try_from(CHECK_INTERVAL).map_err(io::Error::other)?;
     let mut events = Vec::with_capacity(256);
     let mut next_check = start + CHECK_INTERVAL;
-    let mut waiting = connections.iter().filter(|connection| connection.in_flight() > 0).count();
+    let mut waiting = connections.iter().filter(|connection| connection.is_waiting()).count();
     while waiting > 0 {
         events.clear();
         match epoll::wait(poll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
@@ -306,7 +307,8 @@ fn drive(
                 continue;
             };
             if connection.is_waiting() {
-                connection.advance(run);
+                let flags = event.flags;
+                connection.advance(run, flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR));
                 waiting -= usize::from(!connection.is_waiting());
             }
         }
