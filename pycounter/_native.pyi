@@ -513,6 +513,8 @@ class Shard(JournaledFolder):
         token: bytes | None = None,
         segment_bytes: int = 67108864,
         frame_bytes_max: int = 1048576,
+        input_bytes_max: int = 268435456,
+        connections_max: int = 10000,
         reply_bytes_max: int = 4194304,
         held_bytes_max: int = 268435456,
         counters_bytes_max: int = 8589934592,
@@ -551,8 +553,19 @@ class Shard(JournaledFolder):
     def set_topology(self, address: str) -> None:
         """What `topology` answers: this shard alone, at `address`."""
 
+    def report(
+        self,
+        *,
+        checkpoints: int,
+        checkpoints_failed: int,
+        checkpoint_failure: str | None,
+        log_bytes: int,
+        connections_refused: int,
+    ) -> None:
+        """What only the server counts, for `stats`, `health` and INFO. `checkpoint_failure` is None after one that worked."""
+
     def health(self) -> dict[str, str | int]:
-        """`state` is "ok" or "read_only"; then `reason` says why."""
+        """`state` is "ok" or "read_only"; then `reason` says why. `checkpoint_failure` is there if the last one failed."""
 
     def stats(self) -> dict[str, str | int]:
         """Every figure that the shard counts, by name."""
@@ -580,6 +593,10 @@ class Connection:
     @property
     def crowded(self) -> bool:
         """Stop reading until this is false again."""
+
+    @property
+    def owed(self) -> bool:
+        """Is there a reply that the client still has to get?"""
 
     @property
     def authenticated(self) -> bool:

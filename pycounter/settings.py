@@ -65,6 +65,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: A TLS handshake must be done by then.
     handshake_timeout_s: float = 10.0
     frame_bytes_max: int = 1 << 20
+    #: Unfinished requests of all connections together: beyond it, those who bring most of them are sent away.
+    input_bytes_max: int = 256 << 20
     #: Replies that wait for one connection, before reading from it stops.
     reply_bytes_max: int = 4 << 20
     #: The same for all connections together.
@@ -96,6 +98,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if (self.tls_cert is None) != (self.tls_key is None):
             given, missing = ("tls_cert", "tls_key") if self.tls_key is None else ("tls_key", "tls_cert")
             raise ValueError(f"{given} is set and {missing} is not: they go together")
+        if self.input_bytes_max < 8 * self.frame_bytes_max:
+            raise ValueError(
+                f"input_bytes_max is {self.input_bytes_max}, but must be at least 8 times frame_bytes_max, "
+                f"{8 * self.frame_bytes_max}: a longest request has to fit in beside others"
+            )
 
 
 _TEBI = 1 << 40
@@ -105,6 +112,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "idle_timeout_s": (0, 1e9),
     "handshake_timeout_s": (0.1, 1e6),
     "frame_bytes_max": (4096, 1 << 28),
+    "input_bytes_max": (65_536, _TEBI),
     "reply_bytes_max": (65_536, 1 << 30),
     "held_bytes_max": (65_536, _TEBI),
     "counters_bytes_max": (1 << 20, _TEBI),

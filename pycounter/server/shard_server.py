@@ -75,6 +75,8 @@ class ShardServer:
                 token=token,
                 segment_bytes=settings.segment_bytes,
                 frame_bytes_max=settings.frame_bytes_max,
+                input_bytes_max=settings.input_bytes_max,
+                connections_max=settings.connections_max,
                 reply_bytes_max=settings.reply_bytes_max,
                 held_bytes_max=settings.held_bytes_max,
                 counters_bytes_max=settings.counters_bytes_max,

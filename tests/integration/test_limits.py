@@ -92,6 +92,33 @@ def test_frame_bytes_max_of_msgpack_rpc(narrow):
         assert sorted(messages)[1:] == [[1, 7, b"too_large: the frame is over the size limit", None]]
 
 
+def test_input_bytes_max(start_shard):
+    """Who fills the memory with half requests is sent away; who sends small ones in pieces isn't."""
+    limits = {"frame_bytes_max": 4096, "input_bytes_max": 65_536, "connections_max": 20}
+    shard = start_shard(settings=limits)
+    half_frame = request(7, "get_many", ["k" * 1000] * 4)[:-1]
+    with contextlib.ExitStack() as stack:
+        careful = stack.enter_context(RpcSocket(shard.address))
+        whole = request(1, "incr", "a")
+        told = []
+        for _ in range(16):
+            rpc = stack.enter_context(RpcSocket(shard.address))
+            rpc.send(half_frame)
+            careful.send(whole[:5])
+            assert careful.is_silent(0.01)
+            careful.send(whole[5:])
+            assert careful.response()[0] == 1
+            assert careful.call("stats")[b"input_bytes"] <= 65_536
+            told.append(rpc)
+        answers = [rpc.read_to_end() for rpc in told[8:]]
+        sentence = b"overloaded: unfinished requests of all connections fill their bound, and this one's are large"
+        assert answers == [[[1, 7, sentence, None]]] * len(answers)
+        assert all(rpc.is_silent(0.01) for rpc in told[:8])
+    with RpcSocket(shard.address) as rpc:
+        until(lambda: rpc.call("stats")[b"input_bytes"] == 0)
+        assert rpc.call("get", "a") == 16
+
+
 def test_frame_bytes_max_of_resp(narrow):
     with RespSocket(narrow.address) as resp:
         text = "x" * 4073

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pycounter_engine::shard;
-use pycounter_engine::shard::{Fed, Figure, ShardSettings};
+use pycounter_engine::shard::{Fed, Figure, HostFigures, ShardSettings};
 use pycounter_engine::wire::msgpack_rpc as rpc;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -90,7 +90,8 @@ pub struct Shard {
 impl Shard {
     #[new]
     #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", server_version = "", token = None,
-        segment_bytes = 67_108_864, frame_bytes_max = 1_048_576, reply_bytes_max = 4_194_304, held_bytes_max = 268_435_456,
+        segment_bytes = 67_108_864, frame_bytes_max = 1_048_576, input_bytes_max = 268_435_456, connections_max = 10_000,
+        reply_bytes_max = 4_194_304, held_bytes_max = 268_435_456,
         counters_bytes_max = 8_589_934_592, dirty_counters_max = 1_048_576, sessions_max = 100_000,
         results_per_session_max = 10_000, session_bytes_max = 268_435_456, ids_bytes_max = 268_435_456,
         session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0))]
@@ -104,6 +105,8 @@ impl Shard {
         token: Option<Vec<u8>>,
         segment_bytes: u64,
         frame_bytes_max: usize,
+        input_bytes_max: usize,
+        connections_max: usize,
         reply_bytes_max: usize,
         held_bytes_max: usize,
         counters_bytes_max: u64,
@@ -117,11 +120,12 @@ impl Shard {
         flush_interval_s: f64,
     ) -> PyResult<PyClassInitializer<Self>> {
         let settings = ShardSettings {
-            name: name.to_owned(),
             level: level_of(level)?,
             server_version: server_version.to_owned(),
             token,
             frame_bytes_max,
+            input_bytes_max,
+            connections_max,
             reply_bytes_max,
             held_bytes_max,
             flush_interval: Duration::try_from_secs_f64(flush_interval_s)
@@ -212,7 +216,22 @@ impl Shard {
         self.with(|shard| shard.set_address(address))
     }
 
-    /// `state` is "ok" or "read_only"; then `reason` says why.
+    /// What only the server counts, for `stats`, `health` and INFO. `checkpoint_failure` is None after one that worked.
+    #[pyo3(signature = (*, checkpoints, checkpoints_failed, checkpoint_failure, log_bytes, connections_refused))]
+    fn report(
+        &self,
+        checkpoints: u64,
+        checkpoints_failed: u64,
+        checkpoint_failure: Option<String>,
+        log_bytes: u64,
+        connections_refused: u64,
+    ) -> PyResult<()> {
+        let figures =
+            HostFigures { checkpoints, checkpoints_failed, checkpoint_failure, log_bytes, connections_refused };
+        self.with(|shard| shard.report(figures))
+    }
+
+    /// `state` is "ok" or "read_only"; then `reason` says why. `checkpoint_failure` is there if the last one failed.
     fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, self.with(|shard| shard.health())?)
     }
@@ -318,6 +337,12 @@ impl Connection {
         if let Some(shard) = self.host.lock().as_mut() {
             shard.finish(slot);
         }
+    }
+
+    /// Is there a reply that the client still has to get?
+    #[getter]
+    fn owed(&self) -> bool {
+        self.ask(false, |connection| connection.is_owed())
     }
 
     /// Has the client sent the token, or is none needed?

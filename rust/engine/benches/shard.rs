@@ -43,11 +43,12 @@ fn open(folder: &Path, level: Level) -> Shard {
     let mut recovery = Recovery::open(folder, options, &state).expect("a fresh folder");
     recovery.load_root(None).expect("no checkpoint");
     let settings = ShardSettings {
-        name: "shard-0".into(),
         level,
         server_version: "bench".into(),
         token: None,
         frame_bytes_max: 1 << 20,
+        input_bytes_max: 1 << 28,
+        connections_max: 10_000,
         reply_bytes_max: 4 << 20,
         held_bytes_max: 1 << 28,
         flush_interval: Duration::from_secs(1),

@@ -60,6 +60,8 @@ pub struct Recovered {
     pub uptime_ms: u64,
     /// Commits read from the log.
     pub commits_replayed: u64,
+    /// The shard's name, given to the folder when it was made.
+    pub name: String,
     /// The folder's identity, as 32 hexadecimal digits.
     pub identity: String,
     /// Of this run.
@@ -147,6 +149,7 @@ impl Recovery {
             }),
             uptime_ms,
             commits_replayed,
+            name: manifest.name.clone(),
             identity: manifest.identity.to_string(),
             epoch: manifest.epoch,
             torn_bytes,

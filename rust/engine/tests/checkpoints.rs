@@ -32,11 +32,12 @@ fn open(folder: &Path, rows: &Rows) -> (Shard, Arc<Checkpointer>) {
     let recovered = recovery.start().unwrap();
     let checkpointer = Arc::clone(&recovered.checkpointer);
     let settings = ShardSettings {
-        name: "shard-0".into(),
         level: Level::Applied,
         server_version: "test".into(),
         token: None,
         frame_bytes_max: 1 << 20,
+        input_bytes_max: 1 << 28,
+        connections_max: 10_000,
         reply_bytes_max: 1 << 30,
         held_bytes_max: 1 << 30,
         flush_interval: Duration::from_secs(1),

@@ -12,7 +12,7 @@ use pycounter_engine::journal::JournalOptions;
 use pycounter_engine::journal::files::{DiskFiles, FileSystem, LogFile};
 use pycounter_engine::operation_id_table::OperationIdSettings;
 use pycounter_engine::session_table::SessionSettings;
-use pycounter_engine::shard::{Shard, ShardSettings, StateSettings};
+use pycounter_engine::shard::{Figure, Shard, ShardSettings, StateSettings};
 use pycounter_engine::wire::request::Level;
 use rmpv::Value;
 
@@ -91,11 +91,12 @@ impl FileSystem for FailingFiles {
 
 fn settings() -> ShardSettings {
     ShardSettings {
-        name: "shard-0".into(),
         level: Level::Durable,
         server_version: "test".into(),
         token: None,
         frame_bytes_max: 1 << 20,
+        input_bytes_max: 1 << 28,
+        connections_max: 10_000,
         reply_bytes_max: 1 << 20,
         held_bytes_max: 1 << 30,
         flush_interval: Duration::from_secs(1),
@@ -370,6 +371,73 @@ fn held_replies_of_all_connections_together_are_bounded() {
     }
     assert_eq!(answered, 500);
     assert!(!shard.connection(second).unwrap().is_crowded());
+}
+
+fn figure(shard: &Shard, name: &str) -> u64 {
+    match shard.stats().into_iter().find(|(known, _)| *known == name) {
+        Some((_, Figure::Number(number))) => number,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+/// Half of the bound is 512 KiB, the share of each connection 64 KiB.
+fn open_with_little_input(folder: &Path) -> Shard {
+    let settings = ShardSettings { input_bytes_max: 1 << 20, connections_max: 8, ..settings() };
+    open(folder, &FailingFiles::default(), settings)
+}
+
+#[test]
+fn unfinished_requests_of_all_connections_together_are_bounded_and_small_ones_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = open_with_little_input(folder.path());
+    let large = request(7, "get_many", vec![Value::Array(vec!["k".repeat(1000).into(); 300])]);
+    let (large, end) = large.split_at(large.len() - 1);
+    let (first, second, third, small) = (shard.connect(), shard.connect(), shard.connect(), shard.connect());
+    shard.feed(first, large);
+    assert!(shard.replies().is_empty() && !shard.connection(first).unwrap().is_crowded());
+    // A half of a small request stays, however full it is, and its other half is welcome.
+    let whole = request(1, "ping", vec![]);
+    shard.feed(small, &whole[..5]);
+
+    let fed = shard.feed(second, large);
+    assert_eq!(codes(&replies(shard.replies())), [(7, "overloaded")]);
+    assert!(fed.attend && shard.connection(second).unwrap().is_closing());
+    // Redis's clients are told in their order: what is held before leaves before, then the connection ends.
+    shard.feed(third, b"INCR a\r\n*2\r\n$4\r\nECHO\r\n$500000\r\n");
+    shard.feed(third, &[b'x'; 400_000]);
+    assert!(shard.replies().is_empty() && !shard.connection(third).unwrap().is_closing());
+    assert!(shard.commit());
+    let told = String::from_utf8(released_bytes(&mut shard, third)).unwrap();
+    assert!(told.starts_with(":1\r\n-OOM ") && told.ends_with("(overloaded)\r\n"), "{told}");
+    assert!(shard.connection(third).unwrap().is_closing());
+
+    shard.feed(small, &whole[5..]);
+    assert_eq!(codes(&replies(shard.replies())), [(1, "")]);
+    shard.feed(first, end);
+    assert_eq!(codes(&replies(shard.replies())), [(7, "")]);
+    // The memory is given back, and what a client leaves behind too.
+    assert!(figure(&shard, "input_bytes") <= 2 * 4096, "{}", figure(&shard, "input_bytes"));
+    for slot in [first, second, third, small] {
+        shard.disconnect(slot);
+    }
+    assert_eq!(figure(&shard, "input_bytes"), 0);
+}
+
+#[test]
+fn what_a_transaction_queues_is_unfinished_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = open_with_little_input(folder.path());
+    let slot = shard.connect();
+    let echo = [b"*2\r\n$4\r\nECHO\r\n$300000\r\n", &[b'x'; 300_000][..], b"\r\n"].concat();
+    shard.feed(slot, &[b"MULTI\r\n", &echo[..]].concat());
+    assert_eq!(shard.replies(), b"+OK\r\n+QUEUED\r\n");
+    assert!(figure(&shard, "input_bytes") >= 300_000);
+    shard.feed(slot, b"DISCARD\r\n");
+    assert_eq!((shard.replies(), figure(&shard, "input_bytes")), (&b"+OK\r\n"[..], 0));
+    shard.feed(slot, &[b"MULTI\r\n", &echo[..], &echo].concat());
+    let told = String::from_utf8_lossy(shard.replies()).into_owned();
+    assert!(told.ends_with("(overloaded)\r\n") && shard.connection(slot).unwrap().is_closing(), "{told}");
+    assert_eq!(figure(&shard, "input_bytes"), 0);
 }
 
 #[test]

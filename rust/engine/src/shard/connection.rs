@@ -46,6 +46,12 @@ pub struct Transaction {
     pub broken: bool,
 }
 
+impl Transaction {
+    fn memory_bytes(&self) -> usize {
+        self.frames.capacity() + self.lengths.capacity() * size_of::<usize>()
+    }
+}
+
 /// A request that the engine leaves to its host, such as a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRequest {
@@ -63,6 +69,8 @@ pub struct Connection {
     pub(super) protocol: Protocol,
     /// Received and not yet consumed: an incomplete frame, or more while replies pile up.
     pub(super) input: Vec<u8>,
+    /// What of `input_bytes` the shard counts for it in its sum.
+    pub(super) input_bytes: usize,
     pub(super) held: HeldReplies,
     pub(super) authenticated: bool,
     /// No more is read; the connection closes once its replies are out.
@@ -96,6 +104,7 @@ impl Connection {
         Self {
             protocol: Protocol::Unknown,
             input: Vec::new(),
+            input_bytes: 0,
             held: HeldReplies::default(),
             authenticated,
             closing: false,
@@ -106,6 +115,23 @@ impl Connection {
             waiting: false,
             host_requests: Vec::new(),
             id,
+        }
+    }
+
+    /// Memory of what it sent and that is not carried out: an incomplete frame, whole frames that wait, a transaction.
+    pub(super) fn unfinished_bytes(&self) -> usize {
+        let transaction = match &self.protocol {
+            Protocol::Resp(RespState { transaction: Some(transaction), .. }) => transaction.memory_bytes(),
+            _ => 0,
+        };
+        self.input.capacity() + transaction
+    }
+
+    /// Drops all of that.
+    pub(super) fn drop_unfinished(&mut self) {
+        self.input = Vec::new();
+        if let Protocol::Resp(state) = &mut self.protocol {
+            state.transaction = None;
         }
     }
 
@@ -125,6 +151,12 @@ impl Connection {
     #[must_use]
     pub fn is_closing(&self) -> bool {
         (self.closing || self.finished && !self.stalled) && self.held.is_empty()
+    }
+
+    /// Is a reply held, or a request waiting for replies to leave?
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.stalled || !self.held.is_empty()
     }
 
     /// Has the client sent the token, or is none needed?

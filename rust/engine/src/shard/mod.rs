@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 pub use connection::{Connection, HostRequest};
 pub use state::{RestoreError, State, StateSettings};
-pub use statistics::{Figure, Statistics};
+pub use statistics::{Figure, HostFigures, Statistics};
 
 use crate::counter_store::CounterRef;
 use crate::error_code::ErrorCode;
@@ -47,11 +47,12 @@ const TURN_WORK_MAX: usize = 1 << 22;
 /// The work of looking at one counter; comparing a byte is 1.
 const LOOK_WORK: usize = 32;
 
+/// A connection whose frames come in pieces keeps at most so much memory for the next piece.
+const INPUT_SPARE_BYTES: usize = 4096;
+
 /// What an operator may set, beside the bounds of the state.
 #[derive(Debug, Clone)]
 pub struct ShardSettings {
-    /// The shard's name in the topology.
-    pub name: String,
     /// The level of operations that name none.
     pub level: Level,
     /// Shown by `hello`, `stats` and INFO.
@@ -60,6 +61,11 @@ pub struct ShardSettings {
     pub token: Option<Vec<u8>>,
     /// Longest frame, in bytes.
     pub frame_bytes_max: usize,
+    /// Bytes of unfinished requests that all connections together may leave in memory. Half of them is anybody's; of
+    /// the other half each of `connections_max` connections has its even share.
+    pub input_bytes_max: usize,
+    /// Connections that the host admits.
+    pub connections_max: usize,
     /// Bytes of replies that a connection may have waiting before reading from it stops.
     pub reply_bytes_max: usize,
     /// The same for all connections together: a slow disk must not fill the memory with answers.
@@ -71,6 +77,8 @@ pub struct ShardSettings {
 /// Who this shard is, as `hello` tells it.
 #[derive(Debug, Clone)]
 struct Identity {
+    /// As the folder has it.
+    name: String,
     /// 32 hexadecimal digits.
     identity: String,
     /// Rises with each start.
@@ -131,6 +139,8 @@ pub struct Shard {
     waiting: Vec<usize>,
     /// Bytes of held replies, over all connections.
     held_bytes: usize,
+    /// Bytes of unfinished requests, over all connections.
+    input_bytes: usize,
     /// Connections that stopped though no reply of their own is held: others' held replies fill the bound.
     stopped: Vec<usize>,
     /// The newest commit that was handed over.
@@ -155,13 +165,18 @@ pub struct Shard {
     held: MarkedReplies,
     pool: Vec<Vec<u8>>,
     statistics: Statistics,
+    host_figures: HostFigures,
+    /// Cut from the log's end at the start.
+    torn_bytes: u64,
 }
 
 impl Shard {
     /// Puts a recovered state and its journal to work.
     #[must_use]
     pub fn new(recovered: Recovered, settings: ShardSettings) -> Self {
-        let Recovered { state, encoder, journal, uptime_ms: uptime_before_ms, identity, epoch, .. } = recovered;
+        let Recovered {
+            state, encoder, journal, uptime_ms: uptime_before_ms, name, identity, epoch, torn_bytes, ..
+        } = recovered;
         let now = Instant::now();
         Self {
             state,
@@ -170,10 +185,11 @@ impl Shard {
             handed_over_at: now,
             journal,
             settings,
-            identity: Identity { identity, epoch },
+            identity: Identity { name, identity, epoch },
             connections: Connections::default(),
             waiting: Vec::new(),
             held_bytes: 0,
+            input_bytes: 0,
             stopped: Vec::new(),
             failures_seen: 0,
             failing: false,
@@ -188,6 +204,8 @@ impl Shard {
             held: MarkedReplies::default(),
             pool: Vec::new(),
             statistics: Statistics::default(),
+            host_figures: HostFigures::default(),
+            torn_bytes,
         }
     }
 
@@ -202,6 +220,7 @@ impl Shard {
     pub fn disconnect(&mut self, slot: usize) {
         if let Some(connection) = self.connections.remove(slot) {
             self.held_bytes -= connection.held.bytes();
+            self.input_bytes -= connection.input_bytes;
         }
         self.waiting.retain(|&waiting| waiting != slot);
         self.stopped.retain(|&stopped| stopped != slot);
@@ -247,11 +266,15 @@ impl Shard {
             input.extend_from_slice(chunk);
             let consumed = self.consume(&mut connection, &input);
             input.drain(..consumed);
-        }
-        if connection.closing {
-            input = Vec::new();
+            if consumed > 0 && input.capacity() > INPUT_SPARE_BYTES {
+                input.shrink_to(INPUT_SPARE_BYTES);
+            }
         }
         connection.input = input;
+        if connection.closing {
+            connection.drop_unfinished();
+        }
+        self.count_input(&mut connection);
 
         self.hold(slot, &mut connection);
         if connection.stalled && connection.held.is_empty() && self.is_full() && !connection.stopped {
@@ -267,6 +290,33 @@ impl Shard {
             || !connection.host_requests.is_empty();
         self.connections.put_back(slot, connection);
         Fed { attend, commit: self.wants_commit() }
+    }
+
+    /// Counts what the connection leaves unfinished. When that of all connections fills the bound, a connection that
+    /// brings more than its share ends: to stop reading wouldn't help, as half a request never leaves by itself.
+    fn count_input(&mut self, connection: &mut Connection) {
+        let bytes = connection.unfinished_bytes();
+        self.input_bytes = self.input_bytes - connection.input_bytes + bytes;
+        connection.input_bytes = bytes;
+        let half = self.settings.input_bytes_max / 2;
+        if self.input_bytes > half && bytes > half / self.settings.connections_max.max(1) {
+            self.refuse_input(connection);
+            self.input_bytes -= connection.input_bytes;
+            connection.input_bytes = 0;
+        }
+    }
+
+    #[cold]
+    fn refuse_input(&mut self, connection: &mut Connection) {
+        const MESSAGE: &str = "unfinished requests of all connections fill their bound, and this one's are large";
+        match connection.protocol {
+            Protocol::Unknown => {}
+            Protocol::MsgpackRpc(_) => self.refuse_msgpack_input(&connection.input, MESSAGE),
+            Protocol::Resp(_) => self.refuse_resp_input(&connection.held, MESSAGE),
+        }
+        connection.drop_unfinished();
+        connection.stalled = false;
+        connection.closing = true;
     }
 
     /// What the last `feed` has to send at once.

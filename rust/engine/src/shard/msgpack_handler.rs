@@ -278,6 +278,14 @@ impl Shard {
         self.reply(ReplyKind::Neutral, Level::Applied, msgid, write);
     }
 
+    /// Answers the request that `input` begins with, if it got as far as its msgid.
+    pub(super) fn refuse_msgpack_input(&mut self, input: &[u8], message: &str) {
+        match rpc::request_msgid(input) {
+            Some(msgid) => self.refuse_with(Level::Applied, msgid, ErrorCode::Overloaded, message),
+            None => self.statistics.errors += 1,
+        }
+    }
+
     fn refuse(&mut self, level: Level, msgid: u32, code: ErrorCode) {
         self.refuse_with(level, msgid, code, code.meaning());
     }
@@ -305,7 +313,7 @@ impl Shard {
         rpc::write_i64(out, value);
         rpc::write_str(out, "partials");
         rpc::write_map_len(out, 1);
-        rpc::write_str(out, &self.settings.name);
+        rpc::write_str(out, &self.identity.name);
         rpc::write_i64(out, value);
         rpc::write_str(out, "missing");
         rpc::write_array_len(out, 0);
@@ -324,7 +332,7 @@ impl Shard {
         rpc::write_array_len(out, 1);
         rpc::write_map_len(out, 5);
         for (name, value) in [
-            ("name", self.settings.name.as_str()),
+            ("name", self.identity.name.as_str()),
             ("address", self.address.as_str()),
             ("identity", self.identity.identity.as_str()),
             ("state", if self.journal.is_failing() { "read_only" } else { "ok" }),
@@ -341,7 +349,7 @@ impl Shard {
         for (name, value) in [
             ("server", "pycounter"),
             ("version", self.settings.server_version.as_str()),
-            ("shard", self.settings.name.as_str()),
+            ("shard", self.identity.name.as_str()),
             ("identity", self.identity.identity.as_str()),
         ] {
             rpc::write_str(out, name);

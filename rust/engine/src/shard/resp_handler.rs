@@ -119,6 +119,14 @@ impl Shard {
         }
     }
 
+    /// The last words to a client whose unfinished requests are too many.
+    pub(super) fn refuse_resp_input(&mut self, ahead: &HeldReplies, message: &str) {
+        self.answer_resp(ahead, |_, out| {
+            resp::write_error(out, ErrorCode::Overloaded, message);
+            ReplyKind::Neutral
+        });
+    }
+
     /// Commands about the connection; all others are about counters.
     fn run_command(
         &mut self,
@@ -397,8 +405,9 @@ impl Shard {
             (
                 "Persistence",
                 format!(
-                    "loading:0\r\naof_enabled:1\r\naof_last_write_status:{}\r\n",
-                    if self.journal.is_failing() { "err" } else { "ok" }
+                    "loading:0\r\naof_enabled:1\r\naof_last_write_status:{}\r\naof_last_bgrewrite_status:{}\r\n",
+                    if self.journal.is_failing() { "err" } else { "ok" },
+                    if self.host_figures.checkpoint_failure.is_some() { "err" } else { "ok" }
                 ),
             ),
             ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),

@@ -10,7 +10,7 @@ pub struct Statistics {
     pub changes: u64,
     /// Requests answered, plain increments not among them.
     pub requests: u64,
-    /// Requests refused.
+    /// Requests refused as a whole, plain increments among them.
     pub errors: u64,
     /// Connections closed for bytes that are no protocol's.
     pub protocol_errors: u64,
@@ -24,6 +24,21 @@ pub struct Statistics {
     pub bytes_sent: u64,
 }
 
+/// What only the host can count, told by [`Shard::report`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostFigures {
+    /// Checkpoints made since the start of this run.
+    pub checkpoints: u64,
+    /// Failed attempts to make one.
+    pub checkpoints_failed: u64,
+    /// Why the last attempt failed, if it did.
+    pub checkpoint_failure: Option<String>,
+    /// Bytes of the log's files.
+    pub log_bytes: u64,
+    /// Connections refused because there were too many.
+    pub connections_refused: u64,
+}
+
 /// A figure or a word, for `stats`, `health` and INFO.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Figure {
@@ -34,6 +49,11 @@ pub enum Figure {
 }
 
 impl Shard {
+    /// Takes what the host has counted, to be shown from now on.
+    pub fn report(&mut self, figures: HostFigures) {
+        self.host_figures = figures;
+    }
+
     /// Everything worth knowing, by name.
     #[must_use]
     pub fn stats(&self) -> Vec<(&'static str, Figure)> {
@@ -42,8 +62,9 @@ impl Shard {
         let ids = self.state.ids.stats();
         let journal = self.journal.statistics();
         let own = &self.statistics;
+        let host = &self.host_figures;
         vec![
-            ("shard", Text(self.settings.name.clone())),
+            ("shard", Text(self.identity.name.clone())),
             ("version", Text(self.settings.server_version.clone())),
             ("identity", Text(self.identity.identity.clone())),
             ("epoch", Number(self.identity.epoch)),
@@ -59,8 +80,10 @@ impl Shard {
             ("refused_tokens", Number(own.refused_tokens)),
             ("connections", Number(self.connections.count as u64)),
             ("connections_total", Number(own.connections_total)),
+            ("connections_refused", Number(host.connections_refused)),
             ("connections_waiting", Number(self.waiting.len() as u64)),
             ("held_bytes", Number(self.held_bytes as u64)),
+            ("input_bytes", Number(self.input_bytes as u64)),
             ("bytes_received", Number(own.bytes_received)),
             ("bytes_sent", Number(own.bytes_sent)),
             ("sessions", Number(sessions.sessions as u64)),
@@ -75,10 +98,14 @@ impl Shard {
             ("append_us_mean", Number(journal.append_ns_sum / journal.commits.max(1) / 1_000)),
             ("commit", Number(self.handed_over)),
             ("commit_durable", Number(self.journal.durable())),
+            ("log_bytes", Number(host.log_bytes)),
+            ("torn_bytes", Number(self.torn_bytes)),
+            ("checkpoints", Number(host.checkpoints)),
+            ("checkpoints_failed", Number(host.checkpoints_failed)),
         ]
     }
 
-    /// `ok`, or `read_only` with the reason.
+    /// `ok`, or `read_only` with the reason; and why the last checkpoint failed, if it did.
     #[must_use]
     pub fn health(&self) -> Vec<(&'static str, Figure)> {
         let failure = self.journal.failure();
@@ -89,6 +116,9 @@ impl Shard {
         ];
         if let Some(reason) = failure {
             health.push(("reason", Figure::Text(reason)));
+        }
+        if let Some(reason) = &self.host_figures.checkpoint_failure {
+            health.push(("checkpoint_failure", Figure::Text(reason.clone())));
         }
         health
     }
