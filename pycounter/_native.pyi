@@ -562,10 +562,10 @@ class Shard(JournaledFolder):
         log_bytes: int,
         connections_refused: int,
     ) -> None:
-        """What only the server counts, for `stats`, `health` and INFO. `checkpoint_failure` is None after one that worked."""
+        """What only the server counts, for `stats`, `health` and INFO. `checkpoint_failure`: of the last attempt."""
 
     def health(self) -> dict[str, str | int]:
-        """`state` is "ok" or "read_only"; then `reason` says why. `checkpoint_failure` is there if the last one failed."""
+        """`state` is "ok" or "read_only"; then `reason` says why. `checkpoint_failure`: if the last attempt failed."""
 
     def stats(self) -> dict[str, str | int]:
         """Every figure that the shard counts, by name."""

@@ -52,8 +52,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     port: int = 7400
     #: The level of operations that name none.
     level: Literal["applied", "durable"] = "durable"
-    #: The shard's name, given to a new folder.
-    name: str = "shard-0"
+    #: The shard's name, given to a new folder ("shard-0" if none is); an old one must have it.
+    name: str | None = None
     token_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -142,7 +142,7 @@ def _check(name: str, value: Any) -> None:
             raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
     if name in {"data", "host"} and not value:
         raise ValueError(f"{name} is empty")
-    if name == "name" and not 1 <= len(value) <= 64:
+    if name == "name" and value is not None and not 1 <= len(value) <= 64:
         raise ValueError(f"name has {len(value)} characters, but must have 1 to 64")
 
 

@@ -19,6 +19,9 @@ TOO_MANY_CONNECTIONS = b"-ERR max number of clients reached (overloaded)\r\n"
 
 #: The loop reads a socket many times in a row as long as this much comes at once, before it calls anybody.
 FULL_CHUNK_BYTES = 64 * 1024
+#: Looks that may find nothing new. The first comes within one period of the last chunk, so two periods have passed
+#: when one more does.
+IDLE_LOOKS = 2
 
 
 class ShardProtocol(asyncio.Protocol):
@@ -27,10 +30,11 @@ class ShardProtocol(asyncio.Protocol):
     __slots__ = (
         "_connection",
         "_feed",
+        "_looks",
+        "_owed",
         "_reading",
         "_server",
         "_transport",
-        "_was_active",
         "_write",
         "_writing_paused",
     )
@@ -39,7 +43,10 @@ class ShardProtocol(asyncio.Protocol):
         self._server = server
         self._reading = True
         self._writing_paused = False
-        self._was_active = True
+        # How often the server has looked for something new since the last chunk.
+        self._looks = 0
+        # Requests that the server answers itself, and hasn't yet.
+        self._owed = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
@@ -53,7 +60,7 @@ class ShardProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A chunk came: the hot path."""
-        self._was_active = True
+        self._looks = 0
         replies = self._feed(data)
         if replies is not None:
             self._write(replies)
@@ -73,6 +80,7 @@ class ShardProtocol(asyncio.Protocol):
             return
         connection = self._connection
         for msgid, method, argument in connection.take_requests():
+            self._owed += 1
             self._server.answer_later(self, msgid, method, argument)
         # Go on with input that was left. One turn: if more is left after it, the engine calls again, after the others.
         if connection.crowded and not connection.closing and not self._writing_paused:
@@ -93,7 +101,7 @@ class ShardProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._writing_paused = False
-        self._was_active = True
+        self._looks = 0
         self._server.note_unsent(self, 0)
         self.attend()
 
@@ -112,12 +120,16 @@ class ShardProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def close_if_idle(self) -> None:
-        """Closes if nothing came since the last call; at once if it is closing and its client reads nothing."""
+        """Closes if nothing came since two calls ago and no reply is owed, unless to a client that reads nothing.
+
+        Drops what was closing already at the last call.
+        """
+        is_owed = self._owed or (self._connection.owed and not self._writing_paused)
+        self._looks = 0 if is_owed else self._looks + 1
         if self._transport.is_closing():
             self._transport.abort()
-        elif not self._was_active:
+        elif self._looks > IDLE_LOOKS:
             self._transport.close()
-        self._was_active = False
 
     def close(self) -> None:
         """Closes once what is written has left."""
@@ -128,7 +140,9 @@ class ShardProtocol(asyncio.Protocol):
         self._transport.abort()
 
     def reply(self, msgid: int | None, error: str | None, result: str | None) -> None:
-        """Answers a request that the engine left to the server."""
+        """Answers a request that the engine left to the server; a notification too, which gets no answer."""
+        self._owed -= 1
+        self._looks = 0
         if msgid is not None and not self._transport.is_closing():
             self._write(self._connection.reply(msgid, error, result))
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from pycounter._native import VERSION, Shard
-from pycounter.errors import StorageError
+from pycounter.errors import SettingsError, StorageError
 from pycounter.net.descriptors import room_for_connections
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.net.tls_listener import TlsListener
@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 TICK_S = 0.1
 POLL_S = 0.002
 BACKLOG = 1024
+#: The name of a new folder's shard, if none is given.
+NAME = "shard-0"
 #: A thread that waits for the interpreter beside the busy loop gets it after this time instead of 5 ms.
 SWITCH_INTERVAL_S = 1e-4
 #: Backups asked for and not yet made; one is made at a time.
@@ -65,37 +67,45 @@ class ShardServer:
         self._unsent_bytes = 0
         self._stop = asyncio.Event()
         self.refused_connections = 0
-        self.shard, store = open_folder(
-            settings.data,
-            lambda: Shard(
-                settings.data,
-                name=settings.name,
-                level=settings.level,
-                server_version=VERSION,
-                token=token,
-                segment_bytes=settings.segment_bytes,
-                frame_bytes_max=settings.frame_bytes_max,
-                input_bytes_max=settings.input_bytes_max,
-                connections_max=settings.connections_max,
-                reply_bytes_max=settings.reply_bytes_max,
-                held_bytes_max=settings.held_bytes_max,
-                counters_bytes_max=settings.counters_bytes_max,
-                dirty_counters_max=settings.dirty_counters_max,
-                sessions_max=settings.sessions_max,
-                results_per_session_max=settings.results_per_session_max,
-                session_bytes_max=settings.session_bytes_max,
-                ids_bytes_max=settings.ids_bytes_max,
-                session_window_s=settings.session_window_s,
-                id_window_s=settings.id_window_s,
-                flush_interval_s=settings.flush_interval_s,
-            ),
-        )
+        self.shard, store = open_folder(settings.data, lambda: self._open_shard(token))
         self._checkpointer = Checkpointer(
             self.shard,
             store,
             log_bytes=settings.checkpoint_log_bytes,
             interval_s=settings.checkpoint_interval_s,
         )
+
+    def _open_shard(self, token: bytes | None) -> Shard:
+        settings = self.settings
+        shard = Shard(
+            settings.data,
+            name=settings.name or NAME,
+            level=settings.level,
+            server_version=VERSION,
+            token=token,
+            segment_bytes=settings.segment_bytes,
+            frame_bytes_max=settings.frame_bytes_max,
+            input_bytes_max=settings.input_bytes_max,
+            connections_max=settings.connections_max,
+            reply_bytes_max=settings.reply_bytes_max,
+            held_bytes_max=settings.held_bytes_max,
+            counters_bytes_max=settings.counters_bytes_max,
+            dirty_counters_max=settings.dirty_counters_max,
+            sessions_max=settings.sessions_max,
+            results_per_session_max=settings.results_per_session_max,
+            session_bytes_max=settings.session_bytes_max,
+            ids_bytes_max=settings.ids_bytes_max,
+            session_window_s=settings.session_window_s,
+            id_window_s=settings.id_window_s,
+            flush_interval_s=settings.flush_interval_s,
+        )
+        if settings.name not in {None, shard.name}:
+            shard.close_folder()
+            raise SettingsError(
+                f"name is {settings.name!r}, but the shard in {settings.data} keeps the name that its folder was made "
+                f"with, {shard.name!r}: leave the setting out, or give the folder that is meant"
+            )
+        return shard
 
     async def run(self, on_ready: Callable[[dict[str, object]], None]) -> None:
         """Serves until stopped. `on_ready` gets address, pid, shard, identity, epoch, once clients can connect.
@@ -216,14 +226,26 @@ class ShardServer:
 
     async def _tick(self) -> None:
         while True:
+            self._report()
             self.shard.tick()
             await asyncio.sleep(TICK_S)
+
+    def _report(self) -> None:
+        """Tells the engine, which answers `stats`, what only the server counts."""
+        checkpointer = self._checkpointer
+        self.shard.report(
+            checkpoints=checkpointer.checkpoints,
+            checkpoints_failed=checkpointer.failures,
+            checkpoint_failure=checkpointer.last_failure,
+            log_bytes=checkpointer.log_bytes,
+            connections_refused=self.refused_connections,
+        )
 
     async def _close_idle(self) -> None:
         if not self.settings.idle_timeout_s:
             return
         while True:
-            # Two looks without anything in between: silent for one to one and a half times the setting.
+            # The third look that finds nothing new closes: silent for one to one and a half times the setting.
             await asyncio.sleep(self.settings.idle_timeout_s / 2)
             for connection in list(self._connections):
                 connection.close_if_idle()

@@ -62,9 +62,12 @@ class Checkpointer:
         # Pages of folds that failed. Whether the root of such a fold is in the store is not known, so they may go only
         # once a later root is.
         self._abandoned: list[bytes] = []
+        #: Made since the start, failed attempts, and why the last attempt failed if it did.
         self.checkpoints = 0
         self.failures = 0
         self.last_failure: str | None = None
+        #: Bytes of the log's files, as the thread saw them last.
+        self.log_bytes = 0
 
     def start(self) -> None:
         """Starts the thread."""
@@ -86,7 +89,8 @@ class Checkpointer:
                 self._fold(fold, pause_s)
                 folded = fold.commit
                 behind -= fold.commits
-            self._log_bytes_left = self._engine.log_bytes
+            self._log_bytes_left = self.log_bytes = self._engine.log_bytes
+            self.last_failure = None
         return folded
 
     def stop(self, *, checkpoint: bool = True) -> None:
@@ -128,16 +132,16 @@ class Checkpointer:
     def _is_due(self, since_s: float) -> bool:
         if self._engine.commits_behind == 0:
             return False
-        return since_s >= self._interval_s or self._engine.log_bytes - self._log_bytes_left >= self._log_bytes
+        return since_s >= self._interval_s or self.log_bytes - self._log_bytes_left >= self._log_bytes
 
     def _run(self) -> None:
         last = time.monotonic()
         while not self._stopping.wait(POLL_S):
             try:
+                self.log_bytes = self._engine.log_bytes
                 if self._is_due(time.monotonic() - last):
                     self.checkpoint(pause_s=STEP_PAUSE_S)
                     last = time.monotonic()
-                    self.last_failure = None
             except (StorageError, MemoryError) as error:
                 self.failures += 1
                 self.last_failure = str(error)

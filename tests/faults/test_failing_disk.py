@@ -342,3 +342,30 @@ def sampled(rounds, seed, calls):
     """Which of so many calls are tried: all of them, where `--fault-rounds` asks for as many."""
     step = max(1, calls // rounds)
     return range(1 + seed % step, calls + 1, step)
+
+
+# --- what is told meanwhile ----------------------------------------------------------------------------------------
+
+
+def test_a_client_that_waits_for_the_disk_is_not_idle(start_shard, connect, disk):
+    shard = start_shard(on=disk, settings={"idle_timeout_s": 0.2})
+    rpc = connect(shard)
+    slow = disk.plant(Call.SYNC, Fate.SLEEP, sleep_s=30.0, part=LOG)
+    msgid = rpc.begin("incr", "a")
+    slow.wait_hit()
+    assert rpc.is_silent(1.0)
+    disk.lift()
+    assert rpc.response() == (msgid, 1)
+
+
+def test_a_checkpoint_that_fails_is_told_by_health_and_stats(start_shard, connect, disk):
+    shard = start_shard(on=disk, settings=EARLY_CHECKPOINTS)
+    rpc = connect(shard)
+    disk.plant(Call.SYNC, error=errno.EIO, part="/checkpoint/")
+    rpc.call("incr", "a")
+    health = wait_until(lambda: b"checkpoint_failure" in (health := rpc.call("health")) and health)
+    assert health[b"state"] == b"ok"
+    assert b"/checkpoint" in health[b"checkpoint_failure"]
+    assert rpc.call("stats")[b"checkpoints_failed"] >= 1
+    disk.lift()
+    wait_until(lambda: b"checkpoint_failure" not in rpc.call("health"))

@@ -36,6 +36,7 @@ class Ready:
     host: str
     port: int
     pid: int
+    shard: str
     identity: str
     epoch: int
 
@@ -215,7 +216,7 @@ class ShardProcess:
             raise ShardEnded(self.wait(), self.output())
         said = json.loads(line)
         host, _, port = said["address"].rpartition(":")
-        self.ready = Ready(host.strip("[]"), int(port), said["pid"], said["identity"], said["epoch"])
+        self.ready = Ready(host.strip("[]"), int(port), said["pid"], said["shard"], said["identity"], said["epoch"])
         return self.ready
 
     def _read_line(self, timeout_s: float) -> bytes:

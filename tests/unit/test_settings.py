@@ -55,7 +55,13 @@ def test_variables_that_are_no_settings_are_not_looked_at(load):
 
 @pytest.mark.parametrize("name", msgspec.structs.asdict(ServerSettings(data="folder")))
 def test_every_setting_can_come_from_every_layer(load, name):
-    examples = {"level": "applied", "flush_interval_s": "0.5", "port": "5000", "insecure": "yes"}
+    examples = {
+        "level": "applied",
+        "flush_interval_s": "0.5",
+        "port": "5000",
+        "insecure": "yes",
+        "input_bytes_max": "16MiB",
+    }
     text = examples.get(name, "2MiB" if "_bytes" in name else "5000" if name.endswith(("_max", "_s")) else "text")
     pair = {"tls_cert": "tls_key", "tls_key": "tls_cert"}.get(name)
     toml = f"{pair} = 'x'\n" if pair else ""
@@ -123,6 +129,15 @@ def test_a_refusal_says_where_the_value_came_from(load, tmp_path, name, value, s
     with pytest.raises(SettingsError) as error:
         load(**{name: value})
     assert str(error.value) == f"--{name.replace('_', '-')}: {said}"
+
+
+def test_a_longest_request_has_to_fit_in_beside_others(load):
+    assert load(input_bytes_max="8MiB").input_bytes_max == 8 << 20
+    for values in ({"input_bytes_max": "7MiB"}, {"frame_bytes_max": "33MiB"}):
+        with pytest.raises(
+            SettingsError, match=r"input_bytes_max is \d+, but must be at least 8 times frame_bytes_max"
+        ):
+            load(**values)
 
 
 def test_a_wrong_value_is_refused_though_another_layer_overrides_it(load):

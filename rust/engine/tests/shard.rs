@@ -530,7 +530,7 @@ fn before_the_token_frames_are_small() {
     let folder = tempfile::tempdir().unwrap();
     let secret = ShardSettings { token: Some(b"a token of sixteen".to_vec()), level: Level::Applied, ..settings() };
     let mut shard = open(folder.path(), &FailingFiles::default(), secret);
-    let large = request(1, "get", vec!["k".repeat(20_000).into()]);
+    let large = request(2, "get", vec!["k".repeat(20_000).into()]);
     let slot = shard.connect();
     shard.feed(slot, &large[..100]);
     assert!(shard.connection(slot).unwrap().is_closing());

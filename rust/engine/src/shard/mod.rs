@@ -9,12 +9,14 @@
 //! [`Shard::release`] lets the replies go.
 
 mod connection;
+mod connections;
 mod held_replies;
 mod msgpack_handler;
 mod operations;
 mod resp_handler;
 mod state;
 mod statistics;
+mod unfinished_input;
 
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,7 @@ use crate::planted_bug::{self, PlantedBug, is_planted};
 use crate::wire::request::Level;
 use crate::wire::scan::FrameLimits;
 use connection::Protocol;
+use connections::Connections;
 use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
 
 /// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
@@ -290,33 +293,6 @@ impl Shard {
             || !connection.host_requests.is_empty();
         self.connections.put_back(slot, connection);
         Fed { attend, commit: self.wants_commit() }
-    }
-
-    /// Counts what the connection leaves unfinished. When that of all connections fills the bound, a connection that
-    /// brings more than its share ends: to stop reading wouldn't help, as half a request never leaves by itself.
-    fn count_input(&mut self, connection: &mut Connection) {
-        let bytes = connection.unfinished_bytes();
-        self.input_bytes = self.input_bytes - connection.input_bytes + bytes;
-        connection.input_bytes = bytes;
-        let half = self.settings.input_bytes_max / 2;
-        if self.input_bytes > half && bytes > half / self.settings.connections_max.max(1) {
-            self.refuse_input(connection);
-            self.input_bytes -= connection.input_bytes;
-            connection.input_bytes = 0;
-        }
-    }
-
-    #[cold]
-    fn refuse_input(&mut self, connection: &mut Connection) {
-        const MESSAGE: &str = "unfinished requests of all connections fill their bound, and this one's are large";
-        match connection.protocol {
-            Protocol::Unknown => {}
-            Protocol::MsgpackRpc(_) => self.refuse_msgpack_input(&connection.input, MESSAGE),
-            Protocol::Resp(_) => self.refuse_resp_input(&connection.held, MESSAGE),
-        }
-        connection.drop_unfinished();
-        connection.stalled = false;
-        connection.closing = true;
     }
 
     /// What the last `feed` has to send at once.
@@ -598,44 +574,5 @@ impl Shard {
     fn note_refusal(&mut self, from: usize, kind: ReplyKind) {
         self.statistics.errors += 1;
         self.held.mark_from(from, kind);
-    }
-}
-
-/// Connections by slot; free slots are used again.
-#[derive(Debug, Default)]
-struct Connections {
-    slots: Vec<Option<Box<Connection>>>,
-    free: Vec<usize>,
-    count: usize,
-}
-
-impl Connections {
-    fn insert(&mut self, connection: Connection) -> usize {
-        self.count += 1;
-        let connection = Some(Box::new(connection));
-        if let Some(slot) = self.free.pop() {
-            self.slots[slot] = connection;
-            return slot;
-        }
-        self.slots.push(connection);
-        self.slots.len() - 1
-    }
-
-    fn remove(&mut self, slot: usize) -> Option<Box<Connection>> {
-        let connection = self.take(slot)?;
-        self.count -= 1;
-        self.free.push(slot);
-        Some(connection)
-    }
-
-    /// Takes it out for the length of a call, so that the shard can be changed meanwhile.
-    fn take(&mut self, slot: usize) -> Option<Box<Connection>> {
-        self.slots.get_mut(slot)?.take()
-    }
-
-    fn put_back(&mut self, slot: usize, connection: Box<Connection>) {
-        if let Some(place) = self.slots.get_mut(slot) {
-            *place = Some(connection);
-        }
     }
 }

@@ -1,0 +1,42 @@
+//! The connections of a shard.
+
+use super::connection::Connection;
+
+/// Connections by slot; free slots are used again.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    pub(super) slots: Vec<Option<Box<Connection>>>,
+    free: Vec<usize>,
+    pub(super) count: usize,
+}
+
+impl Connections {
+    pub(super) fn insert(&mut self, connection: Connection) -> usize {
+        self.count += 1;
+        let connection = Some(Box::new(connection));
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot] = connection;
+            return slot;
+        }
+        self.slots.push(connection);
+        self.slots.len() - 1
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) -> Option<Box<Connection>> {
+        let connection = self.take(slot)?;
+        self.count -= 1;
+        self.free.push(slot);
+        Some(connection)
+    }
+
+    /// Takes it out for the length of a call, so that the shard can be changed meanwhile.
+    pub(super) fn take(&mut self, slot: usize) -> Option<Box<Connection>> {
+        self.slots.get_mut(slot)?.take()
+    }
+
+    pub(super) fn put_back(&mut self, slot: usize, connection: Box<Connection>) {
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some(connection);
+        }
+    }
+}
