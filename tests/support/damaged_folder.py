@@ -34,13 +34,15 @@ class Story:
 
     def count(self, shard: ShardProcess, operations: int) -> None:
         with RpcSocket(shard.address) as rpc:
-            for _ in range(operations):
-                number = self.operations + 1
-                done = rpc.call(
-                    "incr", KEYS[number % len(KEYS)], number, {"detail": True, "id": b"operation %d" % number}
-                )
-                self.operations = number
-                self.commits[done[b"commit"]] = number
+            self.count_on(rpc, operations)
+
+    def count_on(self, rpc: RpcSocket, operations: int) -> None:
+        for _ in range(operations):
+            number = self.operations + 1
+            options = {"detail": True, "id": operation_id(number)}
+            done = rpc.call("incr", KEYS[number % len(KEYS)], number, options)
+            self.operations = number
+            self.commits[done[b"commit"]] = number
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,7 @@ impl Checkpointer {
 
     /// Reads durable commits, as many as fit into the memory for it, to be folded. `None`: there is nothing new.
     pub fn begin(&self, durable: u64) -> Result<Option<Fold>, FolderError> {
+        self.log.check_epoch()?;
         let root = self.root();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let mut fold = Fold::new(&root, number, self.windows);

@@ -187,9 +187,10 @@ impl ManifestFile {
         Ok(())
     }
 
-    /// The folder's lock keeps other writers out. Should somebody have removed the lock file under a running shard and
-    /// opened the folder again, the epoch tells: the older writer stops instead of undoing the newer one's manifest.
-    fn check_epoch(&self, ours: u64) -> Result<(), JournalError> {
+    /// The folder's lock keeps other writers out. Should somebody have removed the lock file under a running shard, or put
+    /// a copy of the folder in its place, and opened that again, the epoch tells: the older writer stops instead of undoing
+    /// what the newer one did.
+    pub(crate) fn check_epoch(&self, ours: u64) -> Result<(), JournalError> {
         let path = self.folder.join(MANIFEST_NAME);
         match read(&*self.files, &path)? {
             Some(found) if found.epoch == ours => Ok(()),

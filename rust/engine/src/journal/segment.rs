@@ -83,6 +83,9 @@ impl SegmentedLog {
     /// Starts the segment whose first commit is `first`: an empty file, durable under its name, and named by the
     /// manifest, to which `change` is made as well.
     ///
+    /// Nothing is touched if a newer epoch has taken over: the folder under this path may be another one by now, put
+    /// there while this process stood still, and its file of this name in use.
+    ///
     /// If a file of this name exists, it is replaced. It holds nothing acknowledged then: either nothing, from a start
     /// that failed, or commit `first` itself after an append that failed. Replacing (rather than cutting) it leaves
     /// nothing to what pages of the old file the system may still have, and is atomic: the name is there throughout.
@@ -91,6 +94,7 @@ impl SegmentedLog {
         first: u64,
         change: impl FnOnce(&mut Manifest),
     ) -> Result<Box<dyn LogFile>, JournalError> {
+        self.check_epoch()?;
         let path = self.segment_path(first);
         let new = self.log_folder.join(format!("{first:020}{SEGMENT_NEW_SUFFIX}"));
         let mut file = self.files.create(&new).map_err(JournalError::io("create", &new))?;
@@ -107,8 +111,18 @@ impl SegmentedLog {
         Ok(file)
     }
 
+    /// Is the folder under this path still the one that this process opened last? To be asked before a file is touched
+    /// by its name.
+    ///
+    /// # Errors
+    /// `Fenced` if not.
+    pub(crate) fn check_epoch(&self) -> Result<(), JournalError> {
+        self.manifest.check_epoch(self.manifest().epoch)
+    }
+
     /// Cuts a segment to its first `bytes` bytes, durably.
     pub(crate) fn cut(&self, first: u64, bytes: u64) -> Result<(), JournalError> {
+        self.check_epoch()?;
         let path = self.segment_path(first);
         let mut file = self.files.open_write(&path).map_err(JournalError::io("open", &path))?;
         file.set_len(bytes).map_err(JournalError::io("truncate", &path))?;
