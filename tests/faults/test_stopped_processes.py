@@ -47,6 +47,26 @@ async def test_a_server_that_stands_still_longer_than_every_timeout(start_shard)
         shard.restart()
 
 
+def test_windows_do_not_run_while_the_server_stands_still(start_shard, connect, disk):
+    """A client repeats in time, but the server reads it an hour later: to the server nothing has passed."""
+    shard = start_shard(on=disk, settings={"session_window_s": 5.0, "id_window_s": 5.0})
+    rpc, other = connect(shard), connect(shard)
+    assert rpc.call("apply", SESSION, 1, 0, [["a", 1]])[b"results"] == [1]
+    assert rpc.call("incr", "b", 1, {"id": b"id"}) == 1
+    shard.send_signal(signal.SIGSTOP)
+    disk.shift_monotonic_clock(3600.0)
+    repeated = [rpc.begin("apply", SESSION, 1, 0, [["a", 1]]), rpc.begin("incr", "b", 1, {"id": b"id"})]
+    shard.send_signal(signal.SIGCONT)
+    results = rpc.outcomes(repeated)
+    assert results[0][b"results"] == [1]
+    assert results[1] == 1
+    time.sleep(0.3)  # some ticks, which forget what is due
+    assert other.call("incr", "b", 1, {"id": b"id"}) == 1
+    assert other.call("incr", "b", 1, {"id": b"another"}) == 2
+    assert other.call("stats")[b"uptime_ms"] < 60_000
+    shard.kill()
+
+
 @pytest.mark.parametrize("jump_s", [20 * 365 * 86400.0, -20 * 365 * 86400.0], ids=["ahead", "back"])
 def test_a_wall_clock_that_jumps_changes_nothing(start_shard, connect, disk, jump_s):
     settings = {"session_window_s": 3600.0, "id_window_s": 600.0, "idle_timeout_s": 60.0, "checkpoint_interval_s": 0.05}

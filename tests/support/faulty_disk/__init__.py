@@ -75,6 +75,7 @@ class _Control(ctypes.Structure):
     _fields_ = (
         ("folder", ctypes.c_char * 512),
         ("wall_clock_shift_ns", ctypes.c_int64),
+        ("monotonic_shift_ns", ctypes.c_int64),
         ("rules", _Rule * RULES),
     )
 
@@ -147,6 +148,7 @@ class FaultyDisk:
         """From now on rules concern this folder, and all below it. What was planted is lifted."""
         self.lift()
         self.shift_wall_clock(0.0)
+        self.shift_monotonic_clock(0.0)
         self._control.folder = os.fsencode(folder)
 
     def plant(
@@ -186,3 +188,7 @@ class FaultyDisk:
     def shift_wall_clock(self, seconds: float) -> None:
         """Servers see a wall clock that is so much ahead of the real one."""
         self._control.wall_clock_shift_ns = int(seconds * 1e9)
+
+    def shift_monotonic_clock(self, seconds: float) -> None:
+        """Servers see a monotonic clock that is so much ahead, as after a standstill. Later waits are longer."""
+        self._control.monotonic_shift_ns = int(seconds * 1e9)

@@ -45,6 +45,7 @@ struct rule {
 struct control {
     char folder[512]; /* only this folder and what is below it */
     int64_t wall_clock_shift_ns;
+    int64_t monotonic_shift_ns;
     struct rule rules[RULES];
 };
 
@@ -213,17 +214,25 @@ int openat64(int folder, const char *path, int flags, ...) {
     return fails(met_path(OPEN, path)) ? -1 : REAL(openat64)(folder, path, flags, mode);
 }
 
-/* --- the wall clock --------------------------------------------------------------------------------------------- */
+/* --- clocks ------------------------------------------------------------------------------------------------------ */
 
-static int64_t shift_ns(void) {
-    return control == NULL ? 0 : __atomic_load_n(&control->wall_clock_shift_ns, __ATOMIC_RELAXED);
+static int64_t shift_ns(clockid_t clock) {
+    if (control == NULL) return 0;
+    switch (clock) {
+        case CLOCK_REALTIME:
+        case CLOCK_REALTIME_COARSE: return __atomic_load_n(&control->wall_clock_shift_ns, __ATOMIC_RELAXED);
+        case CLOCK_MONOTONIC:
+        case CLOCK_MONOTONIC_COARSE: return __atomic_load_n(&control->monotonic_shift_ns, __ATOMIC_RELAXED);
+        default: return 0;
+    }
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int result = REAL(clock_gettime)(clock, now);
-    if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
-        int64_t ns = now->tv_nsec + shift_ns() % 1000000000;
-        now->tv_sec += shift_ns() / 1000000000 + (ns >= 1000000000) - (ns < 0);
+    int64_t shift = shift_ns(clock);
+    if (result == 0 && shift != 0) {
+        int64_t ns = now->tv_nsec + shift % 1000000000;
+        now->tv_sec += shift / 1000000000 + (ns >= 1000000000) - (ns < 0);
         now->tv_nsec = ns + (ns < 0 ? 1000000000 : ns >= 1000000000 ? -1000000000 : 0);
     }
     return result;
@@ -231,7 +240,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 
 int gettimeofday(struct timeval *restrict now, void *restrict zone) {
     int result = REAL(gettimeofday)(now, zone);
-    if (result == 0) now->tv_sec += shift_ns() / 1000000000;
+    if (result == 0) now->tv_sec += shift_ns(CLOCK_REALTIME) / 1000000000;
     return result;
 }
 

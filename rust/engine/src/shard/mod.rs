@@ -42,6 +42,8 @@ use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
 
 /// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
 const RUN_MAX: usize = 128;
+/// The loop looks at the clock ten times a second. Should it not for longer than this, the shard stood still.
+const UPTIME_STEP_MAX: Duration = Duration::from_secs(1);
 /// Changed counters that are not yet committed, at which an `applied` shard commits before its interval is over.
 const EARLY_FLUSH_COUNTERS: usize = 131_072;
 /// A chunk may cost so much looking at counters that it didn't name (`scan`, `top`, FLUSHALL) before the others have
@@ -153,9 +155,11 @@ pub struct Shard {
     failures_seen: u64,
     failing: bool,
     commit_scheduled: bool,
-    started: Instant,
     /// Uptime of earlier runs.
     uptime_before_ms: u64,
+    /// Uptime of this run, up to `uptime_at`.
+    uptime_here: Duration,
+    uptime_at: Instant,
     uptime_ms: u64,
     address: String,
     /// Work of this chunk so far, beyond what its length pays for: see [`TURN_WORK_MAX`].
@@ -197,7 +201,8 @@ impl Shard {
             failures_seen: 0,
             failing: false,
             commit_scheduled: false,
-            started: now,
+            uptime_here: Duration::ZERO,
+            uptime_at: now,
             uptime_before_ms,
             uptime_ms: uptime_before_ms,
             address: String::new(),
@@ -501,8 +506,13 @@ impl Shard {
         self.address = address.to_owned();
     }
 
+    /// Time in which the shard didn't run is no uptime: it may have been stopped, or its machine, while a client sent
+    /// an operation again in time. What was remembered then must be remembered when that is read at last.
     fn update_uptime(&mut self) {
-        let run = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = Instant::now();
+        self.uptime_here += now.saturating_duration_since(self.uptime_at).min(UPTIME_STEP_MAX);
+        self.uptime_at = now;
+        let run = u64::try_from(self.uptime_here.as_millis()).unwrap_or(u64::MAX);
         self.uptime_ms = self.uptime_before_ms.saturating_add(run);
     }
 

@@ -397,7 +397,7 @@ impl Shard {
                 format!(
                     "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nprocess_id:{}\r\nuptime_in_seconds:{}\r\n",
                     std::process::id(),
-                    self.started.elapsed().as_secs()
+                    self.uptime_here.as_secs()
                 ),
             ),
             ("Clients", format!("connected_clients:{}\r\n", self.connections.count)),
