@@ -10,8 +10,8 @@ from tests.support.rpc_socket import RpcError
 from tests.support.rpc_stream import RpcStream
 
 RECONNECT_PAUSE_S = 0.005
-UNKNOWN = "unknown_outcome"
-"""What replies become that wait for a commit, when an attempt to write it fails."""
+FAILING_DISK_CODES = frozenset({"unknown_outcome", "read_only"})
+"""What is told while the disk fails: of changes that may last or not, and of what can't be said or done."""
 REFUSED_KEY = b"(refused)"
 """Under this name the history knows operations that must be refused, and so are in no counter."""
 
@@ -104,7 +104,7 @@ class Client(ABC):
         try:
             said = await stream.call("hello", {"client": self.name, **fields})
         except RpcError as error:
-            if error.code == UNKNOWN and self.ground.disk_may_fail:
+            if self.may_be_retried(error.code):
                 await asyncio.sleep(RECONNECT_PAUSE_S)
                 raise ConnectionResetError from None
             raise Violation(f"hello was refused: {error}") from None
@@ -118,9 +118,9 @@ class Client(ABC):
         assert isinstance(said, dict)
         return said
 
-    def may_be_retried(self, code: str, codes: frozenset[str]) -> bool:
-        """Is this a refusal that a client of this kind must expect, one of `codes` or what a failing disk adds?"""
-        return code in codes or (code == UNKNOWN and self.ground.disk_may_fail)
+    def may_be_retried(self, code: str, codes: frozenset[str] = frozenset()) -> bool:
+        """Is this a refusal that a client must expect: one of `codes`, or what a failing disk adds?"""
+        return code in codes or (code in FAILING_DISK_CODES and self.ground.disk_may_fail)
 
     def see_commit(self, commit: int) -> None:
         """A durable answer named this commit."""

@@ -20,7 +20,7 @@ class Observer(Client):
             try:
                 await read(stream)
             except RpcError as error:
-                if not self.may_be_retried(error.code, frozenset()):
+                if not self.may_be_retried(error.code):
                     raise Violation(f"{read.__name__} was refused: {error}") from None
             await asyncio.sleep(self.random.uniform(0, PAUSE_S))
 
