@@ -134,7 +134,10 @@ class FolderContents:
         self.reader.read_log(lambda done: on_progress("checking the log", done / log_bytes if log_bytes else 1.0))
 
     def _open_store(self) -> CheckpointStore | None:
-        if not (self.directory / FOLDER_NAME).is_dir():
+        folder = self.directory / FOLDER_NAME
+        if not (folder / "CURRENT").exists() and not any(folder.glob("*.log")):
+            # There is no store, or the making of one was interrupted: a server makes it anew. Whether there must be
+            # one is the manifest's to say.
             return None
         try:
             return CheckpointStore(self.directory, read_only=True)

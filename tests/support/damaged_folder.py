@@ -9,8 +9,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pycounter.errors import StorageError
+from pycounter.storage.check import FolderReport, check_folder
 from tests.support.rpc_socket import RpcSocket
 from tests.support.shard_process import ShardEnded, ShardProcess
+
+NAMED = re.compile(
+    r"(?P<path>\S+\.log) is "
+    r"(?:damaged between bytes (?P<start>\d+) and (?P<end>\d+)|readable up to byte (?P<up_to>\d+))"
+)
+"""The place that a refusal names."""
 
 KEYS = [b"counter %d" % number for number in range(7)]
 
@@ -75,6 +83,7 @@ def start_and_look(shard: ShardProcess) -> Refused | Started:
     operations. The caller says which number may be.
     """
     before = _log_content(shard.directory)
+    report = _check(shard.directory)
     end = start_or_end(shard)
     if end is not None:
         assert end.status == 1, end
@@ -83,7 +92,10 @@ def start_and_look(shard: ShardProcess) -> Refused | Started:
         assert len(sentences) == 1, end
         assert re.match(rf"pycounter: .*{shard.directory}", sentences[0]), end
         assert _log_content(shard.directory) == before, f"a refused start changed the log: {sentences[0]}"
+        _compare(report, sentences[0])
         return Refused(sentences[0])
+    assert report is not None, "a server starts on a folder that can't be checked"
+    assert report.is_sound, report
     try:
         with RpcSocket(shard.address) as rpc:
             values = rpc.call("get_many", KEYS)
@@ -99,6 +111,30 @@ def start_and_look(shard: ShardProcess) -> Refused | Started:
         shard.kill()
 
 
+def _check(folder: Path) -> FolderReport | None:
+    """What `pycounter check` says of it; None where it can't be read at all."""
+    try:
+        return check_folder(folder)
+    except StorageError:
+        return None
+
+
+def _compare(report: FolderReport | None, sentence: str) -> None:
+    """A folder that a server refuses isn't sound, and where the server names a place, so does the check."""
+    if report is None:
+        return
+    assert not report.is_sound, (report, sentence)
+    named = NAMED.search(sentence)
+    if named is not None:
+        places = [(damage.file, damage.first_byte) for damage in report.damage]
+        path = Path(named["path"])
+        start = int(named["start"] or named["up_to"])
+        assert any(file is not None and Path(file).name == path.name and first == start for file, first in places), (
+            report.damage,
+            sentence,
+        )
+
+
 def _log_content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "log").glob("*")}
 
@@ -107,10 +143,3 @@ def put_back(folder: Path, copy: Path) -> None:
     """The folder as it was copied."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(copy, folder)
-
-
-NAMED = re.compile(
-    r"(?P<path>\S+\.log) is "
-    r"(?:damaged between bytes (?P<start>\d+) and (?P<end>\d+)|readable up to byte (?P<up_to>\d+))"
-)
-"""The place that a refusal names."""
