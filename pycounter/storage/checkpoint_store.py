@@ -53,6 +53,8 @@ def _options() -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     table = BlockBasedOptions()
     table.set_bloom_filter(10, False)
+    # A fold reads each page once and then replaces it: nothing is worth keeping in memory.
+    table.disable_cache()
     options.set_block_based_table_factory(table)
     options.set_keep_log_file_num(2)
     return options
@@ -187,6 +189,11 @@ class CheckpointStore:
         """A consistent copy in a new folder, by hard links where the disk allows them."""
         with self._writing(directory):
             Checkpoint(self._rows).create_checkpoint(str(directory))
+
+    def flush(self) -> None:
+        """Writes the rows that RocksDB holds in memory to its files: the memory is given back. Other threads run on."""
+        with self._writing(self.path):
+            self._rows.flush()
 
     def close(self) -> None:
         """Closes it. Idempotent."""

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 POLL_S = 0.2
 #: The pause after each page while the server is busy: the loop gets the interpreter.
 STEP_PAUSE_S = 0.001
+#: After so long without a checkpoint, rows that the store holds in memory go to its files. Sooner, most of them would
+#: be replaced before they are written at all.
+CALM_S = 2.0
 #: After a failure, before the next attempt.
 RETRY_S = 5.0
 
@@ -111,6 +114,12 @@ class Checkpointer:
             self._store.reopen_if_broken()
             self._store.copy_to(directory)
 
+    def _flush(self) -> None:
+        with self._one_at_a_time:
+            self._store.reopen_if_broken()
+            self._store.flush()
+            self.last_failure = None
+
     def _fold(self, fold: Fold, pause_s: float) -> None:
         older = len(self._abandoned)
         for step in range(fold.steps):
@@ -136,12 +145,17 @@ class Checkpointer:
 
     def _run(self) -> None:
         last = time.monotonic()
+        flushed = self.checkpoints
         while not self._stopping.wait(POLL_S):
             try:
                 self.log_bytes = self._engine.log_bytes
-                if self._is_due(time.monotonic() - last):
+                since_s = time.monotonic() - last
+                if self._is_due(since_s):
                     self.checkpoint(pause_s=STEP_PAUSE_S)
                     last = time.monotonic()
+                elif since_s >= CALM_S and self.checkpoints != flushed:
+                    self._flush()
+                    flushed = self.checkpoints
             except (StorageError, MemoryError) as error:
                 self.failures += 1
                 self.last_failure = str(error)
