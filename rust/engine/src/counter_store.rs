@@ -16,7 +16,7 @@
 //!
 //! - Finding and changing counters takes no lock (but see `cell` for what leaves the fast path).
 //! - Inserting takes the writer lock. It stops neither readers nor changes. A full index is replaced
-//!   by one of twice the size; readers may still be in the old one, so that is kept until somebody
+//!   by the next larger one; readers may still be in the old one, so that is kept until somebody
 //!   has `&mut self` (then call [`reclaim`], or the store is dropped).
 //! - Methods that end in `_mut` are for an owner with exclusive access: no lock and no locked
 //!   instruction.
@@ -311,10 +311,10 @@ impl CounterStore {
         }
     }
 
-    /// Replaces the index by one of twice the size.
+    /// Replaces the index by the next larger one.
     fn grow(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let old = self.index();
-        let new = Index::new(old.homes() * 2).ok_or(StoreError::Full)?;
+        let new = Index::new(old.homes() + 1).ok_or(StoreError::Full)?;
         let bytes = new.bytes();
         if self.arena.used_bytes() + writer.index_bytes + bytes > self.bytes_max {
             return Err(StoreError::Full);

@@ -1,6 +1,6 @@
 //! Getting rid of absent counters by building the store anew.
 
-use super::index::{HOMES_MIN, Index, Slot};
+use super::index::{Index, Slot};
 use super::{Arena, CounterStore, Writer, next_arrangement};
 use crate::atomics::{AtomicPtr, Mutex, locked_mut};
 use crate::cell::Cells;
@@ -44,14 +44,10 @@ impl CounterStore {
         true
     }
 
-    /// Homes for the present counters, with room for as many again before growing; but no more than there are, for
+    /// Homes for the present counters, with room for about as many again before growing; but no more than there are, for
     /// they may not fit into the bound.
     fn homes_wanted(&self) -> usize {
-        let mut homes = HOMES_MIN;
-        while homes / 2 < self.len() {
-            homes *= 2;
-        }
-        homes.min(self.index().homes())
+        (2 * self.len()).min(self.index().homes())
     }
 
     fn copy(&self, slot: Slot, new: &mut Self) -> bool {

@@ -1,7 +1,7 @@
 //! The index: an array of slots in near hash order.
 //!
-//! A slot is the high half of a hash (the *tag*) over a ref; 0 is empty. A key's home is the slot
-//! that the top bits of its hash name; from there on, the first free slot is taken. Slots are never
+//! A slot is the high half of a hash (the *tag*) over a ref; 0 is empty. A key's home is as far into
+//! the array as its tag is into all tags; from there on, the first free slot is taken. Slots are never
 //! emptied. So entries of the homes before `h` and from `h` on hardly mix, and a position in hash
 //! order is a position in the array at any size: that is what the scan's cursor and the growth by
 //! one sweep rest on. There is no wrapping round: behind the last home there are spare slots.
@@ -29,8 +29,6 @@ pub(super) const HOMES_MIN: usize = 2;
 pub(super) struct Index {
     slots: LazyAtomics<AtomicU64>,
     homes: usize,
-    /// A tag shifted right by this is its home.
-    shift: u32,
 }
 
 /// What lies where a key was looked for.
@@ -66,16 +64,24 @@ pub(super) fn tag_of(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
+/// The least size of an index with so many homes: a power of two, or one and a half of one. With doubling alone, an
+/// index would be half empty right after it has grown, and its unused half would weigh as much as the keys.
+fn size_for(homes: usize) -> usize {
+    let power = homes.next_power_of_two().max(HOMES_MIN);
+    let between = power / 4 * 3;
+    if between >= homes && between > HOMES_MIN { between } else { power }
+}
+
 impl Index {
-    /// An empty index; None if there can't be one of this size.
+    /// An empty index of so many homes or somewhat more; None if there can't be one of this size.
     pub(super) fn new(homes: usize) -> Option<Self> {
-        let homes = homes.next_power_of_two().max(HOMES_MIN);
+        let homes = size_for(homes);
         if homes > HOMES_MAX {
             return None;
         }
         // Spare slots for twice the reach of an insertion: see `place_all_of`.
         let slots = LazyAtomics::new(homes + 2 * homes.min(PROBE_MAX) + 1)?;
-        Some(Self { slots, homes, shift: 32 - homes.ilog2() })
+        Some(Self { slots, homes })
     }
 
     pub(super) fn homes(&self) -> usize {
@@ -92,13 +98,13 @@ impl Index {
     }
 
     pub(super) fn home(&self, tag: u32) -> usize {
-        // u64: a shift by 32 (one home) would be an overflow in u32.
-        (u64::from(tag) >> self.shift) as usize
+        // No overflow: both factors are below 2^32.
+        ((u64::from(tag) * self.homes as u64) >> 32) as usize
     }
 
     /// The least tag at home in `home`; one above all tags for the home after the last.
     pub(super) fn first_tag(&self, home: usize) -> u64 {
-        (home as u64) << self.shift
+        ((home as u64) << 32).div_ceil(self.homes as u64)
     }
 
     /// The slots from a home on, empty ones as None.
