@@ -14,7 +14,7 @@ from pycounter.storage.checkpoint_store import FOLDER_NAME
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import NOTE_NAME
 
-__all__ = ["NOTE_FORMAT", "write_backup"]
+__all__ = ["NOTE_FORMAT", "sync_folder", "write_backup"]
 
 NOTE_FORMAT = 1
 
@@ -53,11 +53,24 @@ def write_backup(shard: _Shard, checkpointer: Checkpointer, directory: str | os.
             "version": VERSION,
             "created_at": int(time.time()),
         }
-        # The note comes last: a folder without it is no whole backup.
-        with (target / NOTE_NAME).open("w", encoding="utf-8") as file:
+        # The note comes last, and whole or not at all: a folder without it is no whole backup.
+        new = target / f"{NOTE_NAME}.new"
+        with new.open("w", encoding="utf-8") as file:
             json.dump(note, file, indent=2)
             file.flush()
             os.fsync(file.fileno())
+        new.rename(target / NOTE_NAME)
+        sync_folder(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise StorageError(f"the backup to {target} failed: {error}", target) from error
     return target
+
+
+def sync_folder(directory: Path) -> None:
+    """Makes the names in a folder durable."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

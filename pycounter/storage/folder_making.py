@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pycounter._native import FolderWriter
 from pycounter.storage.checkpoint_store import CheckpointStore
 from pycounter.storage.folder_reading import FolderContents, OnProgress
 
-__all__ = ["make_folder", "sync_folder"]
+__all__ = ["make_folder"]
 
 
 def make_folder(contents: FolderContents, directory: Path, on_progress: OnProgress) -> str:
@@ -35,12 +34,3 @@ def make_folder(contents: FolderContents, directory: Path, on_progress: OnProgre
         store.close()
     writer.finish()
     return writer.identity
-
-
-def sync_folder(directory: Path) -> None:
-    """Makes the names in a folder durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from pycounter.errors import StorageError
+from pycounter.storage.backup import sync_folder
 from pycounter.storage.check import FolderReport, report_of
 from pycounter.storage.checkpoint_store import FOLDER_NAME
-from pycounter.storage.folder_making import make_folder, sync_folder
+from pycounter.storage.folder_making import make_folder
 from pycounter.storage.folder_reading import REPAIR_NAME, FolderContents, OnProgress, ignore_progress, read_folder
 
 __all__ = ["Repair", "plan_repair"]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pycounter.errors import StorageError
+from pycounter.storage.backup import sync_folder
 from pycounter.storage.checkpoint_store import FOLDER_NAME
-from pycounter.storage.folder_making import make_folder, sync_folder
+from pycounter.storage.folder_making import make_folder
 from pycounter.storage.folder_reading import OnProgress, ignore_progress, read_folder
 
 __all__ = ["Restored", "restore_backup"]
