@@ -41,6 +41,7 @@ mod changes;
 mod compaction;
 mod index;
 mod restore;
+mod room;
 mod scan;
 
 #[cfg(all(test, not(pycounter_loom)))]

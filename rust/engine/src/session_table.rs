@@ -115,6 +115,15 @@ pub struct Batch {
     old_count: usize,
 }
 
+/// What an accepted batch takes.
+struct Plan {
+    /// `None`: a row is to be made.
+    slot: Option<u32>,
+    old_count: usize,
+    /// Room for results that the row is to have.
+    capacity: usize,
+}
+
 impl Batch {
     /// So many leading items were applied before and must not be applied again.
     #[must_use]
@@ -175,15 +184,20 @@ impl SessionTable {
         acked_through: u64,
         now_ms: u64,
     ) -> Result<Batch, ErrorCode> {
-        let next_sequence = first_sequence.checked_add(count as u64).filter(|&next| next < u64::MAX);
-        let Some(next_sequence) = next_sequence.filter(|_| first_sequence > 0) else {
-            return Err(ErrorCode::BadRequest);
+        let plan = self.plan_batch(session, first_sequence, count, acked_through, now_ms)?;
+        let slot = match plan.slot {
+            Some(slot) => {
+                self.prepare(slot, acked_through, &plan);
+                slot
+            }
+            None => {
+                let mut row = SessionRow::new(now_ms);
+                row.set_capacity(plan.capacity);
+                let (drained_through, drained_used_ms) = (0, now_ms);
+                self.insert(Slot { session, row, drained_through, drained_used_ms, dirty: false, gapped: false })
+            }
         };
-        let (slot, old_count) = match self.find(session) {
-            Some(slot) if self.is_over(slot, now_ms) => return Err(ErrorCode::SessionUnknown),
-            Some(slot) => (slot, self.accept_known(slot, first_sequence, next_sequence, acked_through)?),
-            None => (self.accept_first(session, first_sequence, count, acked_through, now_ms)?, 0),
-        };
+        let old_count = plan.old_count;
         let new_count = count - old_count;
         if new_count > 0 {
             self.is_dirty = true;
@@ -191,6 +205,21 @@ impl SessionTable {
         }
         self.use_slot(slot, now_ms);
         Ok(Batch { slot, old_count })
+    }
+
+    /// Would [`begin_batch`](Self::begin_batch) accept it?
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_batch(
+        &self,
+        session: SessionId,
+        first_sequence: u64,
+        count: usize,
+        acked_through: u64,
+        now_ms: u64,
+    ) -> Result<(), ErrorCode> {
+        self.plan_batch(session, first_sequence, count, acked_through, now_ms).map(|_| ())
     }
 
     /// The answer to an old item of the batch.
@@ -220,17 +249,35 @@ impl SessionTable {
         slot.row.push(fingerprint, result);
     }
 
-    /// Checks a batch of an existing session, then takes its acknowledgement and makes room for its new items.
-    /// Gives the number of old items.
-    fn accept_known(
-        &mut self,
+    /// All of a batch's checks, and what accepting it takes.
+    fn plan_batch(
+        &self,
+        session: SessionId,
+        first_sequence: u64,
+        count: usize,
+        acked_through: u64,
+        now_ms: u64,
+    ) -> Result<Plan, ErrorCode> {
+        let next_sequence = first_sequence.checked_add(count as u64).filter(|&next| next < u64::MAX);
+        let Some(next_sequence) = next_sequence.filter(|_| first_sequence > 0) else {
+            return Err(ErrorCode::BadRequest);
+        };
+        match self.find(session) {
+            Some(slot) if self.is_over(slot, now_ms) => Err(ErrorCode::SessionUnknown),
+            Some(slot) => self.plan_known(slot, first_sequence, next_sequence, acked_through),
+            None => self.plan_first(session, first_sequence, count, acked_through),
+        }
+    }
+
+    /// A batch of an existing session.
+    fn plan_known(
+        &self,
         slot: u32,
         first_sequence: u64,
         next_sequence: u64,
         acked_through: u64,
-    ) -> Result<usize, ErrorCode> {
-        let bytes = self.bytes();
-        let row = &mut self.slots[slot as usize].as_mut().ok_or(ErrorCode::Internal)?.row;
+    ) -> Result<Plan, ErrorCode> {
+        let row = &self.slots[slot as usize].as_ref().ok_or(ErrorCode::Internal)?.row;
         let expected = row.last_sequence().saturating_add(1);
         if first_sequence > expected {
             return Err(ErrorCode::SequenceGap);
@@ -244,34 +291,24 @@ impl SessionTable {
         let needed = row.results_len() - settled + new_count;
         let capacity = row.capacity();
         let capacity_wanted = if new_count > 0 {
-            let others_bytes = bytes - capacity * RESULT_BYTES;
+            let others_bytes = self.bytes() - capacity * RESULT_BYTES;
             self.settings.room_for(needed, new_count, capacity, others_bytes)?
         } else {
             capacity
         };
-        let acked_rises = acked_through > row.acked_through();
-        row.acknowledge(acked_through);
-        if capacity_wanted > capacity {
-            row.set_capacity(capacity_wanted);
-        } else if capacity > SHRINK_CAPACITY_MIN && needed < capacity / 4 {
-            row.set_capacity(needed.max(RESULTS_CAPACITY_MIN));
-        }
-        self.results_bytes = self.results_bytes + row.capacity() * RESULT_BYTES - capacity * RESULT_BYTES;
-        if acked_rises {
-            self.mark_dirty(slot);
-        }
-        Ok(old_count)
+        let is_too_wide = capacity_wanted <= capacity && capacity > SHRINK_CAPACITY_MIN && needed < capacity / 4;
+        let capacity = if is_too_wide { needed.max(RESULTS_CAPACITY_MIN) } else { capacity_wanted };
+        Ok(Plan { slot: Some(slot), old_count, capacity })
     }
 
-    /// Checks the first batch of a session, then makes its row.
-    fn accept_first(
-        &mut self,
+    /// The first batch of a session.
+    fn plan_first(
+        &self,
         session: SessionId,
         first_sequence: u64,
         count: usize,
         acked_through: u64,
-        now_ms: u64,
-    ) -> Result<u32, ErrorCode> {
+    ) -> Result<Plan, ErrorCode> {
         if first_sequence > 1 || count == 0 || self.ended_ms.contains_key(&session) {
             return Err(ErrorCode::SessionUnknown);
         }
@@ -282,9 +319,23 @@ impl SessionTable {
             return Err(ErrorCode::Overloaded);
         }
         let capacity = self.settings.room_for(count, count, 0, self.bytes() + ROW_BYTES)?;
-        let mut row = SessionRow::new(now_ms);
-        row.set_capacity(capacity);
-        Ok(self.insert(Slot { session, row, drained_through: 0, drained_used_ms: now_ms, dirty: false, gapped: false }))
+        Ok(Plan { slot: None, old_count: 0, capacity })
+    }
+
+    /// Takes an accepted batch's acknowledgement and makes room for its new items.
+    fn prepare(&mut self, number: u32, acked_through: u64, plan: &Plan) {
+        let Some(slot) = self.slots.get_mut(number as usize).and_then(Option::as_mut) else { return };
+        let row = &mut slot.row;
+        let before = row.capacity();
+        let acked_rises = acked_through > row.acked_through();
+        row.acknowledge(acked_through);
+        if plan.capacity != before {
+            row.set_capacity(plan.capacity);
+        }
+        self.results_bytes = self.results_bytes + row.capacity() * RESULT_BYTES - before * RESULT_BYTES;
+        if acked_rises {
+            self.mark_dirty(number);
+        }
     }
 
     /// The session's last sequence, for a client that resumes it; counts as use of the session.

@@ -104,8 +104,12 @@ fn settings() -> ShardSettings {
 }
 
 fn open(folder: &Path, files: &FailingFiles, settings: ShardSettings) -> Shard {
+    open_bounded(folder, files, settings, 1 << 30)
+}
+
+fn open_bounded(folder: &Path, files: &FailingFiles, settings: ShardSettings, counters_bytes_max: u64) -> Shard {
     let state = StateSettings {
-        counters_bytes_max: 1 << 30,
+        counters_bytes_max,
         dirty_counters_max: 1 << 16,
         sessions: SessionSettings::default(),
         ids: OperationIdSettings::default(),
@@ -380,6 +384,36 @@ fn figure(shard: &Shard, name: &str) -> u64 {
     }
 }
 
+#[test]
+fn a_refused_batch_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shard = open_bounded(folder.path(), &FailingFiles::default(), settings(), 1 << 20);
+    let slot = shard.connect();
+    let mut apply = |session: &str, first: u64, acked: u64, keys: usize, key_bytes: usize| {
+        let key = |number: usize| format!("{session}{first}{number:0key_bytes$}");
+        let items = (0..keys).map(|number| Value::Array(vec![key(number).into(), 1.into()])).collect();
+        let level = Value::from("applied");
+        let params = vec![session.into(), first.into(), acked.into(), Value::Array(items), level];
+        let bytes = figure(&shard, "counters_bytes");
+        shard.feed(slot, &request(1, "apply", params));
+        let code = replies(shard.replies())[0].1.clone().unwrap_or_default().split(':').next().unwrap().to_owned();
+        (code, figure(&shard, "counters_bytes") - bytes)
+    };
+    let (known, unknown) = ("sixteen bytes id", "another sixteen.");
+    assert_eq!(apply(known, 1, 0, 10, 10).0, "");
+    let refused = |code: &str| (code.to_owned(), 0);
+    assert_eq!(apply(known, 12, 0, 100, 10), refused("sequence_gap"));
+    assert_eq!(apply(known, 11, 11, 100, 10), refused("bad_request"));
+    assert_eq!(apply(known, 11, 0, 20_000, 10), refused("too_large"));
+    assert_eq!(apply(unknown, 2, 0, 100, 10), refused("session_unknown"));
+    assert_eq!(apply(unknown, 0, 0, 100, 10), refused("bad_request"));
+    // A batch that doesn't fit takes no room from one that does, down to the last places.
+    assert_eq!(apply(known, 11, 0, 1000, 990), refused("overloaded"));
+    assert_eq!(apply(known, 11, 0, 700, 990).0, "");
+    assert_eq!(apply(known, 711, 710, 700, 990), refused("overloaded"));
+    assert_eq!(apply(known, 711, 710, 100, 990).0, "");
+}
+
 /// Half of the bound is 512 KiB, the share of each connection 64 KiB.
 fn open_with_little_input(folder: &Path) -> Shard {
     let settings = ShardSettings { input_bytes_max: 1 << 20, connections_max: 8, ..settings() };
@@ -416,6 +450,7 @@ fn unfinished_requests_of_all_connections_together_are_bounded_and_small_ones_go
     shard.feed(first, end);
     assert_eq!(codes(&replies(shard.replies())), [(7, "")]);
     // The memory is given back, and what a client leaves behind too.
+    assert!(!shard.connection(first).unwrap().is_crowded());
     assert!(figure(&shard, "input_bytes") <= 2 * 4096, "{}", figure(&shard, "input_bytes"));
     for slot in [first, second, third, small] {
         shard.disconnect(slot);

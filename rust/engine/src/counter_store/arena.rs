@@ -141,6 +141,21 @@ impl Arena {
         (self.used.load(Ordering::Relaxed) - START) * UNIT_BYTES as u64
     }
 
+    /// At most so many bytes more are in use once so many counters were appended, whose keys have so many bytes
+    /// together. None: that is more than there can be.
+    pub(super) fn bytes_for(&self, count: usize, key_bytes: usize) -> Option<u64> {
+        // Each may need a unit to be placed, a part of one to be whole, and each chunk's end may stay empty.
+        let units = (key_bytes as u64).div_ceil(UNIT_BYTES as u64) + count as u64 * (entry_units(0) + 2);
+        // Relaxed: a figure.
+        let used = self.used.load(Ordering::Relaxed);
+        let (mut end, mut edge) = (used + units, chunk_end(used));
+        while edge < end {
+            end += entry_units(KEY_BYTES_MAX) + 1;
+            edge = chunk_end(edge);
+        }
+        (end <= UNITS_MAX).then_some((end - used) * UNIT_BYTES as u64)
+    }
+
     /// The entry of a ref. Panics if there can't be one: then the ref is from elsewhere.
     pub(super) fn at(&self, at: CounterRef) -> Placed<'_> {
         let (chunk, offset) = locate(u64::from(at.number()));

@@ -66,10 +66,25 @@ pub(super) fn tag_of(hash: u64) -> u32 {
 
 /// The least size of an index with so many homes: a power of two, or one and a half of one. With doubling alone, an
 /// index would be half empty right after it has grown, and its unused half would weigh as much as the keys.
-fn size_for(homes: usize) -> usize {
+pub(super) fn size_for(homes: usize) -> usize {
     let power = homes.next_power_of_two().max(HOMES_MIN);
     let between = power / 4 * 3;
     if between >= homes && between > HOMES_MIN { between } else { power }
+}
+
+/// Spare slots for twice the reach of an insertion: see `place_all_of`.
+fn slots_of(homes: usize) -> usize {
+    homes + 2 * homes.min(PROBE_MAX) + 1
+}
+
+/// Bytes of an index with so many homes.
+pub(super) fn bytes_of(homes: usize) -> u64 {
+    (slots_of(homes) * size_of::<AtomicU64>()) as u64
+}
+
+/// How many entries an index with so many homes takes before it has to grow.
+pub(super) fn entries_max_of(homes: usize) -> usize {
+    if cfg!(pycounter_loom) { homes } else { homes * 27 / 32 }
 }
 
 impl Index {
@@ -79,8 +94,7 @@ impl Index {
         if homes > HOMES_MAX {
             return None;
         }
-        // Spare slots for twice the reach of an insertion: see `place_all_of`.
-        let slots = LazyAtomics::new(homes + 2 * homes.min(PROBE_MAX) + 1)?;
+        let slots = LazyAtomics::new(slots_of(homes))?;
         Some(Self { slots, homes })
     }
 
@@ -94,7 +108,7 @@ impl Index {
 
     /// How many entries it takes before it has to grow.
     pub(super) fn entries_max(&self) -> usize {
-        if cfg!(pycounter_loom) { self.homes } else { self.homes * 27 / 32 }
+        entries_max_of(self.homes)
     }
 
     pub(super) fn home(&self, tag: u32) -> usize {

@@ -134,6 +134,9 @@ impl Shard {
         let last = self.state.sessions.last_sequence(session).unwrap_or(0);
         let end = first_sequence.checked_add(items.len() as u64).ok_or(ErrorCode::BadRequest)?;
         let new = items.len().min(usize::try_from(end.saturating_sub(last + 1)).unwrap_or(usize::MAX));
+        // Before anything is made for the batch: a refused one leaves nothing behind.
+        let sessions = &self.state.sessions;
+        sessions.check_batch(session, first_sequence, items.len(), acked_through, self.uptime_ms)?;
         let counters = if new > 0 { self.reserve_counters(&items[items.len() - new..])? } else { Vec::new() };
         let sessions = &mut self.state.sessions;
         let batch = sessions.begin_batch(session, first_sequence, items.len(), acked_through, self.uptime_ms)?;
@@ -153,8 +156,9 @@ impl Shard {
         Ok(())
     }
 
-    /// Makes room for changes of all these items, so that none can be refused for want of it half way through. Gives
-    /// each one's counter, absent still where it is new, or why the item is a bad one.
+    /// Makes room for changes of all these items, so that none can be refused for want of it half way through; where
+    /// there is none, makes no counter. Gives each one's counter, absent still where it is new, or why the item is a bad
+    /// one.
     fn reserve_counters(&mut self, items: &[Item<'_>]) -> Result<Vec<Result<CounterRef, ErrorCode>>, ErrorCode> {
         self.admit(items.len())?;
         let counters = &mut self.state.counters;
@@ -162,6 +166,18 @@ impl Shard {
         hashes.iter().for_each(|&hash| counters.prefetch_slot(hash));
         for &hash in &hashes {
             counters.prefetch_cell(hash);
+        }
+        let key_bytes = items.iter().map(|item| item.key.len()).sum();
+        if !counters.has_room(items.len(), key_bytes) {
+            // Near the bound only, so that nobody else pays for it: only keys that are new need room.
+            let is_new =
+                |(item, hash): &(&Item<'_>, &u64)| item.error.is_none() && counters.find(**hash, item.key).is_none();
+            let new = items.iter().zip(&hashes).filter(is_new);
+            let (count, key_bytes) = new.fold((0, 0), |(count, bytes), (item, _)| (count + 1, bytes + item.key.len()));
+            if count > 0 && !counters.has_room(count, key_bytes) {
+                counters.note_full();
+                return Err(ErrorCode::Overloaded);
+            }
         }
         let mut reserve = |(item, &hash): (&Item<'_>, &u64)| match item.error {
             Some(code) => Ok(Err(code)),
