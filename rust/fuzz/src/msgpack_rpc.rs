@@ -3,7 +3,7 @@
 use pycounter_engine::error_code::ErrorCode;
 use pycounter_engine::limits::REQUEST_ITEMS_MAX;
 use pycounter_engine::wire::msgpack_rpc::{self, FrameScanner, Parsed};
-use pycounter_engine::wire::request::{ChangeOptions, ReadOptions, Request, key_is_valid};
+use pycounter_engine::wire::request::{ChangeOptions, Request, key_is_valid};
 use pycounter_engine::wire::scan::Scan;
 
 use crate::split::{LIMITS, frames};
@@ -45,14 +45,10 @@ fn check_hot_path(buf: &[u8], frame: &[u8]) {
         msgpack_rpc::parse(&buf[..len])
     };
     if let Some(fast) = msgpack_rpc::fast_incr(buf) {
-        let request = Request::Incr { key: fast.key, delta: fast.delta, options: ChangeOptions::default() };
+        let options = ChangeOptions { id: fast.id, ..ChangeOptions::default() };
+        let request = Request::Incr { key: fast.key, delta: fast.delta, options };
         assert_eq!(general(fast.len), Parsed::Request { msgid: fast.msgid, request: Ok(request) });
         assert_eq!(msgpack_rpc::fast_incr(&buf[..fast.len - 1]), None, "it is not all there");
-    }
-    if let Some(fast) = msgpack_rpc::fast_get(buf) {
-        let request = Request::Get { key: fast.key, options: ReadOptions::default() };
-        assert_eq!(general(fast.len), Parsed::Request { msgid: fast.msgid, request: Ok(request) });
-        assert_eq!(msgpack_rpc::fast_get(&buf[..fast.len - 1]), None, "it is not all there");
     }
     // Past the frame the bytes are another frame's.
     assert_eq!(msgpack_rpc::fast_incr(frame), msgpack_rpc::fast_incr(buf));

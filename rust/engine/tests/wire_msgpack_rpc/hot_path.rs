@@ -1,6 +1,6 @@
 //! What the hot paths take, encoding by encoding.
 
-use pycounter_engine::wire::msgpack_rpc::{fast_get, fast_incr};
+use pycounter_engine::wire::msgpack_rpc::fast_incr;
 
 #[test]
 fn hot_paths_take_every_encoding_and_nothing_else() {
@@ -51,17 +51,6 @@ fn hot_paths_take_every_encoding_and_nothing_else() {
                     assert_eq!(fast.map(|fast| fast.delta), value);
                     assert!(fast.is_none_or(|fast| fast.len == frame.len() - 5));
                 }
-                let get_method: &[u8] = match method.len() {
-                    5 => b"\xa3get\x91",
-                    _ => &[method[0], 3, b'g', b'e', b't', 0x91],
-                };
-                let get = [b"\x94\x00", msgid, get_method, key].concat();
-                assert_eq!(
-                    fast_get(&get).map(|fast| (fast.len, fast.key)),
-                    Some((get.len(), &b"key"[..])),
-                    "{}",
-                    get.escape_ascii()
-                );
             }
         }
     }

@@ -170,7 +170,7 @@ proptest! {
         let _ = parse(&bytes);
         let _ = parse(&[&b"\x94\x00\x01\xa4incr\x93\xa1k\x01"[..], &bytes].concat());
         let _ = FrameScanner::default().scan(&bytes, LIMITS);
-        let _ = (fast_incr(&bytes), fast_get(&bytes), request_msgid(&bytes));
+        let _ = (fast_incr(&bytes), request_msgid(&bytes));
     }
 }
 

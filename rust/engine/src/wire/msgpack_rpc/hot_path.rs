@@ -1,4 +1,4 @@
-//! The two shapes that make up nearly all traffic, matched on the bytes without a reader between.
+//! The shapes that make up nearly all traffic, matched on the bytes without a reader between.
 //!
 //! A subset of what [`parse`](super::parse) accepts, with the same meaning: whatever is unusual, wrong or
 //! not all there gives `None`, and the general path decides. A key's length is checked here too.
@@ -18,17 +18,6 @@ pub struct FastIncr<'a> {
     pub delta: i64,
     /// The operation id, of 1 to 64 bytes.
     pub id: Option<&'a [u8]>,
-}
-
-/// A `get` without options.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FastGet<'a> {
-    /// Bytes of the frame.
-    pub len: usize,
-    /// To be echoed in the reply.
-    pub msgid: u32,
-    /// Of 1 to 1,024 bytes.
-    pub key: &'a [u8],
 }
 
 /// `[0, msgid, "incr", [key]]`, `[0, msgid, "incr", [key, delta]]` or `[0, msgid, "incr", [key, delta, {"id": id}]]` at
@@ -55,19 +44,6 @@ pub fn fast_incr(buf: &[u8]) -> Option<FastIncr<'_>> {
         _ => return None,
     };
     Some(FastIncr { len: buf.len() - rest.len(), msgid, key, delta, id })
-}
-
-/// `[0, msgid, "get", [key]]` at the start of `buf`.
-///
-/// If a [`FrameScanner`](super::FrameScanner) had begun with these bytes, reset it.
-#[must_use]
-pub fn fast_get(buf: &[u8]) -> Option<FastGet<'_>> {
-    let (msgid, rest) = after_msgid(buf)?;
-    let ([0xa3, b'g', b'e', b't', 0x91, rest @ ..] | [0xd9 | 0xc4, 3, b'g', b'e', b't', 0x91, rest @ ..]) = rest else {
-        return None;
-    };
-    let (key, rest) = key(rest)?;
-    Some(FastGet { len: buf.len() - rest.len(), msgid, key })
 }
 
 /// The bytes after `[0, msgid`. Clients count up, so which encoding comes is well predicted.

@@ -1,9 +1,9 @@
 //! MessagePack-RPC: `[0, msgid, method, params]` answered by `[1, msgid, error, result]`, and the
 //! notification `[2, method, params]`, which has no answer.
 //!
-//! A connection's bytes go through [`fast_incr`] or [`fast_get`] first. What they decline is measured by
-//! a [`FrameScanner`] and understood by [`parse`], which is the authority: the fast paths accept a
-//! subset of what it accepts and mean the same by it. Everything borrows from the received bytes; no
+//! A connection's bytes go through [`fast_incr`] first. What it declines is measured by
+//! a [`FrameScanner`] and understood by [`parse`], which is the authority: the fast path accepts a
+//! subset of what it accepts and means the same by it. Everything borrows from the received bytes; no
 //! function here recurses, and nothing is allocated before its count is checked.
 //!
 //! No state but the scanner's, no threads.
@@ -17,7 +17,7 @@ mod request_parser;
 
 pub use frame_scanner::{FrameError, FrameScanner};
 pub use held_replies::fail_held;
-pub use hot_path::{FastGet, FastIncr, fast_get, fast_incr};
+pub use hot_path::{FastIncr, fast_incr};
 pub use reply_writer::{
     reply_begin, reply_error, reply_error_text, reply_int, reply_nil, write_array_len, write_bin, write_bool,
     write_error, write_f64, write_i64, write_i128, write_key, write_map_len, write_nil, write_str, write_u64,

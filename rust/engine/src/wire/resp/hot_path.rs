@@ -16,15 +16,6 @@ pub struct FastIncr<'a> {
     pub delta: i64,
 }
 
-/// A GET.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FastGet<'a> {
-    /// Bytes of the request.
-    pub len: usize,
-    /// Of 1 to 1,024 bytes.
-    pub key: &'a [u8],
-}
-
 /// The bit that tells small letters from capitals.
 const SMALL: u8 = 0x20;
 
@@ -48,20 +39,6 @@ pub fn fast_incr(buf: &[u8]) -> Option<FastIncr<'_>> {
         return Some(FastIncr { len: buf.len() - rest.len(), key, delta: delta(digits)? });
     }
     None
-}
-
-/// GET as an array, in any case, at the start of `buf`.
-///
-/// If a [`FrameScanner`](super::FrameScanner) had begun with these bytes, reset it.
-#[must_use]
-pub fn fast_get(buf: &[u8]) -> Option<FastGet<'_>> {
-    let (head, rest) = buf.split_first_chunk::<15>()?;
-    let small = head.map(|byte| byte | SMALL);
-    if head[..8] != *b"*2\r\n$3\r\n" || small[8..11] != *b"get" || head[11..14] != *b"\r\n$" {
-        return None;
-    }
-    let (key, rest) = bulk_from(head[14], rest)?;
-    Some(FastGet { len: buf.len() - rest.len(), key })
 }
 
 /// A bulk string of 1 to 1,024 bytes whose length begins with the digit `first`.

@@ -1,9 +1,9 @@
 //! RESP2 and RESP3, the protocol of Redis: requests are arrays of bulk strings, or a line of text typed by
 //! a person; replies come back in request order.
 //!
-//! A connection's bytes go through [`fast_incr`] or [`fast_get`] first. What they decline is measured by
-//! a [`FrameScanner`] and understood by [`parse`], which is the authority: the fast paths accept a subset
-//! of what it accepts and mean the same by it. Errors have Redis's words, which clients match on, and end
+//! A connection's bytes go through [`fast_incr`] first. What it declines is measured by
+//! a [`FrameScanner`] and understood by [`parse`], which is the authority: the fast path accepts a subset
+//! of what it accepts and means the same by it. Errors have Redis's words, which clients match on, and end
 //! with this project's code in parentheses.
 //!
 //! No state but the scanner's, no threads.
@@ -23,7 +23,7 @@ pub use command_error::{CommandError, words};
 pub use command_parser::parse;
 pub use frame_scanner::{FrameScanner, ProtocolError};
 pub use held_replies::fail_held;
-pub use hot_path::{FastGet, FastIncr, fast_get, fast_incr};
+pub use hot_path::{FastIncr, fast_incr};
 pub use reply_writer::{
     Version, write_array_len, write_bool, write_bulk, write_bulk_int, write_command_error, write_double, write_error,
     write_int, write_map_len, write_null, write_protocol_error, write_simple, write_text,
