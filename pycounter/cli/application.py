@@ -86,12 +86,12 @@ def serve(
     ] = False,
     json_: Json = False,
 ) -> None:
-    r"""Serve one shard: MessagePack-RPC and RESP (any Redis client) on one port.
+    """Serve one shard: MessagePack-RPC and RESP (any Redis client) on one port.
 
     \b
     pycounter serve --data ./counters
     redis-cli -p 7400 incr visits
-    """
+    """  # noqa: D301 - click reads the backspace: lines that aren't to be wrapped
     import asyncio
 
     import uvloop

@@ -229,3 +229,10 @@ def test_a_relative_folder_is_relative_to_where_it_was_started(tmp_path):
     server.communicate(timeout=60)
     assert server.returncode == 0
     assert (tmp_path / "here" / "manifest.json").exists()
+
+
+def test_help_keeps_the_lines_of_an_example():
+    output = subprocess.run(
+        [sys.executable, "-m", "pycounter", "serve", "--help"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert "\n  pycounter serve --data ./counters\n  redis-cli -p 7400 incr visits\n" in output
