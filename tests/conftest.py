@@ -7,6 +7,7 @@ PYCOUNTER_TEST_SEED to repeat a run. Workers of pytest-xdist inherit it through 
 import asyncio
 import os
 import random
+import signal
 from collections.abc import Callable, Generator, Mapping
 
 import hypothesis
@@ -44,6 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Draws the run's seed before Hypothesis reads its option, and chooses the profile."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Begun in the background by a shell: programs under test would ignore Ctrl-C too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     given = config.getoption("hypothesis_seed", default=None)
     if given is not None:
         os.environ[SEED_VARIABLE] = str(given)
