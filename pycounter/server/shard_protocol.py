@@ -55,7 +55,9 @@ class ShardProtocol(asyncio.Protocol):
         self._connection = self._server.shard.connect(self)
         self._feed = self._connection.feed
         if not self._server.admit(self):
-            self._write(TOO_MANY_CONNECTIONS)
+            # A server that stops says nothing, as if it had stopped already: there is room, for the next start.
+            if not self._server.stopping:
+                self._write(TOO_MANY_CONNECTIONS)
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
