@@ -48,7 +48,8 @@ pub struct OperationIdSettings {
     pub ids_window_ms: u64,
     /// How far in the future the `born` of an id may be.
     pub born_ahead_ms: u64,
-    /// Most bytes of rows and index together; at most 4 GiB of rows, whatever is set.
+    /// Most bytes of rows and index together; at most 4 GiB of rows, whatever is set. The last id that fits may grow one
+    /// of the index's 1,024 parts on top of it.
     pub ids_bytes_max: usize,
 }
 

@@ -8,10 +8,16 @@ use std::path::{Path, PathBuf};
 
 #[path = "../../fuzz/src/journal_record.rs"]
 mod journal_record;
+#[path = "../../fuzz/src/memory_files.rs"]
+mod memory_files;
 #[path = "../../fuzz/src/msgpack_rpc.rs"]
 mod msgpack_rpc;
 #[path = "../../fuzz/src/resp.rs"]
 mod resp;
+#[path = "../../fuzz/src/shard.rs"]
+mod shard;
+#[path = "../../fuzz/src/shard_host.rs"]
+mod shard_host;
 #[path = "../../fuzz/src/split.rs"]
 mod split;
 
@@ -63,4 +69,9 @@ fn msgpack_rpc_seeds_keep_the_promises() {
 #[test]
 fn resp_seeds_keep_the_promises() {
     replay("resp", resp::seeds(), resp::check);
+}
+
+#[test]
+fn shard_seeds_keep_the_promises() {
+    replay("shard", shard::seeds(), shard::check);
 }

@@ -4,6 +4,9 @@
 //! seed in `corpus/` through the very same functions, and keeps the seeds in step with `seeds()`.
 
 pub mod journal_record;
+pub mod memory_files;
 pub mod msgpack_rpc;
 pub mod resp;
+pub mod shard;
+pub mod shard_host;
 pub mod split;
