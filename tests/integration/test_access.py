@@ -4,27 +4,19 @@ import contextlib
 import shutil
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from pycounter.client import SessionClient
+from tests.support.credentials import TOKEN, make_certificate, over_tls, write_token
 from tests.support.resp_socket import RespError, RespSocket, command
 from tests.support.rpc_socket import RpcSocket, notification, request
 from tests.support.shard_process import ShardEnded
 
-TOKEN = "b1946ac92492d2347c6235b4d2611184"
 WRONG = ["", "b1946ac92492d234", TOKEN + "5", TOKEN[:-1] + "5", TOKEN.upper(), TOKEN * 2, "x" * 1024]
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-
-
-def write_token(folder: Path) -> str:
-    file = folder / "token"
-    file.write_text(f"{TOKEN}\n")
-    file.chmod(0o600)
-    return str(file)
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
@@ -168,21 +160,6 @@ def test_an_address_that_others_can_reach_needs_a_token(start_shard, tmp_path):
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
-def make_certificate(folder: Path, name: str) -> tuple[str, str]:
-    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", f"/CN={name}"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return str(cert), str(key)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     """Two certificates with their keys, each its own authority."""
@@ -203,14 +180,10 @@ def trusting(certificates):
     return ssl.create_default_context(cafile=certificates[0][0])
 
 
-def over_tls(connection, context):
-    connection.socket = context.wrap_socket(connection.socket, server_hostname="127.0.0.1")
-    return connection
-
-
 @needs_openssl
 async def test_both_protocols_over_tls(tls_shard, trusting):
     with over_tls(RespSocket(tls_shard.address), trusting) as resp:
+        assert isinstance(resp.socket, ssl.SSLSocket)
         assert resp.socket.version() in {"TLSv1.2", "TLSv1.3"}
         assert resp.outcome("INCR", "a").word == "NOAUTH"
         resp.send(command("AUTH", TOKEN) + command("FLUSHALL") + command("INCR", "a") * 10_000)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.rpc_socket import RpcSocket
@@ -22,17 +23,25 @@ def resident_bytes(pid: int) -> int:
 class Bystander:
     """Increments a counter of its own, one request after the other, on a connection made before the trouble began.
 
+    `connect` makes the connection where the server wants more than that, such as a token.
+
     At the end (`with`) every increment must have been answered with the next value, and the server's memory must never
     have grown by more than `growth_bytes`.
     """
 
-    def __init__(self, shard: ShardProcess, *, growth_bytes: int) -> None:
+    def __init__(
+        self,
+        shard: ShardProcess,
+        *,
+        growth_bytes: int,
+        connect: Callable[[tuple[str, int]], RpcSocket] = RpcSocket,
+    ) -> None:
         assert shard.ready is not None
         self.latencies_s: list[float] = []
         self.peak_bytes = 0
         self._pid = shard.ready.pid
         self._growth_bytes = growth_bytes
-        self._rpc = RpcSocket(shard.address)
+        self._rpc = connect(shard.address)
         self._value = self._rpc.call("incr", KEY)
         self._start_bytes = resident_bytes(self._pid)
         self._ended = threading.Event()
