@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def draw(path: Path, tables: Sequence[Table]) -> bool:
         axis.set_title(f"{table.name}: {table.title}")
         axis.set_ylabel("operations/s" if name == "per_second" else "server CPU, us/operation")
         axis.legend(fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
     plt.close(figure)
+    # matplotlib ends lines of coordinates with a space.
+    path.write_text("".join(line.rstrip() + "\n" for line in drawn.getvalue().splitlines()), encoding="utf-8")
     return True
