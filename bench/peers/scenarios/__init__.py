@@ -3,7 +3,16 @@
 from collections.abc import Callable, Mapping
 
 from bench.peers.run import Run
-from bench.peers.scenarios import contention, exactness, growth, hot_counter, in_process, storage, throughput
+from bench.peers.scenarios import (
+    bystander,
+    contention,
+    exactness,
+    growth,
+    hot_counter,
+    in_process,
+    storage,
+    throughput,
+)
 from bench.peers.table import Table
 
 SCENARIOS: Mapping[str, Callable[[Run], Table]] = {
@@ -18,4 +27,5 @@ SCENARIOS: Mapping[str, Callable[[Run], Table]] = {
     "p11": storage.checkpoint,
     "p12": growth.growth,
     "exactness": exactness.exactness,
+    "bystander": bystander.bystander,
 }
