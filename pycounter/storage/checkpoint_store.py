@@ -65,9 +65,9 @@ def _mapped(path: Path) -> Iterator[None]:
     """RocksDB's errors, which are bare `Exception`s with a text, as ours: the one place for that."""
     try:
         yield
-    except (StorageError, OSError):
+    except StorageError:
         raise
-    except Exception as error:  # the binding raises nothing more specific
+    except Exception as error:  # the binding raises nothing more specific, or an OSError that names no file
         text = " ".join(str(error).split())
         if "lock file" in text or "lock hold by" in text:
             raise FolderLocked(f"{path} is open elsewhere: stop the other process first ({text})", path) from error

@@ -10,7 +10,6 @@ import re
 import resource
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -19,18 +18,11 @@ from tests.support.faulty_disk import Call, Fate
 from tests.support.log_files import check_history, segments
 from tests.support.resp_socket import RespSocket
 from tests.support.rpc_socket import RpcError
+from tests.support.waiting import wait_until
 
 SESSION = b"s" * 16
 LOG = "/log/"
 EARLY_CHECKPOINTS = {"checkpoint_log_bytes": 4096, "checkpoint_interval_s": 0.05, "segment_bytes": 4096}
-
-
-def wait_until(condition, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-    return result
 
 
 def is_in_state(rpc, state):

@@ -17,17 +17,10 @@ from tests.support.damaged_folder import start_or_end
 from tests.support.log_files import check_history, segments
 from tests.support.rpc_socket import ConnectionClosed, RpcError, RpcSocket
 from tests.support.shard_process import ShardProcess
+from tests.support.waiting import wait_until
 
 SESSION = b"s" * 16
 SMALL_FILES = {"segment_bytes": 4096, "checkpoint_log_bytes": 1 << 30, "checkpoint_interval_s": 3600.0}
-
-
-def wait_until(condition, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-    return result
 
 
 async def test_a_server_that_stands_still_longer_than_every_timeout(start_shard):

@@ -50,10 +50,7 @@ impl RestoreRow {
         }
         while let Some(Restored { hash, key, value, likely }) = self.row.get(self.done) {
             let key = self.keys.get(key.clone()).unwrap_or_default();
-            let counter = match likely.filter(|&likely| store.is_key(likely, *hash, key)) {
-                Some(counter) => counter,
-                None => store.find_or_insert_mut(*hash, key)?,
-            };
+            let counter = store.find_or_insert_likely_mut(*likely, *hash, key)?;
             match value {
                 Some(value) => {
                     store.set_mut(counter, *value);

@@ -558,13 +558,13 @@ impl Shard {
         for &Pending { hash, delta, likely, msgid, key, id } in &run {
             let (key, mut level) = (key.get(bytes), level);
             let outcome = match (id, admitted) {
-                (None, Ok(())) => self.increment_likely(likely, hash, key, delta),
+                (None, Ok(())) => self.increment(likely, hash, key, delta),
                 // With no room for all of them there may be room for this one.
-                (None, Err(_)) => self.admit(1).and_then(|()| self.increment(hash, key, delta)),
+                (None, Err(_)) => self.admit(1).and_then(|()| self.increment(likely, hash, key, delta)),
                 (Some(id), _) => {
                     let (id, print) = (id.get(bytes), Fingerprint::of(Method::Incr, key, delta));
                     level = planted_bug::level_of(level, || self.state.ids.get(id, print) != Lookup::Unknown);
-                    self.change_once(id, print, None, |shard| shard.increment_likely(likely, hash, key, delta))
+                    self.change_once(id, print, None, |shard| shard.increment(likely, hash, key, delta))
                 }
             };
             let from = self.held.len();

@@ -62,26 +62,18 @@ impl Shard {
         if self.state.dirty.has_room(count) { Ok(()) } else { Err(ErrorCode::Overloaded) }
     }
 
-    /// Applies an admitted increment to a counter whose hash is known.
+    /// Applies an admitted increment to a counter whose hash is known, and which was looked for already if it is likely.
     #[inline]
-    pub(super) fn increment(&mut self, hash: u64, key: &[u8], delta: i64) -> Result<i64, ErrorCode> {
-        let counter = self.state.counters.find_or_insert_mut(hash, key).map_err(|_| ErrorCode::Overloaded)?;
-        self.increment_at(counter, delta)
-    }
-
-    /// As [`increment`](Self::increment), where the counter was looked for already.
-    #[inline]
-    pub(super) fn increment_likely(
+    pub(super) fn increment(
         &mut self,
         likely: Option<CounterRef>,
         hash: u64,
         key: &[u8],
         delta: i64,
     ) -> Result<i64, ErrorCode> {
-        match likely.filter(|&likely| self.state.counters.is_key(likely, hash, key)) {
-            Some(counter) => self.increment_at(counter, delta),
-            None => self.increment(hash, key, delta),
-        }
+        let counters = &mut self.state.counters;
+        let counter = counters.find_or_insert_likely_mut(likely, hash, key).map_err(|_| ErrorCode::Overloaded)?;
+        self.increment_at(counter, delta)
     }
 
     fn increment_at(&mut self, counter: CounterRef, delta: i64) -> Result<i64, ErrorCode> {
@@ -97,7 +89,7 @@ impl Shard {
     pub(super) fn apply(&mut self, method: Method, key: &[u8], delta: i64) -> Result<i64, ErrorCode> {
         let hash = self.state.counters.hash(key);
         if method == Method::Incr {
-            return self.increment(hash, key, delta);
+            return self.increment(None, hash, key, delta);
         }
         let counters = &mut self.state.counters;
         let Some(counter) = counters.find(hash, key).filter(|&counter| counters.is_present(counter)) else {
