@@ -36,7 +36,7 @@ from pycounter.client.framing import Level, decode_items
 from pycounter.client.statistics import ClientStatistics
 from pycounter.errors import AlreadySettled, RpcError, SessionLost, from_wire
 
-__all__ = ["RETIRED_MAX", "Batch", "Covered", "Next", "Session"]
+__all__ = ["RETIRED_MAX", "SESSION_BYTES", "Batch", "Covered", "Next", "Session"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ OnSettled = Callable[[Results | RpcError], None]
 _ENDING = frozenset({"session_unknown", "id_reused", "already_settled", "internal"})
 #: A batch that had to leave so many sessions is given up.
 _RENEWALS_MAX = 3
-_SESSION_BYTES = 16
+SESSION_BYTES = 16
 #: With so many retired sessions nothing new is to be sent: each is asked for after a restart.
 RETIRED_MAX = 64
 
@@ -109,7 +109,7 @@ class Session:
         window_operations_max: int,
         statistics: ClientStatistics,
         on_lost_tail: Callable[[LostTail], None],
-        new_id: Callable[[], bytes] = lambda: os.urandom(_SESSION_BYTES),
+        new_id: Callable[[], bytes] = lambda: os.urandom(SESSION_BYTES),
     ) -> None:
         self.level = level
         self.statistics = statistics

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +22,10 @@ from pycounter.client.framing import Item, Key, Level, ProtocolViolation, encode
 from pycounter.client.hello import HelloReply
 from pycounter.client.limit import Limit
 from pycounter.client.room import Room
-from pycounter.client.session import RETIRED_MAX, Batch, Next, Results, Session
+from pycounter.client.session import RETIRED_MAX, SESSION_BYTES, Batch, Next, Results, Session
 from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import ClientStatistics
+from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import (
     DeadlineExceeded,
     Forbidden,
@@ -50,11 +50,6 @@ _WITH_ID = frozenset({"incr", "drain", "delete"})
 _DOORS = frozenset({"unauthenticated", "forbidden"})
 
 
-def _running_s() -> float:
-    """Seconds that the machine has run, those in which it slept too: the shard may have run on meanwhile."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class SessionClient:
     """Counts at one shard, each operation exactly once.
 
@@ -73,6 +68,7 @@ class SessionClient:
         identity: the shard's, 32 hex digits; None takes the first that answers.
         settings: everything else.
         on_lost_tail: told of operations that were acknowledged at `applied` and lost in a crash; logged otherwise.
+        clock: time and random numbers, beside the loop's own time.
     """
 
     def __init__(
@@ -86,6 +82,7 @@ class SessionClient:
         identity: str | None = None,
         settings: ClientSettings | None = None,
         on_lost_tail: Callable[[LostTail], None] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = settings or ClientSettings()
         self.statistics = ClientStatistics()
@@ -96,12 +93,15 @@ class SessionClient:
         self._token = token
         self._tls = tls
         self._on_lost_tail = on_lost_tail
+        self._running_s = clock.running_s
+        self._random = clock.random()
         self._session = Session(
             level=level,
             batches_in_flight_max=self.settings.batches_in_flight_max,
             window_operations_max=self.settings.window_operations_max,
             statistics=self.statistics,
             on_lost_tail=self._report_lost_tail,
+            new_id=lambda: clock.random_bytes(SESSION_BYTES),
         )
         self._connection: RpcConnection | None = None
         self._ready = asyncio.Event()
@@ -113,7 +113,7 @@ class SessionClient:
         self._trouble: Exception | None = None
         self._runner: asyncio.Task[None] | None = None
         self._barrier: asyncio.Task[None] | None = None
-        self._pause = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s)
+        self._pause = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s, self._random)
         self._resume: asyncio.TimerHandle | None = None
         self._answered_at = 0.0
         self._coalescer = Coalescer(
@@ -294,8 +294,8 @@ class SessionClient:
                 if is_ambiguous:
                     raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
                 raise
-            sent_first = sent_first or _running_s()
-            if is_ambiguous and _running_s() - sent_first > self.settings.id_window_s:
+            sent_first = sent_first or self._running_s()
+            if is_ambiguous and self._running_s() - sent_first > self.settings.id_window_s:
                 raise UnknownOutcome(f"{method} was not answered for longer than the shard keeps its id")
             try:
                 async with asyncio.timeout_at(deadline):
@@ -405,7 +405,7 @@ class SessionClient:
 
     def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
         """A batch was answered."""
-        self._answered_at = _running_s()
+        self._answered_at = self._running_s()
         if error is not None:
             if self._session.on_refusal(batch, from_wire(error)) is Next.PAUSE:
                 self._pump_later()
@@ -487,7 +487,7 @@ class SessionClient:
 
     async def _stay_connected(self) -> None:
         loop = asyncio.get_running_loop()
-        backoff = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s)
+        backoff = Backoff(self.settings.backoff_first_s, self.settings.backoff_max_s, self._random)
         connected_before = False
         while self._failure is None:
             try:
@@ -503,7 +503,7 @@ class SessionClient:
             connected_before = True
             opened_at = loop.time()
             self._connection = connection
-            self._answered_at = _running_s()
+            self._answered_at = self._running_s()
             self._ready.set()
             self._pump()
             try:
@@ -521,7 +521,7 @@ class SessionClient:
 
     async def _open(self) -> RpcConnection:
         """A connection on which the shard has said that it is the right one and where the sessions are."""
-        if self._answered_at and _running_s() - self._answered_at > self.settings.session_window_s:
+        if self._answered_at and self._running_s() - self._answered_at > self.settings.session_window_s:
             self._session.expire()
         async with asyncio.timeout(self.settings.connect_timeout_s):
             connection = await RpcConnection.open(

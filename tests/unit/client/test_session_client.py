@@ -7,7 +7,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from pycounter.client import ClientSettings, SessionClient, session_client
+from pycounter.client import ClientSettings, SessionClient
+from pycounter.clock import SYSTEM_CLOCK
 from pycounter.errors import (
     BadKey,
     CounterOverflow,
@@ -208,8 +209,8 @@ async def test_a_session_that_nobody_asked_for_too_long_is_not_used_again(shard,
         shard.handlers["apply"] = lambda *_: CUT
         counting = asyncio.create_task(client.apply([("a", 1)]))
         await until(lambda: shard.count("apply"))
-        slept = session_client._running_s() + 7 * 24 * 3600.0
-        monkeypatch.setattr(session_client, "_running_s", lambda: slept)
+        slept = SYSTEM_CLOCK.running_s() + 7 * 24 * 3600.0
+        monkeypatch.setattr(client, "_running_s", lambda: slept)
         with pytest.raises(SessionLost):
             await counting
         shard.handlers["apply"] = shard.apply
