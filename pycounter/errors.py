@@ -8,7 +8,8 @@
     ├── StorageError          the disk, the folder, the data in this process: .path
     │   └── FolderLocked, FormatTooNew, DamagedData, StorageFull, NotDurable, IsBackup
     ├── AfterFork             used in a forked child
-    └── SettingsError         a setting is wrong: .setting and .source
+    ├── SettingsError         a setting is wrong: .setting and .source
+    └── TopologyError         a list of shards makes no sense
 
 The codes themselves are listed once, in the engine; a test compares the classes here with that list. The native
 module raises these classes by name.
@@ -252,3 +253,7 @@ class SettingsError(PyCounterError, ValueError):
         super().__init__(message)
         self.setting = setting
         self.source = source
+
+
+class TopologyError(PyCounterError, ValueError):
+    """A topology that a server sent, or that stands in a file, is none. The message names the field."""
