@@ -22,6 +22,7 @@ __all__ = [
     "LoadGenerator",
     "LoadReport",
     "Shard",
+    "SimulatedDisk",
     "error_codes",
     "serve_constant_replies",
 ]
@@ -494,6 +495,7 @@ class Shard(JournaledFolder):
         server_version: what `hello` says.
         token: what clients must send first.
         segment_bytes: the log begins a new file after so many.
+        simulated: where the folder is, in a simulation; then there is no commit thread, and `commit_step` commits.
 
     All sizes are bytes, all times seconds.
 
@@ -526,6 +528,7 @@ class Shard(JournaledFolder):
         session_window_s: float = 604800.0,
         id_window_s: float = 120.0,
         flush_interval_s: float = 1.0,
+        simulated: SimulatedDisk | None = None,
     ) -> Shard: ...
     @property
     def wake_fd(self) -> int:
@@ -540,6 +543,12 @@ class Shard(JournaledFolder):
 
     def commit(self) -> bool:
         """Drains what changed into one commit unless one is in flight. The engine schedules this by itself."""
+
+    def commit_step(self) -> bool | None:
+        """On a simulated disk: tries to append the commit in flight. True: it is durable. None: there was none."""
+
+    def commit_in_flight(self) -> bool:
+        """Is a commit on its way to the disk?"""
 
     def release(self) -> list[tuple[Any, bytes]]:
         """Clears `wake_fd` and gives (owner, bytes to write) for each connection whose replies may go."""
@@ -581,6 +590,36 @@ class Shard(JournaledFolder):
 
     def stop(self) -> None:
         """Ends the commit thread and unlocks the folder. Idempotent."""
+
+@final
+class SimulatedDisk:
+    """Files and clock of a simulated shard: nothing leaves memory, and a seed decides what failing power leaves.
+
+    A shard on it that was killed is opened again as `Shard(directory, simulated=disk)`.
+
+    Args:
+        seed: of every decision, and of the identity of a shard that is made here.
+    """
+
+    def __new__(cls, seed: int) -> SimulatedDisk: ...
+    def set_clock(self, elapsed_s: float) -> None:
+        """Sets the clock of shards on this disk, to seconds after its beginning."""
+
+    @property
+    def operations(self) -> int:
+        """How many file operations there were."""
+
+    def fail_next(self, count: int) -> None:
+        """Has the next so many operations fail, each done in part or not at all; 0: no more fail."""
+
+    def die_after(self, count: int) -> None:
+        """Has the process die in so many operations from now: that one is done in part, the later ones not at all."""
+
+    def kill(self) -> None:
+        """The process is gone: what it wrote is there. Faults end."""
+
+    def crash(self) -> None:
+        """The power fails: of what was not fsynced anything may be there. Faults end."""
 
 @final
 class Connection:

@@ -76,7 +76,7 @@ impl JournaledCounters {
             id_window_s,
         };
         let map = OpenedMap::new(py, level == Level::Durable, dirty_counters_max)?;
-        let folder = OwnedByProcess::new(py, JournaledFolder::open(py, directory, name, &settings)?)?;
+        let folder = OwnedByProcess::new(py, JournaledFolder::open(py, directory, name, &settings, None)?)?;
         let counters = PyClassInitializer::from(Counters::with(Backend::Journaled(map)));
         Ok(counters.add_subclass(Self { folder, level, flush_interval }))
     }
@@ -84,7 +84,7 @@ impl JournaledCounters {
     /// Replays the log and starts the threads that write. Gives the number of commits replayed.
     fn start(slf: &Bound<'_, Self>) -> PyResult<u64> {
         let (py, this) = (slf.py(), slf.get());
-        let recovered = this.folder(py)?.recover(py)?;
+        let recovered = this.folder(py)?.recover(py, false)?;
         let replayed = recovered.commits_replayed;
         opened(slf)?.set(py, JournaledMap::start(recovered, this.level, this.flush_interval))?;
         Ok(replayed)

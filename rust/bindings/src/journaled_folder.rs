@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::errors;
+use crate::simulated_disk::SimulatedDisk;
 
 /// A page, or the root, as rows for a store.
 type Row<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
@@ -99,13 +100,22 @@ struct Running {
 }
 
 impl JournaledFolder {
-    pub(crate) fn open(py: Python<'_>, directory: PathBuf, name: &str, settings: &FolderSettings) -> PyResult<Self> {
+    pub(crate) fn open(
+        py: Python<'_>,
+        directory: PathBuf,
+        name: &str,
+        settings: &FolderSettings,
+        simulated: Option<&SimulatedDisk>,
+    ) -> PyResult<Self> {
         let state = settings.state()?;
-        let options = JournalOptions {
+        let mut options = JournalOptions {
             name: name.to_owned(),
             segment_bytes: settings.segment_bytes,
             ..JournalOptions::default()
         };
+        if let Some(disk) = simulated {
+            (options.files, options.seed) = (disk.files(), Some(disk.seed));
+        }
         let recovery = py.detach(|| Recovery::open(&directory, options, &state));
         let recovery = recovery.map_err(|error| errors::folder(py, &directory, &error))?;
         let manifest = recovery.manifest();
@@ -120,10 +130,11 @@ impl JournaledFolder {
     }
 
     /// Replays the log and opens it for writing.
-    pub(crate) fn recover(&self, py: Python<'_>) -> PyResult<Recovered> {
+    pub(crate) fn recover(&self, py: Python<'_>, by_hand: bool) -> PyResult<Recovered> {
         let recovery = lock(&self.recovery).take();
         let recovery = recovery.ok_or_else(|| PyRuntimeError::new_err("the folder was started or closed before"))?;
-        let recovered = py.detach(|| recovery.start()).map_err(|error| errors::folder(py, &self.directory, &error))?;
+        let start = if by_hand { Recovery::start_by_hand } else { Recovery::start };
+        let recovered = py.detach(|| start(recovery)).map_err(|error| errors::folder(py, &self.directory, &error))?;
         *lock(&self.running) = Some(Running {
             checkpointer: Arc::clone(&recovered.checkpointer),
             durable: recovered.journal.durable_handle(),

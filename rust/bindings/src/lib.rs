@@ -14,6 +14,7 @@ mod load_generator;
 mod opened_map;
 mod owned_by_process;
 mod shard;
+mod simulated_disk;
 
 mod hash_ring;
 
@@ -33,6 +34,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<folder_copies::FolderWriter>()?;
     module.add_class::<shard::Shard>()?;
     module.add_class::<shard::Connection>()?;
+    module.add_class::<simulated_disk::SimulatedDisk>()?;
     module.add_class::<load_generator::LoadGenerator>()?;
     module.add_class::<load_generator::LoadReport>()?;
     module.add_class::<load_generator::ConstantReplies>()?;

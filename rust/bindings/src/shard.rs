@@ -6,6 +6,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pycounter_engine::clock::Clock;
+use pycounter_engine::journal::commit_thread::Step;
 use pycounter_engine::shard;
 use pycounter_engine::shard::{Fed, Figure, HostFigures, ShardSettings};
 use pycounter_engine::wire::msgpack_rpc as rpc;
@@ -14,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::journaled_folder::{FolderSettings, JournaledFolder, level_of};
+use crate::simulated_disk::SimulatedDisk;
 
 /// A reply's figures as a Python dict.
 pub(crate) fn to_dict<'py>(py: Python<'py>, figures: Vec<(&'static str, Figure)>) -> PyResult<Bound<'py, PyDict>> {
@@ -84,6 +87,8 @@ fn not_running() -> PyErr {
 pub struct Shard {
     host: Arc<Host>,
     settings: ShardSettings,
+    /// Of a simulation.
+    clock: Option<Clock>,
 }
 
 #[pymethods]
@@ -94,7 +99,7 @@ impl Shard {
         reply_bytes_max = 4_194_304, held_bytes_max = 268_435_456,
         counters_bytes_max = 8_589_934_592, dirty_counters_max = 1_048_576, sessions_max = 100_000,
         results_per_session_max = 10_000, session_bytes_max = 268_435_456, ids_bytes_max = 268_435_456,
-        session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0))]
+        session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0, simulated = None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -118,6 +123,7 @@ impl Shard {
         session_window_s: f64,
         id_window_s: f64,
         flush_interval_s: f64,
+        simulated: Option<&SimulatedDisk>,
     ) -> PyResult<PyClassInitializer<Self>> {
         let settings = ShardSettings {
             level: level_of(level)?,
@@ -146,18 +152,24 @@ impl Shard {
                 session_window_s,
                 id_window_s,
             },
+            simulated,
         )?;
         let host = Host { shard: Mutex::new(None), owners: Mutex::default(), loop_calls: Mutex::default() };
-        Ok(PyClassInitializer::from(folder).add_subclass(Self { host: Arc::new(host), settings }))
+        Ok(PyClassInitializer::from(folder).add_subclass(Self {
+            host: Arc::new(host),
+            settings,
+            clock: simulated.map(|disk| disk.clock.clone()),
+        }))
     }
 
     /// Replays the log and starts the commit thread. Gives the number of commits replayed.
     fn start(slf: &Bound<'_, Self>, call_soon: Py<PyAny>) -> PyResult<u64> {
         let py = slf.py();
         let this = slf.get();
-        let recovered = slf.as_super().get().recover(py)?;
+        let recovered = slf.as_super().get().recover(py, this.clock.is_some())?;
         let commits = recovered.commits_replayed;
-        let shard = shard::Shard::new(recovered, this.settings.clone());
+        let clock = this.clock.clone().unwrap_or_else(Clock::system);
+        let shard = shard::Shard::with_clock(recovered, this.settings.clone(), clock);
         let commit = slf.getattr("commit")?.unbind();
         *this.host.loop_calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(LoopCalls { call_soon, commit });
         *this.host.lock() = Some(shard);
@@ -174,6 +186,21 @@ impl Shard {
     fn commit(&self) -> PyResult<bool> {
         // After stop() a call that was scheduled before may still come.
         Ok(self.host.lock().as_mut().is_some_and(shard::Shard::commit))
+    }
+
+    /// On a simulated disk, where the commit thread would: tries to append the commit that is in flight. True: it is
+    /// durable. False: that failed. None: there was none.
+    fn commit_step(&self) -> PyResult<Option<bool>> {
+        self.with(|shard| match shard.journal().step() {
+            Step::Idle => None,
+            Step::Durable => Some(true),
+            Step::Failed => Some(false),
+        })
+    }
+
+    /// Is a commit on its way to the disk?
+    fn commit_in_flight(&self) -> PyResult<bool> {
+        self.with(|shard| shard.journal().in_flight())
     }
 
     /// Clears `wake_fd` and gives (owner, bytes to write) for each connection whose replies may go.

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::checkpoint::{CheckpointError, Fold, Root, Windows};
 use crate::journal::commit_thread::CommitThread;
 use crate::journal::{
-    self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position, SegmentedLog,
+    self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position,
+    SegmentAppender, SegmentedLog,
 };
 use crate::shard::{RestoreError, State, StateSettings};
 
@@ -116,6 +117,18 @@ impl Recovery {
 
     /// Replays the log behind the checkpoint, then starts the journal: from here on the folder changes.
     pub fn start(self) -> Result<Recovered, FolderError> {
+        self.start_with(CommitThread::start)
+    }
+
+    /// The same without a commit thread, for simulations: see [`CommitThread::step`].
+    pub fn start_by_hand(self) -> Result<Recovered, FolderError> {
+        self.start_with(CommitThread::start_by_hand)
+    }
+
+    fn start_with(
+        self,
+        start: impl FnOnce(SegmentAppender, u64) -> std::io::Result<CommitThread>,
+    ) -> Result<Recovered, FolderError> {
         let Self { opening, root, mut state, windows, .. } = self;
         let mut uptime_ms = root.uptime_ms;
         let mut refused = None;
@@ -135,7 +148,7 @@ impl Recovery {
         let torn_bytes = replayed.torn.as_ref().map_or(0, |torn| torn.cut_bytes);
         let started = replayed.start()?;
         let manifest = started.log.manifest();
-        let journal = CommitThread::start(started.appender, started.position.commit)
+        let journal = start(started.appender, started.position.commit)
             .map_err(|error| JournalError::io("start a thread for", started.log.folder())(error))?;
         Ok(Recovered {
             state,

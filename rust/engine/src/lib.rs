@@ -1,6 +1,6 @@
 //! The counter engine of PyCounter, in plain Rust.
 //!
-//! Layers, lowest first: `limits` and `error_code`; `cell`, `counter_store`, `write_batch_queue`,
+//! Layers, lowest first: `limits`, `clock` and `error_code`; `cell`, `counter_store`, `write_batch_queue`,
 //! `hash_ring`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
 //! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together; `folder`,
 //! `folder_reader` and `folder_writer` (what is on disk). Apart from them: `load_generator`, which measures servers.
@@ -12,6 +12,7 @@ compile_error!("PyCounter runs on Linux only: the commit thread wakes the event 
 mod atomics;
 mod cell;
 pub mod checkpoint;
+pub mod clock;
 pub mod counter_snapshot;
 pub mod counter_store;
 pub mod embedded;

@@ -147,6 +147,11 @@ impl CommitSlot {
         }
     }
 
+    /// Writer: the commit that waits for it, if there is one.
+    pub(super) fn take_next(&self) -> Option<EncodedCommit> {
+        self.lock().next.take()
+    }
+
     /// Writer: the commit is on disk.
     pub(super) fn settle(&self, commit: EncodedCommit) {
         let mut state = self.lock();

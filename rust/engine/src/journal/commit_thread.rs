@@ -2,6 +2,8 @@
 //!
 //! It owns the appender. Everything else goes through the `CommitSlot`. When an attempt fails the same commit is
 //! tried again, and nothing else, until that works: see `docs/journal.md`.
+//!
+//! In a simulation there is no thread: whoever runs it takes each step, so that a seed decides when a commit ends.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -53,11 +55,38 @@ struct Shared {
     counts: Counts,
 }
 
+/// What a step by hand came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There was nothing to append.
+    Idle,
+    /// A commit is on disk.
+    Durable,
+    /// The attempt failed.
+    Failed,
+}
+
+/// What stands in for the thread.
+struct Hand {
+    /// `None` once it has ended.
+    appender: Option<Box<dyn Appender>>,
+    /// Failed so far.
+    unsettled: Option<EncodedCommit>,
+}
+
+impl std::fmt::Debug for Hand {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Hand").field("unsettled", &self.unsettled).finish_non_exhaustive()
+    }
+}
+
 /// A handle on the commit thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct CommitThread {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// In place of the thread.
+    hand: Option<Mutex<Hand>>,
 }
 
 impl CommitThread {
@@ -66,13 +95,40 @@ impl CommitThread {
     /// # Errors
     /// The system gives no eventfd or no thread.
     pub fn start(appender: impl Appender + 'static, durable: u64) -> std::io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        let shared = Arc::new(Shared { slot: CommitSlot::new(durable), wake, counts: Counts::default() });
+        let shared = Arc::new(Shared::new(durable)?);
         let thread = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name("pycounter-commit".into()).spawn(move || shared.run(appender))?
         };
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), hand: None })
+    }
+
+    /// Starts no thread: [`CommitThread::step`] appends.
+    ///
+    /// # Errors
+    /// The system gives no eventfd.
+    pub fn start_by_hand(appender: impl Appender + 'static, durable: u64) -> std::io::Result<Self> {
+        let hand = Hand { appender: Some(Box::new(appender)), unsettled: None };
+        let shared = Arc::new(Shared::new(durable)?);
+        Ok(Self { shared, thread: Mutex::new(None), hand: Some(Mutex::new(hand)) })
+    }
+
+    /// Tries once to append what was handed over, where the thread would: only after `start_by_hand`.
+    pub fn step(&self) -> Step {
+        let Some(hand) = &self.hand else { return Step::Idle };
+        let Hand { appender, unsettled } = &mut *hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(appender) = appender else { return Step::Idle };
+        let Some(commit) = unsettled.take().or_else(|| self.shared.slot.take_next()) else { return Step::Idle };
+        match self.shared.try_append(&mut **appender, commit) {
+            Ok(()) => Step::Durable,
+            Err((commit, is_final)) => {
+                *unsettled = Some(commit);
+                if is_final {
+                    self.shared.slot.end();
+                }
+                Step::Failed
+            }
+        }
     }
 
     /// The newest durable commit.
@@ -164,6 +220,13 @@ impl CommitThread {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A panic of the thread was printed by it, and its commit stays unacknowledged.
         drop(thread.map(JoinHandle::join));
+        let Some(hand) = &self.hand else { return };
+        self.step();
+        let appender = hand.lock().unwrap_or_else(PoisonError::into_inner).appender.take();
+        if let Some(Err(error)) = appender.map(|mut appender| appender.close()) {
+            self.shared.slot.fail(error.to_string());
+        }
+        self.shared.slot.end();
     }
 }
 
@@ -184,6 +247,11 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Shared {
+    fn new(durable: u64) -> std::io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Self { slot: CommitSlot::new(durable), wake, counts: Counts::default() })
+    }
+
     fn run(&self, mut appender: impl Appender) {
         let _end = EndOnDrop(self);
         while let Order::Commit(commit) = self.slot.next_order() {
@@ -197,28 +265,38 @@ impl Shared {
     }
 
     /// Appends until that works. False: the thread must end, the commit is not known to be durable.
-    fn append(&self, appender: &mut impl Appender, commit: EncodedCommit) -> bool {
+    fn append(&self, appender: &mut impl Appender, mut commit: EncodedCommit) -> bool {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             planted_bug::delay_append();
-            let began = Instant::now();
-            match appender.append(&commit) {
-                Ok(()) => {
-                    self.count(began.elapsed(), commit.bytes.len());
-                    self.slot.settle(commit);
-                    self.wake();
-                    return true;
-                }
-                Err(error) => {
-                    self.slot.fail(error.to_string());
-                    self.wake();
-                    if error.is_final() || self.slot.pause(pause) {
-                        return false;
-                    }
-                }
+            match self.try_append(appender, commit) {
+                Ok(()) => return true,
+                Err((_, true)) => return false,
+                Err((failed, false)) => commit = failed,
+            }
+            if self.slot.pause(pause) {
+                return false;
             }
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
         }
+    }
+
+    /// One attempt. Gives the commit back if it failed, and whether that is final.
+    fn try_append(&self, appender: &mut dyn Appender, commit: EncodedCommit) -> Result<(), (EncodedCommit, bool)> {
+        let began = Instant::now();
+        let outcome = match appender.append(&commit) {
+            Ok(()) => {
+                self.count(began.elapsed(), commit.bytes.len());
+                self.slot.settle(commit);
+                Ok(())
+            }
+            Err(error) => {
+                self.slot.fail(error.to_string());
+                Err((commit, error.is_final()))
+            }
+        };
+        self.wake();
+        outcome
     }
 
     fn count(&self, elapsed: Duration, bytes: usize) {
@@ -296,6 +374,24 @@ mod tests {
         assert!(!thread.is_failing() && thread.durable() == 1);
         let failures = thread.failures();
         assert!(failures >= 2 && attempts.load(Ordering::SeqCst) as u64 == failures + 1);
+    }
+
+    #[test]
+    fn by_hand_each_attempt_is_a_step() {
+        let (broken, attempts) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let appender = Flaky { broken: Arc::clone(&broken), attempts: Arc::clone(&attempts) };
+        let hand = CommitThread::start_by_hand(appender, 0).unwrap();
+        assert_eq!(hand.step(), Step::Idle);
+        hand.submit(commit(1)).unwrap();
+        assert!(hand.in_flight() && hand.durable() == 0 && attempts.load(Ordering::SeqCst) == 0);
+        assert_eq!((hand.step(), hand.is_failing()), (Step::Failed, true));
+        assert!(hand.submit(commit(2)).is_err(), "a commit overtook a failing one");
+        broken.store(false, Ordering::SeqCst);
+        assert_eq!((hand.step(), hand.durable(), hand.is_failing()), (Step::Durable, 1, false));
+        hand.submit(commit(2)).unwrap();
+        hand.shutdown();
+        assert_eq!((hand.durable(), hand.step()), (2, Step::Idle));
+        assert!(hand.submit(commit(3)).is_err() && hand.is_failing());
     }
 
     #[test]

@@ -25,8 +25,7 @@ pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod segment;
-#[cfg(test)]
-mod simulated_files;
+pub mod simulated_files;
 mod walk;
 
 pub use error::JournalError;

@@ -24,6 +24,7 @@ use crate::journal::record::{CommitEncoder, Position, ShardIdentity, Writer};
 use crate::journal::segment::{
     LOG_FOLDER_NAME, SEGMENT_BYTES, SEGMENT_NEW_SUFFIX, SegmentAppender, SegmentedLog, first_commit_of,
 };
+use crate::journal::simulated_files::Random;
 use crate::journal::walk::{LastCommit, TornTail, Visitor, Walk};
 
 /// The lock's name in the shard's folder.
@@ -37,11 +38,14 @@ pub struct JournalOptions {
     pub segment_bytes: u64,
     /// The file system.
     pub files: Arc<dyn FileSystem>,
+    /// Who a new shard is follows from this; `None`: from the system's random numbers. For simulations, which must
+    /// repeat themselves: two shards of one identity would count twice.
+    pub seed: Option<u64>,
 }
 
 impl Default for JournalOptions {
     fn default() -> Self {
-        Self { name: String::from("shard"), segment_bytes: SEGMENT_BYTES, files: Arc::new(DiskFiles) }
+        Self { name: String::from("shard"), segment_bytes: SEGMENT_BYTES, files: Arc::new(DiskFiles), seed: None }
     }
 }
 
@@ -82,14 +86,14 @@ pub struct Started {
 /// `Locked` if it is open already; `ManifestMissing` if there is data but no manifest; files that are missing or do not
 /// belong to the log; what the system says.
 pub fn open(folder: &Path, options: JournalOptions) -> Result<Opening, JournalError> {
-    let JournalOptions { name, segment_bytes, files } = options;
+    let JournalOptions { name, segment_bytes, files, seed } = options;
     files.create_folder(folder).map_err(JournalError::io("create", folder))?;
     let lock_path = folder.join(LOCK_NAME);
     let lock = files.lock(&lock_path).map_err(JournalError::io("lock", &lock_path))?;
     let lock = lock.ok_or(JournalError::Locked { path: lock_path })?;
     let manifest = match ManifestFile::load(Arc::clone(&files), folder)? {
         Some(manifest) => manifest,
-        None => create(&files, folder, name)?,
+        None => create(&files, folder, name, seed)?,
     };
     let log = Arc::new(SegmentedLog::new(files, folder, manifest, lock));
     let leftovers = check_names(&log, &mut Err)?;
@@ -97,7 +101,12 @@ pub fn open(folder: &Path, options: JournalOptions) -> Result<Opening, JournalEr
 }
 
 /// Makes a shard, if the folder is empty. The folder's own name must be as durable as what will be in it.
-fn create(files: &Arc<dyn FileSystem>, folder: &Path, name: String) -> Result<ManifestFile, JournalError> {
+fn create(
+    files: &Arc<dyn FileSystem>,
+    folder: &Path,
+    name: String,
+    seed: Option<u64>,
+) -> Result<ManifestFile, JournalError> {
     let log_folder = folder.join(LOG_FOLDER_NAME);
     let is_data = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -121,7 +130,12 @@ fn create(files: &Arc<dyn FileSystem>, folder: &Path, name: String) -> Result<Ma
         }
         _ => {}
     }
-    let manifest = new_manifest(name)?;
+    let mut manifest = new_manifest(name)?;
+    if let Some(seed) = seed {
+        let mut random = Random::new(seed);
+        manifest.identity = ShardIdentity(std::array::from_fn(|_| random.below(256) as u8));
+        manifest.hash_seed = u64::from_le_bytes(std::array::from_fn(|_| random.below(256) as u8));
+    }
     ManifestFile::create(Arc::clone(files), folder, manifest)
 }
 

@@ -1,4 +1,4 @@
-//! A file system for tests that keeps apart what was written and what was made durable.
+//! A file system for tests and simulations that keeps apart what was written and what was made durable.
 //!
 //! A write goes to the cache; fsync makes it durable. When the power fails, any of the blocks that were not fsynced may
 //! be on disk and any may not, the length likewise, and of the changes of names in a folder a prefix. An operation that
@@ -90,14 +90,17 @@ impl Change {
 }
 
 /// Small, seeded, and good enough to toss coins.
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
+    /// The numbers that follow from `seed`.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
+    /// From 0 to before `bound`, which isn't 0.
+    pub fn below(&mut self, bound: usize) -> usize {
         // splitmix64
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -106,18 +109,19 @@ impl Random {
         ((mixed ^ (mixed >> 31)) % bound as u64) as usize
     }
 
-    pub(crate) fn coin(&mut self) -> bool {
+    /// One of two.
+    pub fn coin(&mut self) -> bool {
         self.below(2) == 0
     }
 }
 
 /// Which operations fail.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// Operations with these numbers, `from` to before `to`.
-    pub(crate) fail: (u64, u64),
+    pub fail: (u64, u64),
     /// This one and all later ones: the machine is gone.
-    pub(crate) dead_from: Option<u64>,
+    pub dead_from: Option<u64>,
 }
 
 struct Disk {
@@ -184,7 +188,7 @@ fn broken() -> io::Error {
 
 /// The file system. Clones share it.
 #[derive(Clone)]
-pub(crate) struct SimulatedFiles(Arc<Mutex<Disk>>);
+pub struct SimulatedFiles(Arc<Mutex<Disk>>);
 
 struct SimulatedFile {
     files: SimulatedFiles,
@@ -210,7 +214,9 @@ impl Drop for SimulatedLock {
 }
 
 impl SimulatedFiles {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// No files; the seed decides what faults and failing power leave.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Disk {
             inodes: Vec::new(),
             names: BTreeMap::new(),
@@ -229,16 +235,18 @@ impl SimulatedFiles {
     }
 
     /// How many operations there were.
-    pub(crate) fn operations(&self) -> u64 {
+    #[must_use]
+    pub fn operations(&self) -> u64 {
         self.disk().operations
     }
 
-    pub(crate) fn set_faults(&self, faults: Faults) {
+    /// Which operations fail from now on, by their numbers.
+    pub fn set_faults(&self, faults: Faults) {
         self.disk().faults = faults;
     }
 
     /// The process is gone, the machine is not: the cache stays.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         let mut disk = self.disk();
         disk.faults = Faults::default();
         disk.locked.clear();
@@ -246,7 +254,7 @@ impl SimulatedFiles {
     }
 
     /// The power fails.
-    pub(crate) fn crash(&self) {
+    pub fn crash(&self) {
         self.kill();
         let mut guard = self.disk();
         let disk = &mut *guard;
@@ -266,11 +274,13 @@ impl SimulatedFiles {
     }
 
     /// A file's content, for tests that damage it.
+    #[cfg(test)]
     pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
         let disk = self.disk();
         disk.inodes[disk.names[path]].cache.clone()
     }
 
+    #[cfg(test)]
     pub(crate) fn set_content(&self, path: &Path, bytes: Vec<u8>) {
         let mut guard = self.disk();
         let disk = &mut *guard;

@@ -24,6 +24,7 @@ pub use connection::{Connection, HostRequest};
 pub use state::{RestoreError, State, StateSettings};
 pub use statistics::{Figure, HostFigures, Statistics};
 
+use crate::clock::Clock;
 use crate::counter_store::CounterRef;
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
@@ -134,6 +135,7 @@ struct Pending {
 
 /// One shard's engine.
 pub struct Shard {
+    clock: Clock,
     state: State,
     encoder: CommitEncoder,
     journal: CommitThread,
@@ -181,11 +183,18 @@ impl Shard {
     /// Puts a recovered state and its journal to work.
     #[must_use]
     pub fn new(recovered: Recovered, settings: ShardSettings) -> Self {
+        Self::with_clock(recovered, settings, Clock::system())
+    }
+
+    /// The same under a clock that a simulation sets.
+    #[must_use]
+    pub fn with_clock(recovered: Recovered, settings: ShardSettings, clock: Clock) -> Self {
         let Recovered {
             state, encoder, journal, uptime_ms: uptime_before_ms, name, identity, epoch, torn_bytes, ..
         } = recovered;
-        let now = Instant::now();
+        let now = clock.now();
         Self {
+            clock,
             state,
             encoder,
             handed_over: journal.durable(),
@@ -404,7 +413,7 @@ impl Shard {
         // from the queue and `is_failing` stays, so no change is taken any more; and no commit from this one on ever
         // becomes durable, so what is stamped with it, and every reply that is made later, is held for good.
         self.handed_over = commit.number;
-        self.handed_over_at = Instant::now();
+        self.handed_over_at = self.clock.now();
         self.journal.submit(commit).is_ok()
     }
 
@@ -458,7 +467,9 @@ impl Shard {
     pub fn tick(&mut self) {
         self.update_uptime();
         self.state.expire(self.uptime_ms);
-        if self.handed_over_at.elapsed() >= self.settings.flush_interval || !self.waiting.is_empty() {
+        if self.clock.now().saturating_duration_since(self.handed_over_at) >= self.settings.flush_interval
+            || !self.waiting.is_empty()
+        {
             self.commit();
         }
     }
@@ -509,7 +520,7 @@ impl Shard {
     /// Time in which the shard didn't run is no uptime: it may have been stopped, or its machine, while a client sent
     /// an operation again in time. What was remembered then must be remembered when that is read at last.
     fn update_uptime(&mut self) {
-        let now = Instant::now();
+        let now = self.clock.now();
         self.uptime_here += now.saturating_duration_since(self.uptime_at).min(UPTIME_STEP_MAX);
         self.uptime_at = now;
         let run = u64::try_from(self.uptime_here.as_millis()).unwrap_or(u64::MAX);
