@@ -3,6 +3,7 @@
 
 use super::held_replies::{HeldReplies, ReplyKind};
 use crate::error_code::ErrorCode;
+use crate::resp_connection::RespState;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner};
 use crate::wire::resp::{self, Version};
 use crate::wire::scan;
@@ -20,36 +21,6 @@ pub enum Protocol {
     MsgpackRpc(FrameScanner),
     /// RESP, version 2 or 3.
     Resp(RespState),
-}
-
-/// What RESP remembers of a connection.
-#[derive(Debug, Default)]
-pub struct RespState {
-    /// Where the scan of an incomplete command stands.
-    pub scanner: resp::FrameScanner,
-    /// 3 after HELLO 3.
-    pub version: Version,
-    /// After MULTI: the commands queued so far.
-    pub transaction: Option<Transaction>,
-    /// By CLIENT SETNAME or HELLO SETNAME.
-    pub name: Vec<u8>,
-}
-
-/// Commands between MULTI and EXEC.
-#[derive(Debug, Default)]
-pub struct Transaction {
-    /// Whole frames, one behind the other.
-    pub frames: Vec<u8>,
-    /// The length of each.
-    pub lengths: Vec<usize>,
-    /// A command was refused while queueing: EXEC will refuse all.
-    pub broken: bool,
-}
-
-impl Transaction {
-    fn memory_bytes(&self) -> usize {
-        self.frames.capacity() + self.lengths.capacity() * size_of::<usize>()
-    }
 }
 
 /// A request that the engine leaves to its host, such as a backup.

@@ -20,9 +20,10 @@ mod unfinished_input;
 
 use std::time::{Duration, Instant};
 
+pub use crate::figure::Figure;
 pub use connection::{Connection, HostRequest};
 pub use state::{RestoreError, State, StateSettings};
-pub use statistics::{Figure, HostFigures, Statistics};
+pub use statistics::{HostFigures, Statistics};
 
 use crate::clock::Clock;
 use crate::counter_store::CounterRef;
@@ -525,17 +526,6 @@ impl Shard {
         self.uptime_at = now;
         let run = u64::try_from(self.uptime_here.as_millis()).unwrap_or(u64::MAX);
         self.uptime_ms = self.uptime_before_ms.saturating_add(run);
-    }
-
-    /// Compares a token in time that depends on its length only.
-    fn token_matches(&self, offered: Option<&[u8]>) -> bool {
-        let Some(token) = &self.settings.token else { return true };
-        let offered = offered.unwrap_or_default();
-        let mut difference = u8::from(offered.len() != token.len());
-        for (index, &byte) in offered.iter().enumerate() {
-            difference |= byte ^ token.get(index % token.len().max(1)).unwrap_or(&0);
-        }
-        std::hint::black_box(difference) == 0
     }
 
     /// The scratch for replies at this level.

@@ -8,6 +8,7 @@ use crate::fingerprint::Method;
 use crate::journal::entry::Fingerprint;
 use crate::operation_id_table::Lookup;
 use crate::planted_bug;
+use crate::token::token_matches;
 use crate::wire::glob;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner, Parsed};
 use crate::wire::request::{ChangeOptions, Level, ReadOptions, Request};
@@ -196,7 +197,7 @@ impl Shard {
                 self.read(id, ReadOptions::default(), |_, out| write_counters(out, &found));
             }
             Request::Hello { token, client: _, session } => {
-                if !self.token_matches(token) {
+                if !token_matches(self.settings.token.as_deref(), token) {
                     self.statistics.refused_tokens += 1;
                     let code = ErrorCode::Unauthenticated;
                     rpc::reply_error(&mut self.now, id, code, "the token is missing or wrong");

@@ -1,27 +1,20 @@
 //! RESP: commands to operations, outcomes to replies, in request order, since clients tell replies apart by their order
 //! alone. All of them are at the server's level. PING's and the like wait only where a reply before them does.
 
-use super::connection::{Connection, RespState, Transaction};
+use super::connection::Connection;
 use super::held_replies::{HeldReplies, ReplyKind};
 use super::{LOOK_WORK, RUN_MAX, Shard, TURN_WORK_MAX};
 use crate::error_code::ErrorCode;
+use crate::figure::info_text;
 use crate::fingerprint::Method;
+use crate::resp_connection::{self, Client, REDIS_VERSION, Ran, RespState, Server, Transaction};
 use crate::wire::glob;
 use crate::wire::request::Level;
-use crate::wire::resp::{
-    self, ClientCommand, Command, CommandError, Credentials, InTransaction, TableQuery, Version, words,
-};
+use crate::wire::resp::{self, Command, CommandError, Version};
 use crate::wire::scan::Scan;
 
-/// Commands that one MULTI may queue ...
-const TRANSACTION_COMMANDS_MAX: usize = 65_536;
-/// ... and their bytes.
-const TRANSACTION_BYTES_MAX: usize = 4 << 20;
 /// A transaction has one turn of the loop, whatever it costs; behind this the rest of it is refused.
 const TRANSACTION_WORK_MAX: usize = 16 * TURN_WORK_MAX;
-/// What clients of Redis are told when they look at the version to find out what a server can do.
-const REDIS_VERSION: &str = "7.0.0";
-
 impl Shard {
     /// Executes every whole command of `bytes`; gives the number of bytes used up.
     pub(super) fn consume_resp(&mut self, connection: &mut Connection, state: &mut RespState, bytes: &[u8]) -> usize {
@@ -80,21 +73,10 @@ impl Shard {
     fn execute_resp(&mut self, connection: &mut Connection, state: &mut RespState, frame: &[u8]) {
         self.statistics.requests += 1;
         let held = std::mem::take(&mut connection.held);
-        self.answer_resp(&held, |shard, out| match resp::parse(frame) {
-            Ok(command) if !connection.authenticated && !command.before_auth() => refuse(out, &words::NO_AUTH),
-            Ok(command) => match (command.in_transaction(), &mut state.transaction) {
-                (InTransaction::Queue, Some(transaction)) => queue(transaction, frame, out),
-                (InTransaction::Refuse, Some(transaction)) => {
-                    transaction.broken = true;
-                    refuse(out, &words::NOT_IN_MULTI)
-                }
-                _ => shard.run_command(connection, state, &command, out),
-            },
-            Err(error) => {
-                if let Some(transaction) = &mut state.transaction {
-                    transaction.broken = true;
-                }
-                refuse(out, &error)
+        self.answer_resp(&held, |shard, out| {
+            match resp_connection::take(state, connection.authenticated, frame, out) {
+                Some(command) => shard.run_command(connection, state, &command, out),
+                None => ReplyKind::Neutral,
             }
         });
         connection.held = held;
@@ -135,78 +117,30 @@ impl Shard {
         command: &Command<'_>,
         out: &mut Vec<u8>,
     ) -> ReplyKind {
-        match command {
-            Command::Hello { version, credentials, name } => {
-                if let Some(credentials) = credentials
-                    && !self.sign_in(connection, credentials, out)
-                {
-                    return ReplyKind::Neutral;
-                }
-                if !connection.authenticated {
-                    return refuse(out, &words::NO_AUTH);
-                }
-                if let Some(name) = name {
-                    state.name = name.to_vec();
-                }
-                state.version = version.unwrap_or(state.version);
-                self.write_resp_hello(connection, state, out);
-            }
-            Command::Auth(credentials) => {
-                if self.settings.token.is_none() {
-                    resp::write_command_error(out, &words::AUTH_NOT_SET);
-                } else if self.sign_in(connection, credentials, out) {
-                    resp::write_simple(out, "OK");
-                }
-            }
-            Command::Quit => {
-                resp::write_simple(out, "OK");
-                connection.closing = true;
-            }
-            Command::Reset => {
-                *state = RespState::default();
-                connection.authenticated = self.settings.token.is_none();
-                resp::write_simple(out, "RESET");
-            }
-            Command::Multi if state.transaction.is_some() => resp::write_command_error(out, &words::MULTI_NESTED),
-            Command::Multi => {
-                state.transaction = Some(Transaction::default());
-                resp::write_simple(out, "OK");
-            }
-            Command::Discard => match state.transaction.take() {
-                Some(_) => resp::write_simple(out, "OK"),
-                None => resp::write_command_error(out, &words::DISCARD_WITHOUT_MULTI),
-            },
-            Command::Exec => match state.transaction.take() {
-                Some(transaction) => return self.execute_transaction(connection, state, &transaction, out),
-                None => resp::write_command_error(out, &words::EXEC_WITHOUT_MULTI),
-            },
-            Command::Watch if state.transaction.is_some() => resp::write_command_error(out, &words::WATCH_IN_MULTI),
-            Command::Watch => resp::write_command_error(out, &words::WATCH_REFUSED),
-            Command::Client(ClientCommand::SetName(name)) => {
-                state.name = name.to_vec();
-                resp::write_simple(out, "OK");
-            }
-            Command::Client(ClientCommand::GetName) if state.name.is_empty() => resp::write_null(out, state.version),
-            Command::Client(ClientCommand::GetName) => resp::write_bulk(out, &state.name),
-            Command::Client(ClientCommand::SetInfo) | Command::Select | Command::Unwatch => {
-                resp::write_simple(out, "OK");
-            }
-            Command::Client(ClientCommand::Id) => resp::write_int(out, i64::try_from(connection.id).unwrap_or(0)),
-            Command::Table(TableQuery::Rows) => resp::write_array_len(out, 0),
-            Command::Table(TableQuery::Docs) => resp::write_map_len(out, state.version, 0),
-            Command::Table(TableQuery::Count) => resp::write_int(out, Command::COUNT as i64),
-            Command::Ping { message: None } => resp::write_simple(out, "PONG"),
-            Command::Ping { message: Some(message) } | Command::Echo { message } => resp::write_bulk(out, message),
-            Command::Info { sections } => resp::write_text(out, state.version, &self.info(sections)),
-            Command::ConfigGet { patterns } => self.write_config(state.version, patterns, out),
-            Command::Empty => {}
-            _ => return self.run_counter_command(state.version, command, out),
+        let server = Server {
+            token: self.settings.token.as_deref(),
+            version: &self.settings.server_version,
+            level: self.settings.level,
+        };
+        let mut client = Client {
+            id: connection.id,
+            authenticated: &mut connection.authenticated,
+            closing: &mut connection.closing,
+            refused_tokens: &mut self.statistics.refused_tokens,
+        };
+        match resp_connection::run(state, &mut client, &server, command, out) {
+            Ran::Answered => ReplyKind::Neutral,
+            Ran::Execute(transaction) => self.execute_transaction(connection, state, &transaction, out),
+            Ran::Other => self.run_counter_command(state.version, command, out),
         }
-        ReplyKind::Neutral
     }
 
     fn run_counter_command(&mut self, version: Version, command: &Command<'_>, out: &mut Vec<u8>) -> ReplyKind {
         match command {
+            Command::Info { sections } => {
+                resp::write_text(out, version, &self.info(sections));
+                return ReplyKind::Neutral;
+            }
             Command::IncrBy { key, delta } => {
                 let outcome = self.admit(1).and_then(|()| self.apply(Method::Incr, key, *delta));
                 return write_outcome(out, outcome);
@@ -300,9 +234,6 @@ impl Shard {
         transaction: &Transaction,
         out: &mut Vec<u8>,
     ) -> ReplyKind {
-        if transaction.broken {
-            return refuse(out, &words::EXEC_ABORT);
-        }
         // One turn of the loop, so one commit: other clients and the disk see all of it or nothing.
         resp::write_array_len(out, transaction.lengths.len());
         let mut frames = &transaction.frames[..];
@@ -327,69 +258,8 @@ impl Shard {
         kind
     }
 
-    /// Checks a token; writes the refusal.
-    fn sign_in(&mut self, connection: &mut Connection, credentials: &Credentials<'_>, out: &mut Vec<u8>) -> bool {
-        if self.token_matches(Some(credentials.password)) {
-            connection.authenticated = true;
-            return true;
-        }
-        self.statistics.refused_tokens += 1;
-        resp::write_command_error(out, &words::WRONG_PASS);
-        false
-    }
-
-    fn write_resp_hello(&self, connection: &Connection, state: &RespState, out: &mut Vec<u8>) {
-        let texts = [
-            ("server", "pycounter"),
-            ("version", REDIS_VERSION),
-            ("pycounter_version", self.settings.server_version.as_str()),
-            ("mode", "standalone"),
-            ("role", "master"),
-        ];
-        resp::write_map_len(out, state.version, texts.len() + 3);
-        for (name, text) in texts {
-            resp::write_bulk(out, name.as_bytes());
-            resp::write_bulk(out, text.as_bytes());
-        }
-        resp::write_bulk(out, b"proto");
-        resp::write_int(out, i64::from(state.version.number()));
-        resp::write_bulk(out, b"id");
-        resp::write_int(out, i64::try_from(connection.id).unwrap_or(0));
-        resp::write_bulk(out, b"modules");
-        resp::write_array_len(out, 0);
-    }
-
-    fn write_config(&self, version: Version, patterns: &[&[u8]], out: &mut Vec<u8>) {
-        // What redis-benchmark and some clients look at: how this server persists, in Redis's terms.
-        let settings = [("save", ""), ("appendonly", "yes"), ("appendfsync", self.fsync_policy()), ("databases", "1")];
-        let wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
-        let found: Vec<_> = settings.iter().filter(|(name, _)| wanted(name)).collect();
-        resp::write_map_len(out, version, found.len());
-        for (name, value) in found {
-            resp::write_bulk(out, name.as_bytes());
-            resp::write_bulk(out, value.as_bytes());
-        }
-    }
-
-    const fn fsync_policy(&self) -> &'static str {
-        match self.settings.level {
-            Level::Durable => "always",
-            Level::Applied => "everysec",
-        }
-    }
-
     /// INFO: sections that Redis's clients and dashboards know, then everything that `stats` says.
     fn info(&self, sections: &[&[u8]]) -> String {
-        use super::statistics::Figure;
-        use std::fmt::Write as _;
-        let wanted = |name: &str| {
-            sections.is_empty()
-                || sections.iter().any(|section| {
-                    section.eq_ignore_ascii_case(name.as_bytes())
-                        || [&b"all"[..], b"default", b"everything"].iter().any(|all| section.eq_ignore_ascii_case(all))
-                })
-        };
-        let mut text = String::new();
         let counters = self.state.counters.len();
         let blocks = [
             (
@@ -416,20 +286,7 @@ impl Shard {
                 if counters == 0 { String::new() } else { format!("db0:keys={counters},expires=0,avg_ttl=0\r\n") },
             ),
         ];
-        for (name, body) in blocks.iter().filter(|(name, _)| wanted(name)) {
-            // Writing to a String can't fail.
-            let _ = write!(text, "# {name}\r\n{body}\r\n");
-        }
-        if wanted("PyCounter") {
-            text.push_str("# PyCounter\r\n");
-            for (name, figure) in self.stats() {
-                let _ = match figure {
-                    Figure::Number(number) => write!(text, "pycounter_{name}:{number}\r\n"),
-                    Figure::Text(word) => write!(text, "pycounter_{name}:{word}\r\n"),
-                };
-            }
-        }
-        text
+        info_text(sections, &blocks, &self.stats())
     }
 }
 
@@ -456,18 +313,4 @@ fn write_value(out: &mut Vec<u8>, version: Version, value: Option<i64>) {
         Some(value) => resp::write_bulk_int(out, value),
         None => resp::write_null(out, version),
     }
-}
-
-fn queue(transaction: &mut Transaction, frame: &[u8], out: &mut Vec<u8>) -> ReplyKind {
-    if transaction.lengths.len() >= TRANSACTION_COMMANDS_MAX
-        || transaction.frames.len() + frame.len() > TRANSACTION_BYTES_MAX
-    {
-        transaction.broken = true;
-        resp::write_error(out, ErrorCode::TooLarge, "the transaction holds too many commands or bytes");
-        return ReplyKind::Neutral;
-    }
-    transaction.frames.extend_from_slice(frame);
-    transaction.lengths.push(frame.len());
-    resp::write_simple(out, "QUEUED");
-    ReplyKind::Neutral
 }

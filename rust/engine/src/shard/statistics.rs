@@ -1,7 +1,7 @@
 //! What a shard counts of itself, and how it tells it. Plain numbers: the loop thread is their only writer.
 
 use super::Shard;
-use crate::wire::msgpack_rpc as rpc;
+use crate::figure::{Figure, Figures, write_figures};
 
 /// Counted since the start of this run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,15 +39,6 @@ pub struct HostFigures {
     pub connections_refused: u64,
 }
 
-/// A figure or a word, for `stats`, `health` and INFO.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Figure {
-    /// A count, bytes, or milliseconds where the name says so.
-    Number(u64),
-    /// A word or a sentence.
-    Text(String),
-}
-
 impl Shard {
     /// Takes what the host has counted, to be shown from now on.
     pub fn report(&mut self, figures: HostFigures) {
@@ -56,7 +47,7 @@ impl Shard {
 
     /// Everything worth knowing, by name.
     #[must_use]
-    pub fn stats(&self) -> Vec<(&'static str, Figure)> {
+    pub fn stats(&self) -> Figures {
         use Figure::{Number, Text};
         let sessions = self.state.sessions.stats();
         let ids = self.state.ids.stats();
@@ -107,7 +98,7 @@ impl Shard {
 
     /// `ok`, or `read_only` with the reason; and why the last checkpoint failed, if it did.
     #[must_use]
-    pub fn health(&self) -> Vec<(&'static str, Figure)> {
+    pub fn health(&self) -> Figures {
         let failure = self.journal.failure();
         let mut health = vec![
             ("state", Figure::Text(if failure.is_some() { "read_only" } else { "ok" }.to_owned())),
@@ -129,16 +120,5 @@ impl Shard {
 
     pub(super) fn write_health(&self, out: &mut Vec<u8>) {
         write_figures(out, &self.health());
-    }
-}
-
-fn write_figures(out: &mut Vec<u8>, figures: &[(&'static str, Figure)]) {
-    rpc::write_map_len(out, figures.len());
-    for (name, figure) in figures {
-        rpc::write_str(out, name);
-        match figure {
-            Figure::Number(number) => rpc::write_u64(out, *number),
-            Figure::Text(text) => rpc::write_str(out, text),
-        }
     }
 }
