@@ -1,4 +1,7 @@
-"""The server's settings: defaults, then a TOML file, then the environment, then the command line.
+"""The servers' settings: defaults, then a TOML file, then the environment, then the command line.
+
+A shard's (`ServerSettings`), those of a whole cluster, which hand on most of what they hold to its shards
+(`ClusterSettings`), and those of one coordinator (`CoordinatorSettings`).
 
 Each layer overrides the one before. Every value is checked as it is read, in a layer that another one overrides too; an
 error names the setting and where it came from.
@@ -13,13 +16,22 @@ import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from pycounter.errors import SettingsError
 
-__all__ = ["ServerSettings", "is_loopback", "load_settings", "parse_bytes"]
+__all__ = [
+    "ClusterSettings",
+    "CoordinatorSettings",
+    "ServerSettings",
+    "is_loopback",
+    "load_coordinator_settings",
+    "load_serve_settings",
+    "load_settings",
+    "parse_bytes",
+]
 
 #: Environment variables are these letters and a setting's name in capitals: PYCOUNTER_PORT.
 ENVIRONMENT_PREFIX = "PYCOUNTER_"
@@ -93,11 +105,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in _FIELDS:
-            _check(name, getattr(self, name))
-        if (self.tls_cert is None) != (self.tls_key is None):
-            given, missing = ("tls_cert", "tls_key") if self.tls_key is None else ("tls_key", "tls_cert")
-            raise ValueError(f"{given} is set and {missing} is not: they go together")
+        _check_all(self)
         if self.input_bytes_max < 8 * self.frame_bytes_max:
             raise ValueError(
                 f"input_bytes_max is {self.input_bytes_max}, but must be at least 8 times frame_bytes_max, "
@@ -105,9 +113,74 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             )
 
 
+class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that may be set on a coordinator process. Sizes are bytes, times are seconds."""
+
+    #: The coordinator's own folder, for what it has to remember over a restart; made if missing.
+    data: str
+    #: Descriptors of the public listening sockets, inherited.
+    listen_fds: tuple[int, ...]
+    name: str = "coordinator-0"
+    #: The level of operations that name none.
+    level: Literal["applied", "durable"] = "durable"
+    #: What clients must send, and what the coordinator sends to shards.
+    token_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    connections_max: int = 10_000
+    idle_timeout_s: float = 300.0
+    handshake_timeout_s: float = 10.0
+    frame_bytes_max: int = 1 << 20
+    input_bytes_max: int = 256 << 20
+    reply_bytes_max: int = 4 << 20
+    held_bytes_max: int = 256 << 20
+    #: How long a request may take.
+    request_timeout_s: float = 2.0
+    #: How long an orderly stop may take to answer what is in.
+    stop_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _check_all(self)
+
+
+class ClusterSettings(ServerSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cluster's: `data` is its folder, `host`, `port` and TLS are the public ones; shards get the rest, each."""
+
+    #: Fixed with the folder.
+    shards: int
+    #: Of each shard, at least.
+    replicas: int = 0
+    #: Processes that serve the public port.
+    coordinators: int = 1
+    #: Keys that begin so are served by their home only, whatever happens: for unique numbers.
+    strict: tuple[str, ...] = ()
+    #: A process that has not answered for so long is called stalled.
+    stall_timeout_s: float = 5.0
+    #: Settings of the coordinators by name, from the file's table [coordinator]; what isn't there is as for the shards.
+    coordinator: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None:
+            raise ValueError("name is set, but the shards of a cluster have names of its own: shard-0, shard-1 ...")
+        for name, value in self.coordinator.items():
+            if name not in _fields(CoordinatorSettings) or name in _SUPERVISED:
+                allowed = ", ".join(_fields(CoordinatorSettings).keys() - _SUPERVISED)
+                raise ValueError(f"[coordinator] has no setting {name!r}; it has {allowed}")
+            try:
+                _check(name, _convert(CoordinatorSettings, name, value))
+            except ValueError as error:
+                raise ValueError(f"[coordinator] {error}") from error
+
+
 _TEBI = 1 << 40
 _RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
+    "shards": (1, 256),
+    "replicas": (0, 16),
+    "coordinators": (1, 64),
+    "stall_timeout_s": (0.5, 1e6),
+    "request_timeout_s": (0.001, 1e6),
     "connections_max": (1, 1_000_000),
     "idle_timeout_s": (0, 1e9),
     "handshake_timeout_s": (0.1, 1e6),
@@ -129,9 +202,36 @@ _RANGES: dict[str, tuple[float, float]] = {
     "checkpoint_interval_s": (0.05, 1e9),
     "stop_timeout_s": (0, 1e6),
 }
-_FIELDS = {field.name: field for field in msgspec.structs.fields(ServerSettings)}
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", str | None: "a text"}
+#: What only the supervisor knows.
+_SUPERVISED = {"data", "listen_fds", "name"}
+_KINDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    str | None: "a text",
+    tuple[str, ...]: "a list of texts",
+    tuple[int, ...]: "a list of integers",
+    dict[str, Any]: "a table",
+}
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+Kind = type[msgspec.Struct]
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _fields(kind: Kind) -> dict[str, msgspec.structs.FieldInfo]:
+    """The settings of a kind by name."""
+    return {field.name: field for field in msgspec.structs.fields(kind)}
+
+
+def _check_all(settings: Any) -> None:
+    """Raises ValueError for values that make no sense, alone or together."""
+    for name in _fields(type(settings)):
+        _check(name, getattr(settings, name))
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_key is None else ("tls_key", "tls_cert")
+        raise ValueError(f"{given} is set and {missing} is not: they go together")
 
 
 def _check(name: str, value: Any) -> None:
@@ -146,30 +246,32 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"name has {len(value)} characters, but must have 1 to 64")
 
 
-def _convert(name: str, value: object) -> Any:
+def _convert(kind: Kind, name: str, value: object) -> Any:
     """A value, which may be a text, as its setting's type. Raises ValueError."""
-    kind: Any = _FIELDS[name].type
+    wanted: Any = _fields(kind)[name].type
     if isinstance(value, str):
         if name.endswith(("_bytes", "_bytes_max")):
             try:
                 return parse_bytes(value)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-        if kind is bool:
+        if wanted is bool:
             value = _BOOLEANS.get(value.lower(), value)
+        elif wanted == tuple[str, ...]:
+            value = [word for word in value.split(",") if word]
     try:
-        return msgspec.convert(value, kind, strict=not isinstance(value, str))
+        return msgspec.convert(value, wanted, strict=not isinstance(value, str))
     except msgspec.ValidationError:
-        wanted = _KINDS.get(kind) or " or ".join(get_args(kind))
-        raise ValueError(f"{name} must be {wanted}, not {value!r}") from None
+        said = _KINDS.get(wanted) or " or ".join(get_args(wanted))
+        raise ValueError(f"{name} must be {said}, not {value!r}") from None
 
 
-def _parse(name: str, value: object, source: str) -> Any:
+def _parse(kind: Kind, name: str, value: object, source: str) -> Any:
     """One value, checked; an error names `source`."""
-    if name not in _FIELDS:
-        raise SettingsError(f"{source}: there is no setting {name!r}; there are {', '.join(_FIELDS)}")
+    if name not in _fields(kind):
+        raise SettingsError(f"{source}: there is no setting {name!r}; there are {', '.join(_fields(kind))}")
     try:
-        converted = _convert(name, value)
+        converted = _convert(kind, name, value)
         _check(name, converted)
     except ValueError as error:
         raise SettingsError(f"{source}: {error}") from error
@@ -182,7 +284,7 @@ def load_settings(
     config: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> ServerSettings:
-    """Merges all sources.
+    """Merges all sources of a shard's settings.
 
     Args:
         overrides: from the command line; None means not given.
@@ -192,24 +294,59 @@ def load_settings(
     Raises:
         SettingsError: a value is wrong, a name is unknown, a file can't be read.
     """
+    return _build(ServerSettings, _merge(ServerSettings, overrides, config, environment))
+
+
+def load_serve_settings(
+    overrides: Mapping[str, object],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> ServerSettings | ClusterSettings:
+    """The same for what may be a shard or a cluster: a cluster where any source says how many `shards`."""
+    merged = _merge(ClusterSettings, overrides, config, environment)
+    if "shards" in merged:
+        return _build(ClusterSettings, merged)
+    for name in merged.keys() - _fields(ServerSettings).keys():
+        raise SettingsError(f"{name} is set and shards is not: one shard alone has none; a cluster has --shards N")
+    return _build(ServerSettings, merged)
+
+
+def load_coordinator_settings(
+    overrides: Mapping[str, object], *, config: str | os.PathLike[str] | None = None
+) -> CoordinatorSettings:
+    """A coordinator's, from the command line and a file that the supervisor wrote. Raises SettingsError."""
+    return _build(CoordinatorSettings, _merge(CoordinatorSettings, overrides, config, {}))
+
+
+def _merge(
+    kind: Kind,
+    overrides: Mapping[str, object],
+    config: str | os.PathLike[str] | None,
+    environment: Mapping[str, str] | None,
+) -> dict[str, Any]:
     environment = os.environ if environment is None else environment
     merged: dict[str, Any] = {}
     config = config if config is not None else environment.get(ENVIRONMENT_PREFIX + "CONFIG")
     if config is not None:
         for name, value in _read_config(Path(config)).items():
-            merged[name] = _parse(name, value, str(config))
-    for name in _FIELDS:
+            merged[name] = _parse(kind, name, value, str(config))
+    for name in _fields(kind):
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environment:
-            merged[name] = _parse(name, environment[variable], variable)
+            merged[name] = _parse(kind, name, environment[variable], variable)
     for name, value in overrides.items():
         if value is not None:
-            merged[name] = _parse(name, value, "--" + name.replace("_", "-"))
+            merged[name] = _parse(kind, name, value, "--" + name.replace("_", "-"))
+    return merged
+
+
+def _build(kind: type[S], merged: dict[str, Any]) -> S:
     if "data" not in merged:
         raise SettingsError("no data folder: give --data DIR, PYCOUNTER_DATA, or data in the config file")
     try:
-        return ServerSettings(**merged)
-    except ValueError as error:
+        return kind(**merged)
+    except (TypeError, ValueError) as error:
         raise SettingsError(str(error)) from error
 
 

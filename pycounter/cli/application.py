@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pycounter._native import VERSION
-from pycounter.cli import folder_commands, server_commands
+from pycounter.cli import cluster_commands, folder_commands, server_commands
 from pycounter.cli.terminal import print_json
 from pycounter.errors import PyCounterError
 
@@ -159,3 +159,4 @@ app.command()(folder_commands.restore)
 app.command()(server_commands.backup)
 app.command()(server_commands.dump)
 app.command()(server_commands.load)
+app.command(hidden=True)(cluster_commands.coordinator)

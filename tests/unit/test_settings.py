@@ -4,7 +4,15 @@ import msgspec
 import pytest
 
 from pycounter.errors import SettingsError
-from pycounter.settings import ServerSettings, is_loopback, load_settings, parse_bytes
+from pycounter.settings import (
+    ClusterSettings,
+    ServerSettings,
+    is_loopback,
+    load_coordinator_settings,
+    load_serve_settings,
+    load_settings,
+    parse_bytes,
+)
 
 
 @pytest.fixture
@@ -202,3 +210,80 @@ def test_addresses_of_this_machine_only(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "localhost.example", ""])
 def test_addresses_that_others_can_reach(host):
     assert not is_loopback(host)
+
+
+# --- clusters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def load_serve(tmp_path):
+    """As `load`, for what may be a shard or a cluster."""
+
+    def load(toml="", environment=(), **options):
+        config = tmp_path / "settings.toml"
+        config.write_text(toml)
+        variables = {f"PYCOUNTER_{name}": value for name, value in dict(environment).items()}
+        return load_serve_settings({"data": "folder", **options}, config=config, environment=variables)
+
+    return load
+
+
+def test_it_is_a_cluster_where_any_source_says_how_many_shards(load_serve):
+    assert load_serve("port = 1") == ServerSettings(data="folder", port=1)
+    for settings in (load_serve("shards = 4"), load_serve("", {"SHARDS": "4"}), load_serve(shards=4)):
+        assert settings == ClusterSettings(data="folder", shards=4)
+
+
+def test_settings_of_a_cluster_alone_are_refused_for_a_shard_alone(load_serve):
+    for name, value in {"replicas": 1, "coordinators": 2, "strict": ["a"], "stall_timeout_s": 9.0}.items():
+        with pytest.raises(SettingsError, match=f"^{name} is set and shards is not"):
+            load_serve(**{name: value})
+    with pytest.raises(SettingsError, match=r"^coordinator is set and shards is not"):
+        load_serve("[coordinator]\nrequest_timeout_s = 1.0")
+    with pytest.raises(SettingsError, match="there is no setting 'shards'"):
+        load_settings({"data": "folder", "shards": 4}, environment={})
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("shards", [0, 257]), ("replicas", [-1, 17]), ("coordinators", [0, 65])])
+def test_how_many_there_may_be(load_serve, name, wrong):
+    for value in wrong:
+        with pytest.raises(SettingsError, match=f"^--{name}: {name} is {value}, but must be from "):
+            load_serve(**{"shards": 2, name: value})
+
+
+def test_strict_prefixes_come_as_a_list_or_with_commas(load_serve):
+    prefixes = ("order:", "7")
+    assert load_serve("shards = 1\nstrict = ['order:', '7']").strict == prefixes
+    assert load_serve("shards = 1", {"STRICT": "order:,7"}).strict == prefixes
+    assert load_serve("shards = 1", strict=["order:", "7"]).strict == prefixes
+    with pytest.raises(SettingsError, match=r"strict must be a list of texts, not \[1\]"):
+        load_serve("shards = 1\nstrict = [1]")
+
+
+def test_the_shards_of_a_cluster_name_themselves(load_serve):
+    with pytest.raises(SettingsError, match=r"^name is set, but the shards of a cluster"):
+        load_serve(shards=2, name="blue")
+
+
+def test_coordinators_have_a_table_of_their_own(load_serve):
+    settings = load_serve("shards = 1\n[coordinator]\nframe_bytes_max = '2 MiB'\nrequest_timeout_s = 1.5")
+    assert settings.coordinator == {"frame_bytes_max": "2 MiB", "request_timeout_s": 1.5}
+    for wrong, said in {
+        "prot = 1": "has no setting 'prot'",
+        "data = 'x'": "has no setting 'data'",
+        "listen_fds = [1]": "has no setting 'listen_fds'",
+        "level = 'safe'": "level must be applied or durable",
+        "request_timeout_s = 0.0": "request_timeout_s is 0.0, but must be from",
+    }.items():
+        with pytest.raises(SettingsError, match=rf"\[coordinator\] {said}"):
+            load_serve(f"shards = 1\n[coordinator]\n{wrong}")
+
+
+def test_a_coordinator_has_the_file_and_its_sockets_and_no_environment(tmp_path, monkeypatch):
+    config = tmp_path / "coordinator.toml"
+    config.write_text("data = 'folder'\nname = 'coordinator-1'")
+    monkeypatch.setenv("PYCOUNTER_NAME", "other")
+    settings = load_coordinator_settings({"listen_fds": [5, 6]}, config=config)
+    assert (settings.name, settings.data, settings.listen_fds) == ("coordinator-1", "folder", (5, 6))
+    with pytest.raises(SettingsError, match="listen_fds"):
+        load_coordinator_settings({}, config=config)
