@@ -47,7 +47,8 @@ class _Answered:
 class AppliedTail:
     """How far one session was answered, how much of that is known to be durable, and the operations between.
 
-    At level `durable` there are none between.
+    Levels may be mixed. An answer at `durable` covers the operations with lower numbers too: the shard applied them
+    before. Those with higher numbers stay.
     """
 
     def __init__(self, session: bytes) -> None:
@@ -70,7 +71,8 @@ class AppliedTail:
 
     def answer_durably(self, last: int) -> None:
         """A batch that ends with this number was answered at `durable`."""
-        self.answered_max = self.confirmed_through = max(self.answered_max, last)
+        self.answered_max = max(self.answered_max, last)
+        self.confirm(last)
 
     def confirm(self, through: int) -> None:
         """What was answered up to this number is durable."""

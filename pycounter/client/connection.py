@@ -58,11 +58,11 @@ class RpcConnection(asyncio.Protocol):
     def _next_msgid(self) -> int:
         return next(self._msgids) & MSGID_MAX
 
-    def apply(self, batch: Batch, session: bytes, acked_through: int, level: Any) -> None:
+    def apply(self, batch: Batch, session: bytes, acked_through: int) -> None:
         """Sends a batch; its owner is told of the reply."""
         msgid = self._next_msgid()
         self._batches[msgid] = batch
-        self._transport.write(apply_frame(msgid, session, (batch.first, acked_through), batch.items, level))
+        self._transport.write(apply_frame(msgid, session, (batch.first, acked_through), batch.items, batch.level))
 
     async def call(self, method: str, *params: object) -> Any:
         """Sends a request and waits for its result. Cancelled, it drops the reply when that comes.

@@ -21,6 +21,13 @@ class Room:
         self._empty = asyncio.Event()
         self._refusal: RpcError | None = None
 
+    def try_enter(self) -> bool:
+        """Takes room for one operation, if there is any and nobody waits for it."""
+        if self._waiters or self.operations >= self._operations_max:
+            return False
+        self.operations += 1
+        return True
+
     async def enter(self, count: int) -> None:
         """Waits for room and takes it. Cancelled, it has taken none.
 

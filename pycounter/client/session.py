@@ -15,8 +15,8 @@ Where a session can't go on (the shard has forgotten it), ambiguous batches are 
 again; the others move to a new session. A batch that the server refuses for good (`too_large`) has used no numbers:
 nothing after it can have been applied, so what was numbered behind it moves to a new session as well.
 
-At level `applied` an answer is not the end: a crash of the shard may take back what it had not written to disk. Each
-session has an `AppliedTail` of such operations. A session that ends while it has one is *retired*: the shard isn't
+Each batch has a level. At `applied` an answer is not the end: a crash of the shard may take back what it had not written to disk. Each
+session has an `AppliedTail` of such operations; an answer at `durable` covers those with lower numbers. A session that ends while it has one is *retired*: the shard isn't
 told goodbye yet, as it must be able to say, after a crash, how much of the session is left. A reply that waits for a
 commit (`hello`) confirms every tail at once, those of retired sessions too. After a restart of the shard it is asked
 for each of them before anything else is sent.
@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -64,10 +64,16 @@ class Next(Enum):
     PAUSE = auto()
 
 
+def _nobody() -> Sequence[int]:
+    return ()
+
+
 class Batch:
-    """Operations that travel together. `first` is 0 until they are numbered."""
+    """Operations that travel together, at one level. `first` is 0 until they are numbered."""
 
     __slots__ = (
+        "abandoned",
+        "commit",
         "count",
         "first",
         "in_flight",
@@ -75,14 +81,19 @@ class Batch:
         "is_answered",
         "is_refused",
         "items",
+        "level",
+        "level_reached",
         "on_settled",
         "renewals",
+        "sent_at",
+        "watchers",
     )
 
-    def __init__(self, count: int, items: bytes, on_settled: OnSettled) -> None:
+    def __init__(self, count: int, items: bytes, on_settled: OnSettled, level: Level) -> None:
         self.count = count
         self.items = items
         self.on_settled = on_settled
+        self.level: Level = level
         self.first = 0
         self.in_flight = False
         #: An earlier attempt was never answered.
@@ -91,6 +102,15 @@ class Batch:
         #: Refused for good; its numbers are unused.
         self.is_refused = False
         self.renewals = 0
+        #: Where operations are whose callers wait no longer.
+        self.abandoned: Callable[[], Sequence[int]] = _nobody
+        #: Of the answer.
+        self.level_reached: Level = level
+        self.commit = 0
+        #: When it was first sent, in the time of its owner.
+        self.sent_at = 0.0
+        #: To be told when it is settled.
+        self.watchers: list[Callable[[], None]] = []
 
     @property
     def last(self) -> int:
@@ -104,18 +124,18 @@ class Session:
     def __init__(
         self,
         *,
-        level: Level,
         batches_in_flight_max: int,
         window_operations_max: int,
         statistics: ClientStatistics,
         on_lost_tail: Callable[[LostTail], None],
+        on_given_up: Callable[[Batch], None] = lambda batch: None,
         new_id: Callable[[], bytes] = lambda: os.urandom(SESSION_BYTES),
     ) -> None:
-        self.level = level
         self.statistics = statistics
         self._batches_in_flight_max = batches_in_flight_max
         self._window_operations_max = window_operations_max
         self._on_lost_tail = on_lost_tail
+        self._on_given_up = on_given_up
         self._new_id = new_id
         self.queue: deque[Batch] = deque()
         #: Of sessions that have ended before all that they had acknowledged was known to be durable.
@@ -154,6 +174,19 @@ class Session:
         except ValueError:
             return False
         return True
+
+    def take_unsent(self, share: float) -> list[Batch]:
+        """Takes back this share of the batches that were never sent, the newest first."""
+        unsent = [batch for batch in reversed(self.queue) if not batch.renewals]
+        taken = unsent[: round(len(unsent) * share)]
+        for batch in taken:
+            self.queue.remove(batch)
+        return taken
+
+    @property
+    def pending_operations(self) -> int:
+        """Sent and not answered."""
+        return sum(batch.count for batch in self.window if not batch.is_answered)
 
     def take_next(self) -> Batch | None:
         """The batch to be sent now, numbered; None if there is none or it isn't time."""
@@ -217,11 +250,12 @@ class Session:
         if str in kinds:
             refused = frozenset(place for place, result in enumerate(results) if type(result) is str)
             results = [from_wire(result) if type(result) is str else result for result in results]
-        if self.level == "durable":
+        if batch.level_reached == "durable":
             self.tail.answer_durably(batch.last)
         else:
             self.tail.answer(batch.first, batch.count, batch.items, refused)
         self.statistics.operations_settled += batch.count
+        self.statistics.record(batch.count - len(refused), len(refused))
         self._answer(batch, results)
         self._settle()
 
@@ -253,6 +287,7 @@ class Session:
             return Next.GO_ON
         batch.is_refused = True
         self.statistics.operations_settled += batch.count
+        self.statistics.record(0, batch.count)
         self._answer(batch, error)
         self._rewinding = True
         return Next.GO_ON
@@ -265,6 +300,10 @@ class Session:
     def _answer(self, batch: Batch, outcome: Results | RpcError) -> None:
         batch.is_answered = True
         batch.on_settled(outcome)
+        if batch.watchers:
+            for tell in batch.watchers:
+                tell()
+            batch.watchers.clear()
 
     def _settle(self) -> None:
         """Forgets what is settled from the beginning; at a refused batch the rest moves to a new session."""
@@ -425,6 +464,8 @@ class Session:
 
     def _give_up(self, batch: Batch, reason: str) -> None:
         self.statistics.operations_unknown += batch.count
+        self.statistics.record(0, batch.count)
+        self._on_given_up(batch)
         what = f"operation {batch.first}" if batch.count == 1 else f"operations {batch.first} to {batch.last}"
         key, delta = decode_items(batch.items)[0]
         self._answer(

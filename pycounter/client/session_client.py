@@ -10,23 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from pycounter.client.applied_tail import LostTail
 from pycounter.client.backoff import Backoff
-from pycounter.client.coalescer import Coalescer
+from pycounter.client.coalescer import Coalescer, Detail, Withdrawn
 from pycounter.client.connection import RpcConnection
-from pycounter.client.framing import Item, Key, Level, ProtocolViolation, encode_batches
+from pycounter.client.framing import Item, Key, Level, ProtocolViolation, decode_items, encode_batches
 from pycounter.client.hello import HelloReply
 from pycounter.client.limit import Limit
 from pycounter.client.room import Room
 from pycounter.client.session import RETIRED_MAX, SESSION_BYTES, Batch, Next, Results, Session
 from pycounter.client.settings import ClientSettings
-from pycounter.client.statistics import ClientStatistics
+from pycounter.client.statistics import BatchHealth, ClientStatistics
+from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import (
+    BadRequest,
     DeadlineExceeded,
     Forbidden,
     PyCounterError,
@@ -48,6 +50,14 @@ _READS = frozenset({"get", "get_many", "total", "total_many", "scan", "top", "pi
 _WITH_ID = frozenset({"incr", "drain", "delete"})
 #: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
 _DOORS = frozenset({"unauthenticated", "forbidden"})
+_LEVELS = frozenset({"applied", "durable"})
+
+
+def _checked(level: Any) -> Level:
+    if level not in _LEVELS:
+        raise BadRequest(f"a level is 'durable' or 'applied', not {level!r}: nothing was applied")
+    checked: Level = level
+    return checked
 
 
 class SessionClient:
@@ -56,17 +66,19 @@ class SessionClient:
     Use it as `async with SessionClient(host, port) as client`, or call `connect` and `close`.
 
     A deadline that passes, or a cancellation, ends the waiting and not the counting: an operation that was sent stays
-    in the session until it is settled, and is not to be repeated by the caller. What still waits for room, and a list
-    (`apply`) that wasn't sent yet, is taken back: after a deadline that is `Unavailable`, nothing was applied.
+    in the session until it is settled, and is not to be repeated by the caller; until then it is on the list `unknown`.
+    What still waits for room, and a list (`apply`) that wasn't sent yet, is taken back: after a deadline that is
+    `Unavailable`, nothing was applied.
 
     Args:
         host: the shard's.
         port: the shard's.
         token: the server's, if it has one.
-        level: when operations are acknowledged, `durable` (on disk) or `applied` (in memory).
+        level: when operations that name no level are acknowledged, `durable` (on disk) or `applied` (in memory).
         tls: how to verify the server, if it speaks TLS.
         identity: the shard's, 32 hex digits; None takes the first that answers.
         settings: everything else.
+        name: what the shard is called in `unknown`; its address otherwise.
         on_lost_tail: told of operations that were acknowledged at `applied` and lost in a crash; logged otherwise.
         clock: time and random numbers, beside the loop's own time.
     """
@@ -81,6 +93,7 @@ class SessionClient:
         tls: ssl.SSLContext | None = None,
         identity: str | None = None,
         settings: ClientSettings | None = None,
+        name: str = "",
         on_lost_tail: Callable[[LostTail], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -89,18 +102,23 @@ class SessionClient:
         #: Where the next connection goes.
         self.address = (host, port)
         self.identity = identity
+        self.name = name or f"{host}:{port}"
         self.epoch: int | None = None
         self._token = token
         self._tls = tls
         self._on_lost_tail = on_lost_tail
         self._running_s = clock.running_s
         self._random = clock.random()
+        self._level: Level = level
+        self._wall_s = clock.wall_s
+        #: Operations that were sent, and of which nobody knows yet whether they counted.
+        self.unknown = UnknownOperations(self.pending_unknown)
         self._session = Session(
-            level=level,
             batches_in_flight_max=self.settings.batches_in_flight_max,
             window_operations_max=self.settings.window_operations_max,
             statistics=self.statistics,
             on_lost_tail=self._report_lost_tail,
+            on_given_up=self._note_given_up,
             new_id=lambda: clock.random_bytes(SESSION_BYTES),
         )
         self._connection: RpcConnection | None = None
@@ -121,6 +139,8 @@ class SessionClient:
             self._room,
             operations_max=self.settings.coalesced_operations_max,
             bytes_max=self.settings.batch_bytes_max,
+            delay_s=self.settings.coalesced_delay_s,
+            timeout_s=self.settings.call_timeout_s,
             on_queued=self._pump,
         )
 
@@ -149,6 +169,7 @@ class SessionClient:
             WrongShard: it isn't the shard of the identity that was given.
         """
         if self._runner is None:
+            self._coalescer.start(asyncio.get_running_loop())
             self._runner = asyncio.create_task(self._run(), name="pycounter session client")
         await self._wait_ready(self._deadline(timeout_s if timeout_s is not None else self.settings.connect_timeout_s))
 
@@ -198,19 +219,69 @@ class SessionClient:
 
     # --- counting --------------------------------------------------------------------------------------------------
 
-    async def incr(self, key: Key, delta: int = 1, *, timeout_s: float | None = None) -> int:
-        """Adds to a counter and gives its value after. Increments of one turn of the loop travel together.
+    @overload
+    async def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        level: Level | None = None,
+        detail: Literal[False] = False,
+        timeout_s: float | None = None,
+    ) -> int: ...
+    @overload
+    async def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        level: Level | None = None,
+        detail: Literal[True],
+        timeout_s: float | None = None,
+    ) -> Detail: ...
+    async def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        level: Level | None = None,
+        detail: bool = False,
+        timeout_s: float | None = None,
+    ) -> int | Detail:
+        """Adds to a counter and gives its value after; with `detail`, also the level that was reached.
+
+        Increments travel together: see `coalescer`.
 
         Raises:
             RpcError: it was refused; `effect` says what that means.
             DeadlineExceeded: it was sent and not answered yet; it stays in the session, don't repeat it.
             SessionLost: nobody can tell whether it counted.
         """
+        level = self._level if level is None else _checked(level)
+        if timeout_s is None and self.can_take():
+            answer: int | Detail = await self._coalescer.add((key, delta), level, detail=detail)
+            return answer
         async with self._limit(timeout_s) as limit:
             await self._enter(1, limit)
-            return await self._coalescer.add((key, delta))
+            reply = self._coalescer.add((key, delta), level, detail=detail)
+            try:
+                answer = await reply
+            except asyncio.CancelledError:
+                limit.is_sent = self._session.next_sequence > 1 or self._coalescer.operations == 0
+                raise
+        return answer
 
-    async def apply(self, items: Sequence[Item], *, timeout_s: float | None = None) -> Results:
+    def can_take(self) -> bool:
+        """Takes room for one increment that is given to `begin_incr` at once; False: `incr` has to wait for it."""
+        return self._failure is None and self._refusal is None and self._runner is not None and self._room.try_enter()
+
+    def begin_incr(self, key: Key, delta: int) -> asyncio.Future[Any]:
+        """The increment for which `can_take` took room, at the client's level: a future of its value."""
+        return self._coalescer.add((key, delta), self._level)
+
+    async def apply(
+        self, items: Sequence[Item], *, level: Level | None = None, timeout_s: float | None = None
+    ) -> Results:
         """Adds to many counters and gives, for each item, its value after or its error.
 
         Items that would make too large a request go as several. They are encoded before anything is awaited, so the
@@ -221,6 +292,7 @@ class SessionClient:
             DeadlineExceeded: it was sent and not answered yet; it stays in the session, don't repeat it.
             SessionLost: nobody can tell whether it counted.
         """
+        level = self._level if level is None else _checked(level)
         if not items:
             return []
         limits = self.settings
@@ -240,7 +312,7 @@ class SessionClient:
                         refused = [refusal] * (len(encoded) - len(batches))
                         break
                     replies.append(loop.create_future())
-                    batches.append(Batch(count, data, self._settler(count, replies[-1])))
+                    batches.append(self._batch_of(count, data, level, replies[-1]))
                     self._session.add(batches[-1])
                     self._pump()
                 outcomes = [await reply for reply in replies] + refused
@@ -248,6 +320,8 @@ class SessionClient:
                 dropped = [batch for batch in batches if self._session.drop(batch)]
                 self._room.leave(sum(batch.count for batch in dropped))
                 limit.is_sent = len(dropped) < len(batches)
+                for reply in replies:
+                    reply.cancel()
                 raise
         if len(outcomes) == 1:
             outcome = outcomes[0]
@@ -260,6 +334,17 @@ class SessionClient:
         for outcome, (count, _) in zip(outcomes, encoded, strict=True):
             results += [outcome] * count if isinstance(outcome, RpcError) else outcome
         return results
+
+    def withdraw(self, share: float = 1.0) -> int:
+        """Takes back this share of the operations that were never sent: their callers get `Withdrawn`.
+
+        Gives how many these were. What was sent stays: it may have counted, so it can go nowhere else.
+        """
+        refusal = Withdrawn("it was taken back before it was sent: nothing was applied")
+        taken = self._session.take_unsent(share)
+        for batch in taken:
+            batch.on_settled(refusal)
+        return sum(batch.count for batch in taken) + self._coalescer.refuse(refusal, share)
 
     async def flush(self, *, timeout_s: float | None = None) -> None:
         """Waits until everything that is acknowledged now is durable, or reported as lost. For clients at `applied`.
@@ -323,6 +408,23 @@ class SessionClient:
         return self._room.operations
 
     @property
+    def health(self) -> BatchHealth:
+        """How the batches fare: unhealthy where too many operations fail, or are not answered."""
+        pending, rate = self._session.pending_operations, self.statistics.success_rate
+        settings = self.settings
+        return BatchHealth(
+            queued=self._room.operations - pending,
+            pending=pending,
+            success_rate=rate,
+            is_healthy=pending <= settings.healthy_pending_max and 1.0 - rate <= settings.healthy_failed_share_max,
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        """Is there a connection now, on which the shard has answered?"""
+        return self._connection is not None and not self._connection.lost.is_set()
+
+    @property
     def session_id(self) -> bytes:
         """The present session's."""
         return self._session.id
@@ -369,13 +471,15 @@ class SessionClient:
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def _settler(self, count: int, reply: asyncio.Future[Results | RpcError]) -> Callable[[Results | RpcError], None]:
+    def _batch_of(self, count: int, data: bytes, level: Level, reply: asyncio.Future[Results | RpcError]) -> Batch:
         def settle(outcome: Results | RpcError) -> None:
             self._room.leave(count)
             if not reply.done():
                 reply.set_result(outcome)
 
-        return settle
+        batch = Batch(count, data, settle, level)
+        batch.abandoned = lambda: range(count) if reply.done() else ()
+        return batch
 
     def _pump(self) -> None:
         """Sends whatever may be sent now."""
@@ -389,7 +493,8 @@ class SessionClient:
         if unconfirmed >= bound or len(session.retired) >= RETIRED_MAX:
             return
         while (batch := session.take_next()) is not None:
-            connection.apply(batch, session.id, session.acked_through, session.level)
+            batch.sent_at = batch.sent_at or self._wall_s()
+            connection.apply(batch, session.id, session.acked_through)
         while session.ended:
             connection.notify("bye", session.ended.pop())
 
@@ -411,14 +516,18 @@ class SessionClient:
                 self._pump_later()
             return
         try:
+            batch.level_reached = _checked(result.get("level", batch.level))
+            batch.commit = int(result.get("commit", 0))
             self._session.on_results(batch, result["results"])
-        except (TypeError, KeyError, ValueError) as wrong:
+        except (TypeError, AttributeError, KeyError, ValueError, BadRequest) as wrong:
             raise ProtocolViolation(f"the server's answer to apply makes no sense: {wrong}") from wrong
         self._pause.reset()
 
     def on_replies(self) -> None:
         """Replies came: there may be room for more."""
         self._pump()
+        if not self._session.in_flight:
+            self._coalescer.on_idle()
 
     def _report_lost_tail(self, tail: LostTail) -> None:
         _log.warning("%d operations that were acknowledged at applied were lost in a crash of the shard", tail.count)
@@ -427,6 +536,29 @@ class SessionClient:
                 self._on_lost_tail(tail)
             except Exception:  # noqa: BLE001 - it is the user's, and the client goes on without it
                 _log.exception("on_lost_tail")
+
+    # --- what nobody knows -----------------------------------------------------------------------------------------
+
+    def pending_unknown(self) -> Iterator[tuple[UnknownOperation, Callable[[Callable[[], None]], None]]]:
+        """The operations that `unknown` lists, each with what to call to be told when it is settled."""
+        for batch in list(self._session.window):
+            if batch.is_answered:
+                continue
+            places = range(batch.count) if batch.is_ambiguous else batch.abandoned()
+            if places:
+                for operation in self._operations_of(batch, places):
+                    yield operation, batch.watchers.append
+
+    def _operations_of(self, batch: Batch, places: Sequence[int]) -> list[UnknownOperation]:
+        items = decode_items(batch.items)
+        return [
+            UnknownOperation(key=items[place][0], delta=items[place][1], shard=self.name, since=batch.sent_at)
+            for place in places
+        ]
+
+    def _note_given_up(self, batch: Batch) -> None:
+        # Callers that wait still are told by an exception.
+        self.unknown.end(self._operations_of(batch, batch.abandoned()))
 
     # --- durability of applied operations --------------------------------------------------------------------------
 
@@ -579,6 +711,7 @@ class SessionClient:
         """Nothing can succeed any more: what was sent is unknown, what wasn't is refused."""
         self._failure = self._failure or refusal
         self._coalescer.refuse(refusal)
+        self._coalescer.stop()
         for batch in self._session.abandon(reason):
             batch.on_settled(refusal)
         self._room.close(refusal)

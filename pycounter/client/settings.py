@@ -19,6 +19,8 @@ class ClientSettings:
 
     #: Single increments that one batch takes at most.
     coalesced_operations_max: int = 100
+    #: So long they wait for company while others are under way.
+    coalesced_delay_s: float = 0.010
     #: Operations in one request; longer lists are cut into several.
     batch_operations_max: int = 1000
     #: Bytes of the operations in one request; below the server's limit on frames, which is 1 MiB by default.
@@ -30,6 +32,9 @@ class ClientSettings:
     pending_operations_max: int = 50_000
     #: Operations acknowledged at `applied` that are remembered until they are known to be durable.
     unconfirmed_operations_max: int = 200_000
+    #: Above so many unanswered operations, or this share of failed ones, a client's batches are unhealthy.
+    healthy_pending_max: int = 1000
+    healthy_failed_share_max: float = 0.01
     #: The deadline of a call that names none.
     call_timeout_s: float = 60.0
     connect_timeout_s: float = 5.0

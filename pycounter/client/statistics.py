@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["ClientStatistics"]
+__all__ = ["BatchHealth", "ClientStatistics"]
+
+#: The success rate looks at so many outcomes or more.
+PERIOD_OPERATIONS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchHealth:
+    """How a client's batches fare now."""
+
+    #: Operations accepted and not sent; sent and not answered.
+    queued: int
+    pending: int
+    success_rate: float
+    is_healthy: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -16,6 +30,9 @@ class ClientStatistics:
     operations: int = 0
     #: Answered, with a value or an error.
     operations_settled: int = 0
+    #: Answered with a value; answered with an error, or never to be answered.
+    operations_succeeded: int = 0
+    operations_failed: int = 0
     #: Sent again, once for each time.
     batches_resent: int = 0
     operations_resent: int = 0
@@ -30,3 +47,22 @@ class ClientStatistics:
     reconnects: int = 0
     #: Sessions that were begun, beyond the first.
     sessions_renewed: int = 0
+    #: Outcomes of late, succeeded and failed: of the present period and of the one before.
+    _recent: list[int] = field(default_factory=lambda: [0, 0, 0, 0], repr=False)
+
+    def record(self, succeeded: int, failed: int) -> None:
+        """So many operations have these outcomes."""
+        self.operations_succeeded += succeeded
+        self.operations_failed += failed
+        recent = self._recent
+        recent[0] += succeeded
+        recent[1] += failed
+        if recent[0] + recent[1] >= PERIOD_OPERATIONS:
+            recent[2:] = recent[:2]
+            recent[:2] = 0, 0
+
+    @property
+    def success_rate(self) -> float:
+        """The share of the last 1,000 to 2,000 outcomes that succeeded; 1.0 where there are none."""
+        succeeded, failed = self._recent[0] + self._recent[2], self._recent[1] + self._recent[3]
+        return succeeded / (succeeded + failed) if succeeded + failed else 1.0

@@ -13,9 +13,9 @@ class Driver:
     def __init__(self, level="durable", *, in_flight_max=3, window_max=1000):
         self.outcomes = {}
         self.tails: list[Any] = []
+        self.level = level
         ids = iter(range(1, 10_000))
         self.session = Session(
-            level=level,
             batches_in_flight_max=in_flight_max,
             window_operations_max=window_max,
             statistics=ClientStatistics(),
@@ -23,7 +23,7 @@ class Driver:
             new_id=lambda: next(ids).to_bytes(16, "big"),
         )
 
-    def add(self, name, items=None):
+    def add(self, name, items=None, level=None):
         items = items or [(name, 1)]
         ((count, encoded),) = encode_batches(items, 1000, 1 << 20)
 
@@ -31,7 +31,7 @@ class Driver:
             assert name not in self.outcomes, "settled twice"
             self.outcomes[name] = outcome
 
-        batch = Batch(count, encoded, settle)
+        batch = Batch(count, encoded, settle, level or self.level)
         self.session.add(batch)
         return batch
 
