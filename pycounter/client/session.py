@@ -15,11 +15,12 @@ Where a session can't go on (the shard has forgotten it), ambiguous batches are 
 again; the others move to a new session. A batch that the server refuses for good (`too_large`) has used no numbers:
 nothing after it can have been applied, so what was numbered behind it moves to a new session as well.
 
-Each batch has a level. At `applied` an answer is not the end: a crash of the shard may take back what it had not written to disk. Each
-session has an `AppliedTail` of such operations; an answer at `durable` covers those with lower numbers. A session that ends while it has one is *retired*: the shard isn't
-told goodbye yet, as it must be able to say, after a crash, how much of the session is left. A reply that waits for a
-commit (`hello`) confirms every tail at once, those of retired sessions too. After a restart of the shard it is asked
-for each of them before anything else is sent.
+Each batch has a level. At `applied` an answer is not the end: a crash of the shard may take back what it had not
+written to disk. Each session has an `AppliedTail` of such operations; an answer at `durable` covers those with lower
+numbers too. A session that ends while it has one is *retired*: the shard isn't told goodbye yet, as it must be able to
+say, after a crash, how much of the session is left. A reply that waits for a commit (`hello`) confirms every tail at
+once, those of retired sessions too. After a restart of the shard it is asked for each of them before anything else is
+sent.
 """
 
 from __future__ import annotations
@@ -215,6 +216,18 @@ class Session:
             self.statistics.batches += 1
             self.statistics.operations += batch.count
         return self._launch(batch)
+
+    def takes_more(self, operations: int) -> bool:
+        """Would a new batch of so many operations be sent at once?"""
+        return not (
+            self.queue
+            or self._resend
+            or self._rewinding
+            or self._ending
+            or self.in_flight >= self._batches_in_flight_max
+            or (self.window and self.window_operations + operations > self._window_operations_max)
+            or any(batch.is_refused for batch in self.window)
+        )
 
     def _launch(self, batch: Batch) -> Batch:
         batch.in_flight = True

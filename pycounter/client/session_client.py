@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, overload
 
 from pycounter.client.applied_tail import LostTail
 from pycounter.client.backoff import Backoff
-from pycounter.client.coalescer import Coalescer, Detail, Withdrawn
+from pycounter.client.coalescer import Coalescer, Detail, Ticket, Withdrawn
 from pycounter.client.connection import RpcConnection
 from pycounter.client.framing import Item, Key, Level, ProtocolViolation, decode_items, encode_batches
 from pycounter.client.hello import HelloReply
@@ -141,7 +141,7 @@ class SessionClient:
             bytes_max=self.settings.batch_bytes_max,
             delay_s=self.settings.coalesced_delay_s,
             timeout_s=self.settings.call_timeout_s,
-            on_queued=self._pump,
+            on_due=self._pump,
         )
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -258,16 +258,23 @@ class SessionClient:
             SessionLost: nobody can tell whether it counted.
         """
         level = self._level if level is None else _checked(level)
+        ticket = Ticket(detail=detail) if detail or timeout_s is not None else None
+        answer: int | Detail
         if timeout_s is None and self.can_take():
-            answer: int | Detail = await self._coalescer.add((key, delta), level, detail=detail)
+            try:
+                answer = await self._coalescer.add((key, delta), level, ticket)
+            except asyncio.CancelledError:
+                self._coalescer.note_cancelled()
+                raise
             return answer
         async with self._limit(timeout_s) as limit:
             await self._enter(1, limit)
-            reply = self._coalescer.add((key, delta), level, detail=detail)
+            ticket = ticket or Ticket()
             try:
-                answer = await reply
+                answer = await self._coalescer.add((key, delta), level, ticket)
             except asyncio.CancelledError:
-                limit.is_sent = self._session.next_sequence > 1 or self._coalescer.operations == 0
+                self._coalescer.note_cancelled()
+                limit.is_sent = ticket.is_sent
                 raise
         return answer
 
@@ -276,8 +283,15 @@ class SessionClient:
         return self._failure is None and self._refusal is None and self._runner is not None and self._room.try_enter()
 
     def begin_incr(self, key: Key, delta: int) -> asyncio.Future[Any]:
-        """The increment for which `can_take` took room, at the client's level: a future of its value."""
+        """The increment for which `can_take` took room, at the client's level: a future of its value.
+
+        Whoever cancels the future calls `note_cancelled`.
+        """
         return self._coalescer.add((key, delta), self._level)
+
+    def note_cancelled(self) -> None:
+        """A future of `begin_incr` was cancelled."""
+        self._coalescer.note_cancelled()
 
     async def apply(
         self, items: Sequence[Item], *, level: Level | None = None, timeout_s: float | None = None
@@ -492,7 +506,11 @@ class SessionClient:
             self._barrier = asyncio.create_task(self._confirm_in_background(), name="pycounter confirmation")
         if unconfirmed >= bound or len(session.retired) >= RETIRED_MAX:
             return
-        while (batch := session.take_next()) is not None:
+        while True:
+            if (batch := session.take_next()) is None:
+                if session.takes_more(self.settings.coalesced_operations_max) and self._coalescer.make_batch():
+                    continue
+                break
             batch.sent_at = batch.sent_at or self._wall_s()
             connection.apply(batch, session.id, session.acked_through)
         while session.ended:

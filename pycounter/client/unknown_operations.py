@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -62,13 +63,13 @@ class UnknownOperations:
                 "it stays unknown whether %r %+d counted at %s", operation.key, operation.delta, operation.shard
             )
 
-    def take_ended(self) -> list[UnknownOperation]:
+    def take_ended(self) -> builtins.list[UnknownOperation]:
         """Those that stay unknown for ever and weren't reported yet."""
-        ended = list(self._ended)
+        ended = [*self._ended]
         self._ended.clear()
         return ended
 
-    async def wait(self, *, timeout_s: float | None = None) -> list[UnknownOperation]:
+    async def wait(self, *, timeout_s: float | None = None) -> builtins.list[UnknownOperation]:
         """Waits until the outcome of all that are on the list now is known.
 
         Returns:
@@ -78,7 +79,7 @@ class UnknownOperations:
             TimeoutError: not all are settled yet.
         """
         loop = asyncio.get_running_loop()
-        waiting: list[asyncio.Future[None]] = []
+        waiting: builtins.list[asyncio.Future[None]] = []
         for _, watch in self._pending():
             settled = loop.create_future()
             waiting.append(settled)
