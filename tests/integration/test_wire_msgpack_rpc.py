@@ -72,6 +72,8 @@ def test_reads(rpc):
     assert rpc.call("get", "never") == 0
     assert rpc.call("get_many", ["c", "never", b"a"]) == [-3, 0, 1]
     assert rpc.call("get_many", []) == []
+    assert rpc.call("get_many", ["c", "never"], {"or_nil": True}) == [-3, None]
+    assert [rpc.call("get", "never", {"or_nil": or_nil}) for or_nil in (False, True)] == [0, None]
     for accuracy in ("cached", "recent", "exact"):
         assert rpc.call("get", "b", {"accuracy": accuracy}) == 2
     expected = {b"total": 2, b"partials": {b"shard-0": 2}, b"missing": [], b"exact": True, b"age_ms": 0}
@@ -212,6 +214,7 @@ BAD_PARAMS: list[tuple[str, list[object], str]] = [
     ("get", ["a", {"level": "x"}], "bad_request"),
     ("get", ["a", {"accuracy": "roughly"}], "bad_request"),
     ("get", ["a", {"id": "x"}], "bad_request"),
+    ("get", ["a", {"or_nil": 1}], "bad_request"),
     ("get", ["a", {"min_commit": 10**9}], "bad_request"),
     ("get_many", ["a"], "bad_request"),
     ("get_many", [["a", ""]], "bad_key"),

@@ -167,12 +167,12 @@ impl Shard {
                 give_back(results, &mut self.pool);
             }
             Request::Get { key, options } => self.read(id, options, |shard, out| {
-                rpc::write_i64(out, shard.value(key).unwrap_or(0));
+                write_value(out, shard.value(key), options.or_nil);
             }),
             Request::GetMany { keys, options } => self.read(id, options, |shard, out| {
                 rpc::write_array_len(out, keys.len());
                 for key in &keys {
-                    rpc::write_i64(out, shard.value(key).unwrap_or(0));
+                    write_value(out, shard.value(key), options.or_nil);
                 }
             }),
             Request::Total { key, options } => self.read(id, options, |shard, out| shard.write_total(out, key)),
@@ -414,6 +414,13 @@ fn write_outcome(out: &mut Vec<u8>, outcome: Result<i64, ErrorCode>) {
     match outcome {
         Ok(value) => rpc::write_i64(out, value),
         Err(code) => rpc::write_error(out, code, code.meaning()),
+    }
+}
+
+fn write_value(out: &mut Vec<u8>, value: Option<i64>, or_nil: bool) {
+    match value {
+        None if or_nil => rpc::write_nil(out),
+        value => rpc::write_i64(out, value.unwrap_or(0)),
     }
 }
 

@@ -40,13 +40,29 @@ pub struct ChangeOptions<'a> {
     pub detail: bool,
 }
 
-/// Options of a read. A shard answers from its own memory, so `accuracy` is checked and has no further effect there.
+/// How fresh a coordinator's answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accuracy {
+    /// As it was some time ago is enough.
+    Cached,
+    /// Everything that was answered before the request came.
+    #[default]
+    Recent,
+    /// The same, and never from a replica.
+    Exact,
+}
+
+/// Options of a read. A shard answers from its own memory, which is always exact, so `accuracy` has no effect there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReadOptions {
     /// `None` is the server's level; `Applied` reads without waiting for a commit.
     pub level: Option<Level>,
     /// The reply waits until this commit is durable.
     pub min_commit: Option<u64>,
+    /// How fresh.
+    pub accuracy: Accuracy,
+    /// Answer nil instead of 0 where there is no counter (`get` and `get_many`).
+    pub or_nil: bool,
 }
 
 /// One item of `incr_many` or `apply`. A bad part spoils this item only.

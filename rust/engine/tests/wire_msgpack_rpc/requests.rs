@@ -3,7 +3,7 @@
 use pycounter_engine::error_code::ErrorCode;
 use pycounter_engine::limits::{FRAME_DEPTH_MAX, REQUEST_ITEMS_MAX};
 use pycounter_engine::wire::msgpack_rpc::{FrameError, FrameScanner, Parsed, parse, request_msgid};
-use pycounter_engine::wire::request::{ChangeOptions, Level, ReadOptions, Request, SessionId};
+use pycounter_engine::wire::request::{Accuracy, ChangeOptions, Level, ReadOptions, Request, SessionId};
 use pycounter_engine::wire::request_error::RequestError;
 use pycounter_engine::wire::scan::Scan;
 use rmpv::Value;
@@ -12,8 +12,12 @@ use super::{LIMITS, SESSION, array, bin, call, map, outcome};
 
 #[test]
 fn every_method_means_what_the_table_says() {
-    let read = ReadOptions { level: Some(Level::Applied), min_commit: Some(9) };
-    let read_map = || map([("accuracy", "exact".into()), ("min_commit", 9.into()), ("level", "applied".into())]);
+    let read =
+        ReadOptions { level: Some(Level::Applied), min_commit: Some(9), accuracy: Accuracy::Exact, or_nil: true };
+    let read_map = || {
+        let level = ("level", "applied".into());
+        map([("accuracy", "exact".into()), ("min_commit", 9.into()), level, ("or_nil", true.into())])
+    };
     let change = ChangeOptions { id: Some(b"op"), born: Some(12345), level: Some(Level::Durable), detail: true };
     let change_map =
         || map([("id", bin(b"op")), ("born", 12345.into()), ("level", bin(b"durable")), ("detail", true.into())]);

@@ -8,7 +8,7 @@ use crate::limits::{
     BACKUP_PATH_BYTES_MAX, HELLO_TEXT_BYTES_MAX, KEY_BYTES_MAX, OPERATION_ID_BYTES_MAX, REQUEST_ITEMS_MAX,
     SCAN_COUNT_DEFAULT, TOP_COUNT_DEFAULT,
 };
-use crate::wire::request::{ChangeOptions, Item, Level, ReadOptions, Request, SessionId, key_is_valid};
+use crate::wire::request::{Accuracy, ChangeOptions, Item, Level, ReadOptions, Request, SessionId, key_is_valid};
 use crate::wire::request_error::RequestError;
 
 /// What a frame turned out to be.
@@ -268,7 +268,8 @@ const MIN_COMMIT: u8 = 32;
 const CHANGE_OPTIONS: u8 = ID | BORN | LEVEL | DETAIL;
 /// Items carry their own ids, and each is answered with a bare value or an error.
 const MANY_OPTIONS: u8 = BORN | LEVEL;
-const READ_OPTIONS: u8 = ACCURACY | MIN_COMMIT | LEVEL;
+const OR_NIL: u8 = 64;
+const READ_OPTIONS: u8 = ACCURACY | MIN_COMMIT | LEVEL | OR_NIL;
 
 #[derive(Debug, Default)]
 struct Options<'a> {
@@ -277,6 +278,8 @@ struct Options<'a> {
     level: Option<Level>,
     detail: bool,
     min_commit: Option<u64>,
+    accuracy: Accuracy,
+    or_nil: bool,
 }
 
 impl<'a> Options<'a> {
@@ -292,11 +295,14 @@ impl<'a> Options<'a> {
             (BORN, Value::Unsigned(born)) => self.born = Some(born),
             (MIN_COMMIT, Value::Unsigned(commit)) => self.min_commit = Some(commit),
             (DETAIL, Value::Bool(detail)) => self.detail = detail,
-            // A shard answers from its own memory, which is always exact, so the choice ends here.
-            (ACCURACY, Value::Text(b"cached" | b"recent" | b"exact")) => {}
+            (OR_NIL, Value::Bool(or_nil)) => self.or_nil = or_nil,
+            (ACCURACY, Value::Text(b"cached")) => self.accuracy = Accuracy::Cached,
+            (ACCURACY, Value::Text(b"recent")) => self.accuracy = Accuracy::Recent,
+            (ACCURACY, Value::Text(b"exact")) => self.accuracy = Accuracy::Exact,
             (BORN, _) => return Err(bad_request("born is an unsigned integer")),
             (MIN_COMMIT, _) => return Err(bad_request("min_commit is an unsigned integer")),
             (DETAIL, _) => return Err(bad_request("detail is true or false")),
+            (OR_NIL, _) => return Err(bad_request("or_nil is true or false")),
             _ => return Err(bad_request("accuracy is \"cached\", \"recent\" or \"exact\"")),
         }
         Ok(())
@@ -424,7 +430,8 @@ impl<'a> Params<'a> {
 
     fn read_options(&mut self) -> Result<ReadOptions, RequestError> {
         let options = self.last_options(READ_OPTIONS)?;
-        Ok(ReadOptions { level: options.level, min_commit: options.min_commit })
+        let Options { level, min_commit, accuracy, or_nil, .. } = options;
+        Ok(ReadOptions { level, min_commit, accuracy, or_nil })
     }
 
     fn last_options(&mut self, allowed: u8) -> Result<Options<'a>, RequestError> {
@@ -448,6 +455,7 @@ impl<'a> Params<'a> {
                 b"detail" => DETAIL,
                 b"accuracy" => ACCURACY,
                 b"min_commit" => MIN_COMMIT,
+                b"or_nil" => OR_NIL,
                 _ => 0,
             };
             if option & allowed == 0 {
