@@ -96,6 +96,53 @@ class HashRing:
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[type[HashRing], tuple[dict[str, float]]]: ...
 
+@final
+class ForeignKeys:
+    """What a coordinator knows about foreign counters: which shards beside a key's home may hold some of it.
+
+    A shard too many may be named (a counter was deleted, a list isn't known yet), never one too few. Any thread may
+    use it. At the beginning nothing is foreign: say `set_all(shard, True)` of shards whose list wasn't read.
+
+    Args:
+        shards: how many there are, numbered as `HashRing.shards` lists them.
+
+    Raises:
+        IndexError: from whatever takes a shard's number: there is no such shard.
+        BadKey, TypeError: from whatever takes a key: it is none.
+    """
+
+    def __new__(cls, shards: int) -> ForeignKeys: ...
+    def is_foreign(self, key: str | bytes) -> bool:
+        """Whether a shard other than the key's home may hold some of it."""
+
+    def holders(self, key: str | bytes) -> tuple[int, ...]:
+        """The shards that may hold some of a key though they aren't its home. The caller adds the home."""
+
+    def count(self, shard: int) -> int:
+        """How many hashes are known of a shard."""
+
+    def may_hold_all(self, shard: int) -> bool:
+        """Whether a shard is taken to hold any key: its list is full, or not known."""
+
+    def replace(self, shard: int) -> None:
+        """A shard's list begins anew. Until `set_all(shard, False)` it may hold any key; what was noted stays."""
+
+    def extend(self, shard: int, hashes: bytes) -> None:
+        """Adds hashes of a shard's list, 8 bytes each, little-endian; beyond 1,048,576 it may hold any key."""
+
+    def set_all(self, shard: int, on: bool) -> None:
+        """Says that a shard may hold any key, or that its list is known."""
+
+    def note(self, shard: int, key: str | bytes) -> None:
+        """Remembers that an operation on a key was diverted to a shard: call it before it is sent."""
+
+    def absorb(self, shard: int, *, identity: str, epoch: int, count: int, from_: int, hashes: bytes, all: bool) -> int:
+        """Takes in `foreign` of a shard's reply to `health`, and gives the `foreign_from` to ask for next.
+
+        `full` is the reply's `all`. It does what `replace`, `extend` and `set_all` do: another identity or epoch begins the list anew, and a
+        shard whose list isn't read to its end may hold any key.
+        """
+
 def error_codes() -> list[tuple[str, bool, str, str]]:
     """(name, retryable, effect, meaning) of every error code; effect is "nothing", "before" or "unknown"."""
 
@@ -717,7 +764,7 @@ class Router:
         new_session_id: Callable[[], bytes] | None = None,
     ) -> Router: ...
     def start(self, call_soon: Callable[..., object], on_flush: Callable[[], object]) -> None:
-        """Goes to work: `call_soon(on_flush)` when `flush` has something to give, `call_soon(owner.attend)` as needed."""
+        """Goes to work: `call_soon(on_flush)` when `flush` has something to give, `call_soon(owner.attend)` too."""
 
     def stop(self) -> None:
         """Calls nothing any more. Idempotent."""

@@ -6,6 +6,7 @@ mod counters;
 mod delta;
 mod errors;
 mod folder_copies;
+mod foreign_keys;
 mod journaled_counters;
 mod journaled_folder;
 mod key;
@@ -28,6 +29,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     counters::register_as_mapping(module.py())?;
     module.add_class::<journaled_counters::JournaledCounters>()?;
     module.add_class::<hash_ring::HashRing>()?;
+    module.add_class::<foreign_keys::ForeignKeys>()?;
     module.add_class::<journaled_folder::JournaledFolder>()?;
     module.add_class::<journaled_folder::Fold>()?;
     module.add_class::<folder_copies::FolderReader>()?;

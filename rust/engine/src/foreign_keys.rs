@@ -1,0 +1,376 @@
+//! What a coordinator knows about foreign counters: which shards, other than a key's home, may hold some of it.
+//!
+//! Each shard keeps a list of the hashes of its foreign counters, from which coordinators read what is new with
+//! `health`. Here all shards' lists are together, with what this coordinator itself diverted and no list may have
+//! yet. An answer may name a shard too many (another key's hash is the same; a counter was deleted; a list is not
+//! known), which costs a request; it never leaves out one that a list or [`ForeignKeys::note`] named.
+//!
+//! Every thread may use it. Where nothing is foreign anywhere a question is one load of an atomic; where few keys
+//! are, nearly all others cost two more, of a bitmap. Only keys that are foreign, and about one in 16 others once
+//! 65,536 are, take the lock.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use hashbrown::HashSet;
+
+/// Most hashes that a shard's list has, at a shard and here: beyond it the shard may hold any key.
+pub const FOREIGN_HASHES_MAX: usize = 1 << 20;
+/// Bits of the bitmap: 128 KiB of them.
+const BITMAP_BITS_LOG2: u32 = 20;
+
+/// A part of a shard's list, as its reply to `health` has it.
+#[derive(Debug, Clone, Copy)]
+pub struct ForeignReport<'a> {
+    /// Which opening of which shard's folder the list belongs to: another one has another list.
+    pub identity: &'a [u8],
+    /// The shard's epoch.
+    pub epoch: u64,
+    /// How many hashes the whole list has.
+    pub count: u64,
+    /// The place in the list of the first hash of this part.
+    pub from: u64,
+    /// The hashes: 8 bytes each, little-endian.
+    pub hashes: &'a [u8],
+    /// The list is full: the shard may hold any key.
+    pub all: bool,
+}
+
+#[derive(Debug, Default)]
+struct ShardKeys {
+    /// The opening that `listed` belongs to.
+    identity: Vec<u8>,
+    epoch: u64,
+    /// Hashes of the shard's list.
+    listed: HashSet<u64>,
+    /// How far the list was read.
+    read: u64,
+    /// Hashes of the keys that were diverted from here. They stay when a list begins anew: an operation that was
+    /// lost with the shard's last opening may be on its way to the next one.
+    noted: HashSet<u64>,
+    /// The shard may hold any key: its list is full, or not known yet.
+    all: bool,
+}
+
+impl ShardKeys {
+    fn may_hold(&self, hash: u64) -> bool {
+        self.all || self.listed.contains(&hash) || self.noted.contains(&hash)
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.all && self.listed.is_empty() && self.noted.is_empty()
+    }
+}
+
+/// Foreign counters of all shards, by the hashes of their keys ([`crate::hash_ring::key_hash`]).
+#[derive(Debug)]
+pub struct ForeignKeys {
+    /// Some shard has something.
+    some: AtomicBool,
+    /// A bit for each value of a hash's highest bits: unset where no shard has such a hash.
+    bitmap: Box<[AtomicU64]>,
+    shards: RwLock<Box<[ShardKeys]>>,
+}
+
+impl ForeignKeys {
+    /// Of `shards` shards, numbered in the ring's order, that hold nothing foreign.
+    #[must_use]
+    pub fn new(shards: usize) -> Self {
+        let words = 1usize << (BITMAP_BITS_LOG2 - 6);
+        Self {
+            some: AtomicBool::new(false),
+            bitmap: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            shards: RwLock::new((0..shards).map(|_| ShardKeys::default()).collect()),
+        }
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether a shard other than the key's home may hold some of it.
+    #[must_use]
+    #[inline]
+    pub fn is_foreign(&self, hash: u64) -> bool {
+        self.some.load(Ordering::Acquire) && self.is_foreign_somewhere(hash)
+    }
+
+    #[cold]
+    fn is_foreign_somewhere(&self, hash: u64) -> bool {
+        let (word, bit) = place(hash);
+        if self.bitmap[word].load(Ordering::Acquire) & bit == 0 {
+            return false;
+        }
+        self.read().iter().any(|shard| shard.may_hold(hash))
+    }
+
+    /// The shards that may hold some of a key though they aren't its home, in their order. The home may be among
+    /// them, but where it isn't, it is still to be asked.
+    #[must_use]
+    pub fn holders(&self, hash: u64) -> Vec<usize> {
+        if !self.is_foreign(hash) {
+            return Vec::new();
+        }
+        let shards = self.read();
+        let holding = shards.iter().enumerate().filter(|(_, shard)| shard.may_hold(hash));
+        holding.map(|(number, _)| number).collect()
+    }
+
+    /// How many hashes are known of a shard.
+    ///
+    /// # Panics
+    /// There is no such shard; as all that take one.
+    #[must_use]
+    pub fn count(&self, shard: usize) -> usize {
+        let shards = self.read();
+        let shard = &shards[shard];
+        shard.listed.len() + shard.noted.iter().filter(|hash| !shard.listed.contains(*hash)).count()
+    }
+
+    /// Whether a shard is taken to hold any key.
+    #[must_use]
+    pub fn may_hold_all(&self, shard: usize) -> bool {
+        self.read()[shard].all
+    }
+
+    /// A shard's list begins anew. Until [`ForeignKeys::set_all`] says that the new one is known, the shard may
+    /// hold any key.
+    pub fn replace(&self, shard: usize) {
+        let mut shards = self.write();
+        begin_anew(&mut shards[shard]);
+        self.settle(&shards);
+    }
+
+    /// Adds hashes of a shard's list: 8 bytes each, little-endian.
+    pub fn extend(&self, shard: usize, hashes: &[u8]) {
+        let mut shards = self.write();
+        self.add_listed(&mut shards[shard], hashes);
+        self.some.store(!shards.iter().all(ShardKeys::is_empty), Ordering::Release);
+        if shards[shard].all {
+            self.settle(&shards);
+        }
+    }
+
+    /// Says that a shard may hold any key, or that its list is known.
+    pub fn set_all(&self, shard: usize, all: bool) {
+        let mut shards = self.write();
+        if shards[shard].all != all {
+            shards[shard].all = all;
+            self.settle(&shards);
+        }
+    }
+
+    /// Remembers that an operation on a key was diverted to a shard: call it before it is sent.
+    pub fn note(&self, shard: usize, hash: u64) {
+        if self.read()[shard].noted.contains(&hash) {
+            return;
+        }
+        let mut shards = self.write();
+        let one = &mut shards[shard];
+        if one.noted.len() < FOREIGN_HASHES_MAX {
+            one.noted.insert(hash);
+            self.mark(hash);
+        } else {
+            one.all = true;
+            self.settle(&shards);
+        }
+        self.some.store(true, Ordering::Release);
+    }
+
+    /// Takes in what a shard's reply to `health` says, and gives the place from where to ask for more; 0 where the
+    /// list is another one than was read before. A shard whose list isn't read to its end may hold any key.
+    pub fn absorb(&self, shard: usize, report: ForeignReport<'_>) -> u64 {
+        let mut shards = self.write();
+        let one = &mut shards[shard];
+        let was_all = one.all;
+        let is_other = one.identity != report.identity || one.epoch != report.epoch;
+        if is_other {
+            begin_anew(one);
+            one.identity = report.identity.to_vec();
+            one.epoch = report.epoch;
+        }
+        // A reply that came late tells what is known; one from further on would leave a gap.
+        if report.from <= one.read {
+            self.add_listed(one, report.hashes);
+            one.read = one.read.max(report.from.saturating_add(report.hashes.len() as u64 / 8));
+        }
+        let all = report.all || one.read < report.count || one.listed.len() >= FOREIGN_HASHES_MAX;
+        let read = one.read;
+        one.all = all;
+        if is_other || was_all != all {
+            self.settle(&shards);
+        }
+        self.some.store(!shards.iter().all(ShardKeys::is_empty), Ordering::Release);
+        read
+    }
+
+    fn add_listed(&self, shard: &mut ShardKeys, hashes: &[u8]) {
+        let (hashes, _) = hashes.as_chunks::<8>();
+        for hash in hashes {
+            if shard.listed.len() >= FOREIGN_HASHES_MAX {
+                shard.all = true;
+                return;
+            }
+            let hash = u64::from_le_bytes(*hash);
+            shard.listed.insert(hash);
+            self.mark(hash);
+        }
+    }
+
+    fn mark(&self, hash: u64) {
+        let (word, bit) = place(hash);
+        self.bitmap[word].fetch_or(bit, Ordering::Release);
+    }
+
+    /// Makes the bitmap anew after something went away or a shard may hold any key. A bit that stays is never
+    /// unset in between, since readers take no lock.
+    fn settle(&self, shards: &[ShardKeys]) {
+        let mut words = vec![0u64; self.bitmap.len()];
+        if shards.iter().any(|shard| shard.all) {
+            words.fill(u64::MAX);
+        } else {
+            for hash in shards.iter().flat_map(|shard| shard.listed.iter().chain(&shard.noted)) {
+                let (word, bit) = place(*hash);
+                words[word] |= bit;
+            }
+        }
+        for (atomic, word) in self.bitmap.iter().zip(words) {
+            atomic.store(word, Ordering::Release);
+        }
+        self.some.store(!shards.iter().all(ShardKeys::is_empty), Ordering::Release);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Box<[ShardKeys]>> {
+        self.shards.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Box<[ShardKeys]>> {
+        self.shards.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn begin_anew(shard: &mut ShardKeys) {
+    shard.listed = HashSet::new();
+    shard.read = 0;
+    shard.all = true;
+}
+
+/// The word and the bit in it that stand for a hash.
+fn place(hash: u64) -> (usize, u64) {
+    let number = hash >> (u64::BITS - BITMAP_BITS_LOG2);
+    ((number >> 6) as usize, 1 << (number & 63))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash_ring::key_hash;
+    use std::sync::Arc;
+
+    fn bytes(hashes: &[u64]) -> Vec<u8> {
+        hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect()
+    }
+
+    fn report(epoch: u64, count: u64, from: u64, hashes: &[u8]) -> ForeignReport<'_> {
+        ForeignReport { identity: b"identity", epoch, count, from, hashes, all: false }
+    }
+
+    #[test]
+    fn only_what_was_named_is_foreign() {
+        let keys = ForeignKeys::new(3);
+        let hashes: Vec<u64> = (0..1000u64).map(|number| key_hash(&number.to_le_bytes())).collect();
+        assert!(hashes.iter().all(|&hash| !keys.is_foreign(hash) && keys.holders(hash).is_empty()));
+        keys.extend(2, &bytes(&hashes[..10]));
+        keys.extend(0, &bytes(&hashes[5..20]));
+        keys.note(1, hashes[7]);
+        for (number, &hash) in hashes.iter().enumerate() {
+            let expected = match number {
+                7 => vec![0, 1, 2],
+                0..5 => vec![2],
+                5..10 => vec![0, 2],
+                10..20 => vec![0],
+                _ => vec![],
+            };
+            assert_eq!(keys.holders(hash), expected, "{number}");
+            assert_eq!(keys.is_foreign(hash), !expected.is_empty(), "{number}");
+        }
+        assert_eq!([keys.count(0), keys.count(1), keys.count(2)], [15, 1, 10]);
+    }
+
+    #[test]
+    fn a_shard_whose_list_begins_anew_may_hold_any_key_until_it_is_known() {
+        let keys = ForeignKeys::new(2);
+        keys.extend(1, &bytes(&[1, 2]));
+        keys.note(1, 3);
+        keys.replace(1);
+        assert_eq!(keys.holders(99), [1]);
+        keys.extend(1, &bytes(&[5]));
+        keys.set_all(1, false);
+        assert!(keys.holders(1).is_empty());
+        assert_eq!(keys.holders(5), [1]);
+        assert_eq!(keys.holders(3), [1], "what was diverted from here stays");
+        assert!(!keys.is_foreign(99));
+    }
+
+    #[test]
+    fn reports_are_read_to_their_end_and_begin_anew_with_another_opening() {
+        let keys = ForeignKeys::new(1);
+        assert_eq!(keys.absorb(0, report(1, 0, 0, &[])), 0);
+        assert!(!keys.is_foreign(1));
+        assert_eq!(keys.absorb(0, report(1, 3, 0, &bytes(&[1, 2]))), 2);
+        assert!(keys.is_foreign(9), "the third isn't known yet");
+        assert_eq!(keys.absorb(0, report(1, 3, 2, &bytes(&[3]))), 3);
+        assert!(keys.is_foreign(3) && !keys.is_foreign(9));
+        // A late copy changes nothing, and a gap isn't jumped over.
+        assert_eq!(keys.absorb(0, report(1, 3, 0, &bytes(&[1, 2]))), 3);
+        assert_eq!(keys.absorb(0, report(1, 9, 5, &bytes(&[8]))), 3);
+        assert!(keys.is_foreign(9));
+        assert_eq!(keys.absorb(0, report(2, 1, 3, &[])), 0);
+        assert!(keys.is_foreign(9), "the list of the new opening isn't known");
+        assert_eq!(keys.absorb(0, report(2, 1, 0, &bytes(&[1]))), 1);
+        assert!(keys.is_foreign(1) && !keys.is_foreign(3) && !keys.is_foreign(9));
+        assert_eq!(keys.absorb(0, ForeignReport { identity: b"other", ..report(2, 0, 0, &[]) }), 0);
+        assert!(!keys.is_foreign(1));
+        assert_eq!(keys.absorb(0, ForeignReport { all: true, ..report(2, 0, 0, &[]) }), 0);
+        assert!(keys.may_hold_all(0));
+    }
+
+    #[test]
+    fn too_many_hashes_are_all_keys() {
+        let keys = ForeignKeys::new(1);
+        let many: Vec<u64> = (0..FOREIGN_HASHES_MAX as u64 + 1).map(|number| key_hash(&number.to_le_bytes())).collect();
+        keys.extend(0, &bytes(&many[..FOREIGN_HASHES_MAX]));
+        assert!(!keys.may_hold_all(0) && !keys.is_foreign(key_hash(b"other")));
+        keys.extend(0, &bytes(&many[FOREIGN_HASHES_MAX..]));
+        assert!(keys.may_hold_all(0) && keys.is_foreign(key_hash(b"other")));
+        let keys = ForeignKeys::new(1);
+        let count = many.len() as u64;
+        keys.absorb(0, report(1, count, 0, &bytes(&many[..2])));
+        assert_eq!(keys.absorb(0, report(1, count, 2, &bytes(&many[2..]))), count);
+        assert!(keys.may_hold_all(0) && keys.is_foreign(key_hash(b"other")));
+    }
+
+    #[test]
+    fn what_stays_foreign_is_so_for_readers_while_lists_begin_anew() {
+        let keys = Arc::new(ForeignKeys::new(2));
+        let hashes: Vec<u64> = (0..200u64).map(|number| key_hash(&number.to_le_bytes())).collect();
+        keys.extend(0, &bytes(&hashes));
+        let reader = std::thread::spawn({
+            let (keys, hashes) = (Arc::clone(&keys), hashes.clone());
+            move || {
+                for round in 0..300 {
+                    assert!(hashes.iter().all(|&hash| keys.is_foreign(hash)), "round {round}");
+                }
+            }
+        });
+        for round in 0..100 {
+            keys.extend(1, &bytes(&[round, round << 40]));
+            keys.replace(1);
+            keys.set_all(1, false);
+        }
+        reader.join().unwrap();
+        assert_eq!(keys.count(1), 0);
+    }
+}
