@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from pycounter.client.framing import MSGID_MAX, ProtocolViolation, ReplyDecoder, apply_frame, notification, request
@@ -34,6 +35,8 @@ class RpcConnection(asyncio.Protocol):
         self.is_useful = False
         #: When bytes last came, in the loop's time.
         self.received_at = 0.0
+        #: Called when it has ended.
+        self.on_lost: Callable[[RpcConnection], None] | None = None
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = ReplyDecoder(reply_bytes_max)
@@ -54,6 +57,11 @@ class RpcConnection(asyncio.Protocol):
     def is_waiting(self) -> bool:
         """Is any reply due?"""
         return bool(self._calls or self._batches)
+
+    @property
+    def unanswered(self) -> int:
+        """Replies that are due, those too that nobody waits for any more."""
+        return len(self._calls) + len(self._batches)
 
     def _next_msgid(self) -> int:
         return next(self._msgids) & MSGID_MAX
@@ -137,3 +145,5 @@ class RpcConnection(asyncio.Protocol):
         self._calls.clear()
         self._batches.clear()
         self.lost.set()
+        if self.on_lost is not None:
+            self.on_lost(self)

@@ -18,13 +18,15 @@ class HelloReply:
     epoch: int
     #: The last number of the session that was named; None: the shard doesn't know the session.
     last_sequence: int | None
+    #: The shard's uptime, on which the age of an operation's id is counted; None: it didn't say.
+    time_ms: int | None = None
 
     @classmethod
     def parse(cls, said: Any) -> Self:
         """Checks what the server sent. Raises ProtocolViolation."""
         match said:
             case {"identity": str() as identity, "epoch": int() as epoch}:
-                last = said.get("last_sequence")
+                last, time_ms = said.get("last_sequence"), said.get("time")
                 if last is None or (type(last) is int and last >= 0):
-                    return cls(identity, epoch, last)
+                    return cls(identity, epoch, last, time_ms if type(time_ms) is int else None)
         raise ProtocolViolation("the server's answer to hello makes no sense")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from pycounter.errors import SettingsError
 
-__all__ = ["ClientSettings"]
+__all__ = ["ClientSettings", "PoolSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,3 +59,40 @@ class ClientSettings:
             raise SettingsError(
                 "window_operations_max must not be below batch_operations_max", setting="window_operations_max"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """What may be set on a `Pool`.
+
+    Raises:
+        SettingsError: a value isn't positive.
+    """
+
+    connections_max: int = 100
+    #: A connection takes so many requests at a time before another one is opened.
+    pipeline_depth: int = 32
+    #: ... and so many where no other one can be.
+    pipeline_max: int = 256
+    #: Requests that wait for a connection; one more is refused.
+    waiting_max: int = 10_000
+    #: A connection without requests is closed after this.
+    idle_s: float = 300.0
+    #: One that was idle for so long is asked whether it still works before it is used, and has so long to answer.
+    check_after_s: float = 10.0
+    check_timeout_s: float = 0.5
+    connect_timeout_s: float = 5.0
+    #: Of a request that names no time.
+    request_timeout_s: float = 2.0
+    #: A request was late, and no byte came for so long: the connection is given up.
+    silence_s: float = 2.0
+    #: So long after it was first sent, a change under an id is not sent again; below the server's 2 minutes.
+    id_window_s: float = 110.0
+    reply_bytes_max: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise SettingsError(f"{field.name} must be above 0", setting=field.name)
+        if self.pipeline_max < self.pipeline_depth:
+            raise SettingsError("pipeline_max must not be below pipeline_depth", setting="pipeline_max")

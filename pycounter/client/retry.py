@@ -1,0 +1,46 @@
+"""When a request is sent again: how often, after what, and how much later."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from pycounter.client.backoff import Backoff
+from pycounter.errors import RpcError, SettingsError
+
+__all__ = ["CHANGES_WITH_ID", "READS", "RetryPolicy"]
+
+#: Methods that change nothing: sent again whatever became of the attempt before.
+READS = frozenset({"get", "get_many", "total", "total_many", "scan", "top", "ping", "stats", "health", "topology"})
+#: Methods that take an id in their options: sent again under it, to the same shard only.
+CHANGES_WITH_ID = frozenset({"incr", "drain", "delete"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """A bounded number of attempts, further and further apart, and only after errors that are named here.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    #: Attempts after the first.
+    retries: int = 3
+    #: The pause before the first of them; each of the next is twice as long. The half of each is drawn by chance.
+    first_s: float = 0.100
+    max_s: float = 2.0
+    #: Refusals that may pass. A lost connection is `unavailable`.
+    codes: frozenset[str] = frozenset({"unavailable", "overloaded", "read_only", "storage", "unknown_outcome"})
+
+    def __post_init__(self) -> None:
+        for name, least in (("retries", 0), ("first_s", 0.0), ("max_s", 0.0)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} must not be below 0", setting=name)
+
+    def may_pass(self, error: RpcError) -> bool:
+        """Is it worth another attempt?"""
+        return error.code in self.codes and error.retryable
+
+    def pauses(self, chance: random.Random) -> Backoff:
+        """The pauses of one request."""
+        return Backoff(self.first_s, self.max_s, chance)
