@@ -4,7 +4,8 @@
     ├── RpcError              what a server can answer: one class per code, with .code, .retryable and .effect
     │   ├── BadKey, CounterOverflow, ...   also raised in process, by `Counters` and `pycounter.open`
     │   ├── UnknownCode       a code that this version doesn't know
-    │   └── SessionLost       a session can't go on, and nobody can tell whether this operation was applied
+    │   ├── SessionLost       a session can't go on, and nobody can tell whether this operation was applied
+    │   └── RemovalUnsettled  a counter was taken from some shards, and others haven't answered
     ├── StorageError          the disk, the folder, the data in this process: .path
     │   └── FolderLocked, FormatTooNew, DamagedData, StorageFull, NotDurable, IsBackup
     ├── AfterFork             used in a forked child
@@ -197,6 +198,26 @@ class SessionLost(UnknownOutcome):
     """The session can't go on and nobody can tell whether this operation was applied: retrying may count it twice."""
 
     retryable = False
+
+
+class RemovalUnsettled(UnknownOutcome):
+    """Some shards may have taken what they held of a counter, and not all of them have answered.
+
+    Repeated under the same id within the shards' window, it ends: those that took it answer with the same amounts.
+
+    Attributes:
+        operation_id: the id.
+        taken: what shards have taken, by their names.
+        unsettled: why nobody knows of the others, or that they took nothing, by their names.
+    """
+
+    def __init__(
+        self, message: str, *, operation_id: bytes, taken: dict[str, int], unsettled: dict[str, RpcError]
+    ) -> None:
+        super().__init__(message)
+        self.operation_id = operation_id
+        self.taken = taken
+        self.unsettled = unsettled
 
 
 # --- storage -----------------------------------------------------------------------------------------------------

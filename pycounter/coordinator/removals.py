@@ -1,0 +1,278 @@
+"""Changes that need every shard: `drain`, `delete` and `set`.
+
+A removal goes to all shards at once under one id, and is repeated under it, at each shard, until that has settled it or
+the time is over. What the shards took is answered when all of them have; before that nobody knows, and the error says
+who took what. Repeated under the same id, it gets the same amounts.
+
+One event loop. Cancelled, it stops to repeat: what was sent may have been applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pycounter.client.backoff import Backoff
+from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
+from pycounter.coordinator.totals import Totals
+from pycounter.errors import (
+    BadDelta,
+    BadRequest,
+    CounterOverflow,
+    IdExpired,
+    RemovalUnsettled,
+    RpcError,
+    Unavailable,
+    UnknownOutcome,
+)
+
+__all__ = ["RemovalSettings", "Removals"]
+
+_I64 = range(-(2**63), 2**63)
+ID_BYTES_MAX = 64
+#: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
+_DOORS = frozenset({"unauthenticated", "forbidden", "wrong_shard"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalSettings:
+    """Times are seconds."""
+
+    #: Of a removal that names none.
+    timeout_s: float = 10.0
+    #: One attempt at one shard.
+    attempt_timeout_s: float = 2.0
+    #: An operation is not repeated for longer; below the shards' window for ids, 2 minutes by default.
+    id_window_s: float = 110.0
+    backoff_first_s: float = 0.1
+    backoff_max_s: float = 2.0
+
+
+@dataclass(slots=True)
+class _Settled:
+    """What became of a change at one shard: its answer, or why there is none and whether it may count all the same."""
+
+    value: int = 0
+    error: RpcError | None = None
+    is_unknown: bool = False
+
+
+class Removals:
+    """Removes counters from every shard.
+
+    Args:
+        routes: the shards.
+        totals: for `set`, which needs an exact one.
+        bump: told of each key that is written, when it is sent and when it is settled (`ReadCache.bump`).
+        settings: times.
+        new_id: makes an operation's id.
+        chance: spreads the attempts.
+    """
+
+    def __init__(
+        self,
+        routes: ShardRoutes,
+        totals: Totals,
+        *,
+        bump: Callable[[bytes], object],
+        settings: RemovalSettings | None = None,
+        new_id: Callable[[], bytes] = lambda: os.urandom(16),
+        chance: random.Random | None = None,
+    ) -> None:
+        self._routes = routes
+        self._totals = totals
+        self._bump = bump
+        self._settings = settings or RemovalSettings()
+        self._new_id = new_id
+        self._chance = chance or random.Random()
+
+    async def drain(
+        self,
+        key: Key,
+        *,
+        operation_id: bytes | None = None,
+        age_ms: int | None = None,
+        level: str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Takes a counter's whole value and leaves it at 0. No increment is lost: each is taken or stays.
+
+        Args:
+            key: which.
+            operation_id: from an earlier attempt (`RemovalUnsettled`), or a new one of 1 to 64 bytes that no other
+                operation will ever have; None: one is made.
+            age_ms: how long ago that id was made, if that is known.
+            level: when the shards answer, "applied" or "durable"; None: as they are set.
+            timeout_s: for all of it.
+
+        Returns:
+            The amount taken, over all shards.
+
+        Raises:
+            Unavailable: a shard is known to be down: nothing was applied.
+            RemovalUnsettled: nobody knows it of every shard; repeat it under the same id.
+            RpcError: it was refused: nothing was applied.
+        """
+        return await self._remove(
+            "drain", key, operation_id=operation_id, age_ms=age_ms, level=level, timeout_s=timeout_s
+        )
+
+    async def delete(
+        self,
+        key: Key,
+        *,
+        operation_id: bytes | None = None,
+        age_ms: int | None = None,
+        level: str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Takes a counter's whole value and forgets the counter. As `drain`."""
+        return await self._remove(
+            "delete", key, operation_id=operation_id, age_ms=age_ms, level=level, timeout_s=timeout_s
+        )
+
+    async def set(self, key: Key, value: int, *, level: str | None = None, timeout_s: float | None = None) -> int:
+        """Makes a counter's total this value, by adding the difference to its exact total, at its home.
+
+        Not linearizable: an increment between the two counts on top, and of two callers who set at once both add their
+        difference. Setting again is always right.
+
+        Returns:
+            The total before.
+
+        Raises:
+            Unavailable: a shard is down, or couldn't tell what it holds: nothing was applied.
+            UnknownOutcome: the difference was sent, and nobody knows.
+            CounterOverflow: the difference, or what the home would hold then, is outside 64 bits.
+            RpcError: it was refused: nothing was applied.
+        """
+        encoded = key_bytes(key)
+        if type(value) is not int or value not in _I64:
+            raise BadDelta("a value to set is a signed 64-bit integer: nothing was sent")
+        self._need_all("set")
+        timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        before = await self._totals.total(encoded, accuracy="exact", timeout_s=timeout_s)
+        if before.missing:
+            raise Unavailable(f"set needs what {', '.join(before.missing)} holds: nothing was applied")
+        delta = value - before.total
+        if delta not in _I64:
+            raise CounterOverflow(f"from {before.total} to {value} is no step of 64 bits: nothing was applied")
+        home = self._routes.home(encoded)
+        options = self._options(home, self._new_id(), 0, level)
+        self._bump(encoded)
+        try:
+            settled = await self._settle(home, "incr", (encoded, delta, options), deadline)
+        finally:
+            self._bump(encoded)
+        if settled.error is None:
+            return before.total
+        if settled.is_unknown:
+            raise UnknownOutcome(
+                f"the difference was sent to {self._routes.shards[home].name}, then: {settled.error}"
+            ) from settled.error
+        raise settled.error
+
+    # --- every shard -----------------------------------------------------------------------------------------------
+
+    async def _remove(
+        self,
+        method: str,
+        key: Key,
+        *,
+        operation_id: bytes | None,
+        age_ms: int | None,
+        level: str | None,
+        timeout_s: float | None,
+    ) -> int:
+        encoded = key_bytes(key)
+        if operation_id is None:
+            operation_id, age_ms = self._new_id(), 0
+        elif not 1 <= len(operation_id) <= ID_BYTES_MAX:
+            raise BadRequest(f"an operation id has 1 to {ID_BYTES_MAX} bytes: nothing was sent")
+        self._need_all(method)
+        window_s = self._settings.id_window_s - (age_ms or 0) / 1000
+        if window_s <= 0:
+            raise IdExpired("the id is older than the time for which shards keep it: nothing was sent now")
+        timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
+        deadline = asyncio.get_running_loop().time() + min(timeout_s, window_s)
+        shards = range(len(self._routes.shards))
+        self._bump(encoded)
+        try:
+            async with asyncio.TaskGroup() as group:
+                settling = [
+                    group.create_task(
+                        self._settle(
+                            shard, method, (encoded, self._options(shard, operation_id, age_ms, level)), deadline
+                        )
+                    )
+                    for shard in shards
+                ]
+        finally:
+            self._bump(encoded)
+        return self._sum(method, operation_id, [task.result() for task in settling])
+
+    def _sum(self, method: str, operation_id: bytes, outcomes: list[_Settled]) -> int:
+        """What was taken, when everybody has said so."""
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        if not failed:
+            return sum(outcome.value for outcome in outcomes)
+        if len(failed) == len(outcomes) and not any(outcome.is_unknown for outcome in failed):
+            raise failed[0].error or Unavailable(f"{method} was refused")
+        taken: dict[str, int] = {}
+        unsettled: dict[str, RpcError] = {}
+        for shard, outcome in zip(self._routes.shards, outcomes, strict=True):
+            if outcome.error is None:
+                taken[shard.name] = outcome.value
+            else:
+                unsettled[shard.name] = outcome.error
+        known = ", ".join(f"{name} took {amount}" for name, amount in taken.items()) or "nobody has answered"
+        unknown = ", ".join(f"{name}: {error}" for name, error in unsettled.items())
+        raise RemovalUnsettled(
+            f"{known}; not settled at {unknown}. Repeat the {method} under the same id, {operation_id.hex()} in hex",
+            operation_id=operation_id,
+            taken=taken,
+            unsettled=unsettled,
+        )
+
+    def _need_all(self, method: str) -> None:
+        shards = self._routes.shards
+        down = [shards[shard].name for shard in range(len(shards)) if self._routes.is_down(shard)]
+        if down:
+            raise Unavailable(
+                f"{method} needs every shard, and {', '.join(down)} can't be reached: nothing was applied"
+            )
+
+    def _options(self, shard: int, operation_id: bytes, age_ms: int | None, level: str | None) -> dict[str, object]:
+        options: dict[str, object] = {"id": operation_id}
+        now = self._routes.time_ms(shard)
+        if age_ms is not None and now is not None:
+            options["born"] = max(0, now - age_ms)
+        if level is not None:
+            options["level"] = level
+        return options
+
+    async def _settle(self, shard: int, method: str, params: tuple[object, ...], deadline: float) -> _Settled:
+        """Repeats a change under its id at one shard, until it is settled or the deadline passes."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        pause = Backoff(settings.backoff_first_s, settings.backoff_max_s, self._chance)
+        caller = self._routes.shards[shard]
+        outcome = _Settled(error=Unavailable(f"the time ran out before {method} was sent: nothing was applied"))
+        while (remaining := deadline - loop.time()) > 0:
+            try:
+                value = await caller.call(method, *params, timeout_s=min(remaining, settings.attempt_timeout_s))
+            except RpcError as error:
+                outcome.error = error
+                outcome.is_unknown = outcome.is_unknown or error.effect == "unknown"
+                if not error.retryable:
+                    # A refusal of the operation settles it, whatever went before; one at the door doesn't.
+                    outcome.is_unknown = error.effect == "unknown" or (outcome.is_unknown and error.code in _DOORS)
+                    return outcome
+            else:
+                return _Settled(int(value))
+            await asyncio.sleep(max(0.0, min(pause.next_s(), deadline - loop.time())))
+        return outcome

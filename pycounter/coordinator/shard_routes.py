@@ -1,0 +1,83 @@
+"""What reads, removals and listings need to know of the shards: who can be asked, and how it fares.
+
+The client implements `ShardRoutes`; tests script it. Shards are numbered in the ring's order, as in `ForeignKeys`.
+Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from pycounter.errors import BadKey
+
+__all__ = ["Key", "ReplicaCaller", "ShardCaller", "ShardRoutes", "key_bytes"]
+
+Key = str | bytes
+KEY_BYTES_MAX = 1024
+
+
+class ShardCaller(Protocol):
+    """One shard, over connections that come and go."""
+
+    @property
+    def name(self) -> str:
+        """As in the topology."""
+
+    async def call(self, method: str, *params: object, timeout_s: float) -> Any:
+        """The result of a request; reads and changes with an id are sent again within the time, to this shard only.
+
+        Raises:
+            Unavailable: it couldn't be sent: nothing was applied.
+            UnknownOutcome, DeadlineExceeded: it was sent, and nobody knows.
+            RpcError: the shard's own.
+        """
+
+
+class ReplicaCaller(ShardCaller, Protocol):
+    """A read replica of a shard."""
+
+    @property
+    def lag_ms(self) -> int:
+        """How far it is behind its primary, as far as it is known."""
+
+
+class ShardRoutes(Protocol):
+    """All shards of the cluster, as the client sees them now."""
+
+    @property
+    def shards(self) -> Sequence[ShardCaller]:
+        """Every shard's primary, in the ring's order."""
+
+    def home(self, key: bytes) -> int:
+        """The number of the key's home."""
+
+    def replicas(self, shard: int) -> Sequence[ReplicaCaller]:
+        """The shard's replicas that are healthy (under 100 ms, under 5 % errors), best first."""
+
+    def is_down(self, shard: int) -> bool:
+        """Is it known that the shard can't be reached now?"""
+
+    def time_ms(self, shard: int) -> int | None:
+        """The shard's clock, from its `hello`; None where it never answered."""
+
+    def commit_seen(self, shard: int) -> int:
+        """The newest commit with which the shard answered a change of this client; 0: none. For replicas."""
+
+
+def key_bytes(key: Key) -> bytes:
+    """A key as the wire has it.
+
+    Raises:
+        BadKey: it isn't 1 to 1,024 bytes of text or bytes.
+    """
+    if isinstance(key, str):
+        try:
+            key = key.encode()
+        except UnicodeEncodeError as error:
+            raise BadKey(f"{key!r} is no valid text; use bytes: nothing was sent") from error
+    if not isinstance(key, bytes):
+        raise BadKey(f"a key is str or bytes, not {type(key).__name__}: nothing was sent")
+    if not 1 <= len(key) <= KEY_BYTES_MAX:
+        raise BadKey(f"a key has 1 to {KEY_BYTES_MAX:,} bytes, not {len(key):,}: nothing was sent")
+    return key
