@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pycounter.client.backoff import Backoff
+from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import (
@@ -202,7 +203,7 @@ class Removals:
         shards = range(len(self._routes.shards))
         self._bump(encoded)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with Crowd() as group:
                 settling = [
                     group.create_task(
                         self._settle(

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.shard_routes import Key, ReplicaCaller, ShardCaller, ShardRoutes, key_bytes
 from pycounter.coordinator.shared_loads import SharedLoads
 from pycounter.coordinator.total import Total
@@ -218,10 +219,17 @@ class Totals:
             try:
                 async with asyncio.timeout(timeout_s):
                     shared = await self._shared.get(absent)
-            except TimeoutError as late:
-                raise DeadlineExceeded("the read was not answered in time") from late
-            found.update((key, loaded) for (key, _), loaded in shared.items())
+            except TimeoutError:
+                found.update((key, self._unanswered(key)) for key, _ in absent)
+            else:
+                found.update((key, loaded) for (key, _), loaded in shared.items())
         return found
+
+    def _unanswered(self, key: bytes) -> _Loaded:
+        """What a reader gets that can't wait for a shared load."""
+        _, asked = self._whom_to_ask([key], exact=False)
+        missing = tuple(self._routes.shards[shard].name for shard in asked[key])
+        return _Loaded(Total(total=0, missing=missing), DeadlineExceeded("it was not answered in time"))
 
     async def _load_shared(self, wanted: Sequence[tuple[bytes, int]]) -> dict[tuple[bytes, int], _Loaded]:
         keys = [key for key, _ in wanted]
@@ -299,7 +307,7 @@ class Totals:
             # Most reads: no other task is needed.
             ((shard, keys),) = needs.items()
             return {shard: await self._ask(shard, keys, exact=exact, read_from=read_from, deadline=deadline)}
-        async with _Crowd() as crowd:
+        async with Crowd() as crowd:
             asking = {
                 shard: crowd.create_task(self._ask(shard, keys, exact=exact, read_from=read_from, deadline=deadline))
                 for shard, keys in needs.items()
@@ -377,16 +385,6 @@ class _Loaded:
 
     total: Total
     failure: RpcError | None = None
-
-
-class _Crowd(asyncio.TaskGroup):
-    """A task group that raises what its first task raised, as it is."""
-
-    async def __aexit__(self, *error: Any) -> None:
-        try:
-            await super().__aexit__(*error)
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
 
 
 def _is_passing(error: RpcError) -> bool:
