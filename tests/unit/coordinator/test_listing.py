@@ -195,3 +195,14 @@ async def test_a_visit_that_is_cancelled_anywhere_leaves_the_walk_where_it_was()
             found |= dict(page)
             visits += 1
         assert found == truth(routes)
+
+
+async def test_a_counter_diverted_after_the_first_round_comes_with_its_total():
+    routes = ScriptedRoutes(2)
+    routes.divert(1, b"\x00early", 1)
+    routes.shards[0].add(b"\x00late", 5)
+    listing = listing_of(routes)
+    walk = Walk(frozenset({1}))
+    assert await listing.visit(walk, b"", 10) == [(b"\x00early", 1)]
+    routes.divert(1, b"\x00late", 2)
+    assert await listing.visit(walk, b"", 10) == [(b"\x00late", 7)]
