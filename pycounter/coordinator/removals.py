@@ -10,12 +10,11 @@ One event loop. Cancelled, it stops to repeat: what was sent may have been appli
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pycounter.client.backoff import Backoff
+from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
 from pycounter.coordinator.totals import Totals
@@ -33,6 +32,7 @@ from pycounter.errors import (
 __all__ = ["RemovalSettings", "Removals"]
 
 _I64 = range(-(2**63), 2**63)
+ID_BYTES = 16
 ID_BYTES_MAX = 64
 #: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
 _DOORS = frozenset({"unauthenticated", "forbidden", "wrong_shard"})
@@ -69,8 +69,7 @@ class Removals:
         totals: for `set`, which needs an exact one.
         bump: told of each key that is written, when it is sent and when it is settled (`ReadCache.bump`).
         settings: times.
-        new_id: makes an operation's id.
-        chance: spreads the attempts.
+        clock: random numbers: for ids, and to spread the attempts.
     """
 
     def __init__(
@@ -80,15 +79,14 @@ class Removals:
         *,
         bump: Callable[[bytes], object],
         settings: RemovalSettings | None = None,
-        new_id: Callable[[], bytes] = lambda: os.urandom(16),
-        chance: random.Random | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._routes = routes
         self._totals = totals
         self._bump = bump
         self._settings = settings or RemovalSettings()
-        self._new_id = new_id
-        self._chance = chance or random.Random()
+        self._clock = clock
+        self._chance = clock.random()
 
     async def drain(
         self,
@@ -163,7 +161,7 @@ class Removals:
         if delta not in _I64:
             raise CounterOverflow(f"from {before.total} to {value} is no step of 64 bits: nothing was applied")
         home = self._routes.home(encoded)
-        options = self._options(home, self._new_id(), 0, level)
+        options = self._options(home, self._clock.random_bytes(ID_BYTES), 0, level)
         self._bump(encoded)
         try:
             settled = await self._settle(home, "incr", (encoded, delta, options), deadline)
@@ -191,7 +189,7 @@ class Removals:
     ) -> int:
         encoded = key_bytes(key)
         if operation_id is None:
-            operation_id, age_ms = self._new_id(), 0
+            operation_id, age_ms = self._clock.random_bytes(ID_BYTES), 0
         elif not 1 <= len(operation_id) <= ID_BYTES_MAX:
             raise BadRequest(f"an operation id has 1 to {ID_BYTES_MAX} bytes: nothing was sent")
         self._need_all(method)

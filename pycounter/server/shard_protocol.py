@@ -1,145 +1,30 @@
-"""A client's connection on the event loop: chunks go to the engine whole, replies come back whole.
-
-One native call a chunk. Nothing here looks at single operations.
-"""
+"""A client's connection to a shard."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from pycounter.net.client_protocol import ClientProtocol
 
 if TYPE_CHECKING:
     from pycounter.server.shard_server import ShardServer
 
 __all__ = ["ShardProtocol"]
 
-#: Redis's own words, for people and Redis clients: which protocol it is isn't known yet.
-TOO_MANY_CONNECTIONS = b"-ERR max number of clients reached (overloaded)\r\n"
 
-
-#: The loop reads a socket many times in a row as long as this much comes at once, before it calls anybody.
-FULL_CHUNK_BYTES = 64 * 1024
-#: Looks that may find nothing new. The first comes within one period of the last chunk, so two periods have passed
-#: when one more does.
-IDLE_LOOKS = 2
-
-
-class ShardProtocol(asyncio.Protocol):
+class ShardProtocol(ClientProtocol):
     """The event loop's side of one connection."""
 
-    __slots__ = (
-        "_connection",
-        "_feed",
-        "_looks",
-        "_owed",
-        "_reading",
-        "_server",
-        "_transport",
-        "_write",
-        "_writing_paused",
-    )
+    __slots__ = ("_server",)
 
     def __init__(self, server: ShardServer) -> None:
+        super().__init__(server.clients, server.shard.connect)
         self._server = server
-        self._reading = True
-        self._writing_paused = False
-        # How often the server has looked for something new since the last chunk.
-        self._looks = 0
-        # Requests that the server answers itself, and hasn't yet.
-        self._owed = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._write = self._transport.write
-        self._connection = self._server.shard.connect(self)
-        self._feed = self._connection.feed
-        if not self._server.admit(self):
-            # A server that stops says nothing, as if it had stopped already: there is room, for the next start.
-            if not self._server.stopping:
-                self._write(TOO_MANY_CONNECTIONS)
-            self._transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        """A chunk came: the hot path."""
-        self._looks = 0
-        replies = self._feed(data)
-        if replies is not None:
-            self._write(replies)
-        if len(data) >= FULL_CHUNK_BYTES:
-            # `attend` would come too late: megabytes would be waiting by then.
-            self._adjust_reading()
-
-    def write(self, replies: bytes) -> None:
-        """Sends replies whose commit is durable."""
-        self._write(replies)
-        if self._writing_paused:
-            self._server.note_unsent(self, self._transport.get_write_buffer_size())
-
-    def attend(self) -> None:
-        """The engine says that this connection needs more than its replies written."""
-        if self._transport.is_closing():
-            return
-        connection = self._connection
-        for msgid, method, argument in connection.take_requests():
+    def _take_requests(self) -> None:
+        for msgid, method, argument in self._connection.take_requests():
             self._owed += 1
             self._server.answer_later(self, msgid, method, argument)
-        # Go on with input that was left. One turn: if more is left after it, the engine calls again, after the others.
-        if connection.crowded and not connection.closing and not self._writing_paused:
-            replies = self._feed(b"")
-            if replies is not None:
-                self.write(replies)
-        if connection.closing:
-            self._transport.close()
-        else:
-            self._adjust_reading()
-
-    def pause_writing(self) -> None:
-        """The client reads slower than replies come."""
-        self._writing_paused = True
-        self._server.note_unsent(self, self._transport.get_write_buffer_size())
-        self._adjust_reading()
-
-    def resume_writing(self) -> None:
-        """The client has caught up."""
-        self._writing_paused = False
-        self._looks = 0
-        self._server.note_unsent(self, 0)
-        self.attend()
-
-    def eof_received(self) -> bool:
-        """The client sends nothing more. True: it may still receive."""
-        # The client may have shut down its side only, and still wait for replies that a commit holds. TLS has no such
-        # half on an event loop: whoever ends it has left.
-        self._connection.finish()
-        self.attend()
-        return self._transport.get_extra_info("sslcontext") is None
-
-    def stop_reading(self) -> None:
-        """For an orderly stop: nothing more is accepted, replies still leave."""
-        self._reading = False
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def close_if_idle(self) -> None:
-        """Closes if nothing came since two calls ago and no reply is owed, unless to a client that reads nothing.
-
-        Drops what was closing already at the last call.
-        """
-        is_owed = self._owed or (self._connection.owed and not self._writing_paused)
-        self._looks = 0 if is_owed else self._looks + 1
-        if self._transport.is_closing():
-            self._transport.abort()
-        elif self._looks > IDLE_LOOKS:
-            self._transport.close()
-
-    def close(self) -> None:
-        """Closes once what is written has left."""
-        self._transport.close()
-
-    def abort(self) -> None:
-        """Closes at once; what hasn't left is dropped."""
-        self._transport.abort()
 
     def reply(self, msgid: int | None, error: str | None, result: str | None) -> None:
         """Answers a request that the engine left to the server; a notification too, which gets no answer."""
@@ -147,18 +32,3 @@ class ShardProtocol(asyncio.Protocol):
         self._looks = 0
         if msgid is not None and not self._transport.is_closing():
             self._write(self._connection.reply(msgid, error, result))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is gone."""
-        self._connection.shutdown()
-        self._server.forget(self)
-
-    def _adjust_reading(self) -> None:
-        reading = not self._connection.crowded and not self._writing_paused and not self._server.stopping
-        if reading == self._reading or self._transport.is_closing():
-            return
-        self._reading = reading
-        if reading:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from pycounter._native import VERSION, Shard
 from pycounter.errors import SettingsError, StorageError
-from pycounter.net.descriptors import room_for_connections
+from pycounter.net.clients import Clients
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.net.tls_listener import TlsListener
 from pycounter.server.shard_protocol import ShardProtocol
@@ -65,14 +65,9 @@ class ShardServer:
                 tls, lambda: ShardProtocol(self), self._has_room, handshake_timeout_s=settings.handshake_timeout_s
             )
         self.settings = settings
-        self.stopping = False
-        self._connections: set[ShardProtocol] = set()
+        self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections_max = room_for_connections(settings.connections_max)
-        self._unsent: dict[ShardProtocol, int] = {}
-        self._unsent_bytes = 0
         self._stop = asyncio.Event()
-        self.refused_connections = 0
         self.shard, store = open_folder(settings.data, lambda: self._open_shard(token))
         self._checkpointer = Checkpointer(
             self.shard,
@@ -144,7 +139,8 @@ class ShardServer:
         address = _address(listener.sockets[0].getsockname())
         self.shard.set_topology(address)
         self._checkpointer.start()
-        housekeeping = [loop.create_task(self._tick()), loop.create_task(self._close_idle())]
+        idle = self.clients.close_idle(self.settings.idle_timeout_s)
+        housekeeping = [loop.create_task(self._tick()), loop.create_task(idle)]
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         on_ready(
@@ -161,7 +157,7 @@ class ShardServer:
         try:
             await self._stop.wait()
         finally:
-            self.stopping = True
+            self.clients.stopping = True
             listener.close()
             await self._drain()
             for task in housekeeping:
@@ -173,39 +169,9 @@ class ShardServer:
         """Orders an orderly stop: accept nothing, answer what is in, commit, checkpoint."""
         self._stop.set()
 
-    def admit(self, connection: ShardProtocol) -> bool:
-        """Counts a connection in, unless there are too many."""
-        # Under TLS there was room when it was accepted.
-        if self.stopping or len(self._connections) >= self._connections_max:
-            self.refused_connections += 1
-            return False
-        self._connections.add(connection)
-        return True
-
     def _has_room(self) -> bool:
-        """May one more TLS client be accepted, beside those whose handshake isn't done?"""
-        handshakes = 0 if self._tls is None else self._tls.handshakes
-        if self.stopping or len(self._connections) + handshakes >= self._connections_max:
-            self.refused_connections += 1
-            return False
-        return True
-
-    def forget(self, connection: ShardProtocol) -> None:
-        """The connection is gone."""
-        self._connections.discard(connection)
-        self.note_unsent(connection, 0)
-
-    def note_unsent(self, connection: ShardProtocol, size: int) -> None:
-        """A client reads more slowly than its replies come: so many bytes wait for it, 0 when it has caught up.
-
-        When such replies of several clients fill `held_bytes_max`, the one that leaves most of them unread is dropped:
-        reading from others more slowly would not make it read. One alone has a bound of its own.
-        """
-        self._unsent_bytes += size - self._unsent.pop(connection, 0)
-        if size:
-            self._unsent[connection] = size
-            if self._unsent_bytes > self.settings.held_bytes_max and len(self._unsent) > 1:
-                max(self._unsent, key=self._unsent.__getitem__).abort()
+        """May one more TLS client be accepted?"""
+        return self.clients.has_room(handshakes=0 if self._tls is None else self._tls.handshakes)
 
     def answer_later(self, connection: ShardProtocol, msgid: int | None, method: str, argument: str) -> None:
         """Answers a request that takes long, off the loop."""
@@ -245,24 +211,14 @@ class ShardServer:
             checkpoints_failed=checkpointer.failures,
             checkpoint_failure=checkpointer.last_failure,
             log_bytes=checkpointer.log_bytes,
-            connections_refused=self.refused_connections,
+            connections_refused=self.clients.refused,
         )
-
-    async def _close_idle(self) -> None:
-        if not self.settings.idle_timeout_s:
-            return
-        while True:
-            # The third look that finds nothing new closes: silent for one to one and a half times the setting.
-            await asyncio.sleep(self.settings.idle_timeout_s / 2)
-            for connection in list(self._connections):
-                connection.close_if_idle()
 
     async def _drain(self) -> None:
         """Lets everything that was received become durable and its replies leave, within the time for it."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.stop_timeout_s
-        for connection in self._connections:
-            connection.stop_reading()
+        self.clients.stop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.settings.stop_timeout_s)
         # Commits end on another thread, and the loop has to release their replies: look again, briefly.
@@ -271,10 +227,7 @@ class ShardServer:
             await asyncio.sleep(POLL_S)
         if not self.shard.is_settled():
             _log.error("stopping with changes that the disk would not take: their clients got no answer")
-        for connection in list(self._connections):
-            connection.close()
-        while self._connections and loop.time() < deadline:  # noqa: ASYNC110 - it ends in moments, or not at all
-            await asyncio.sleep(POLL_S)
+        await self.clients.close(deadline)
 
     def _close_storage(self) -> None:
         try:

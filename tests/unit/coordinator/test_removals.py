@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from pycounter.clock import Clock
 from pycounter.coordinator.removals import Removals, RemovalSettings
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import (
@@ -41,9 +42,11 @@ def routes():
 def removals_of(routes, *, cache=None, settings=QUICK, ids=None):
     cache = cache or ScriptedCache()
     totals = Totals(routes, foreign=routes, cache=cache)
-    numbers = iter(ids or [])
-    more = {"new_id": lambda: next(numbers)} if ids else {}
-    return Removals(routes, totals, bump=cache.bump, settings=settings, **more)
+    clock = Clock()
+    if ids:
+        numbers = iter(ids)
+        clock.random_bytes = lambda _: next(numbers)
+    return Removals(routes, totals, bump=cache.bump, settings=settings, clock=clock)
 
 
 async def remove(removals, method, key=b"\x00k", **options):

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pycounter.server.shard_protocol import TOO_MANY_CONNECTIONS, ShardProtocol
+from pycounter.net.client_protocol import TOO_MANY_CONNECTIONS
+from pycounter.server.shard_protocol import ShardProtocol
 
 
 class Transport:
@@ -32,6 +33,7 @@ class FullServer:
 
     def __init__(self, *, stopping: bool) -> None:
         self.stopping = stopping
+        self.clients = self
         self.shard = Shard()
 
     def admit(self, connection: object) -> bool:
