@@ -14,6 +14,7 @@ mod key_array;
 mod load_generator;
 mod opened_map;
 mod owned_by_process;
+mod read_cache;
 mod shard;
 mod simulated_disk;
 
@@ -30,6 +31,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<journaled_counters::JournaledCounters>()?;
     module.add_class::<hash_ring::HashRing>()?;
     module.add_class::<foreign_keys::ForeignKeys>()?;
+    module.add_class::<read_cache::ReadCache>()?;
     module.add_class::<journaled_folder::JournaledFolder>()?;
     module.add_class::<journaled_folder::Fold>()?;
     module.add_class::<folder_copies::FolderReader>()?;

@@ -15,15 +15,18 @@ pub enum PlantedBug {
     ResultsLostAtCheckpoint,
     /// A repeated operation is answered although the commit with its first application is still on its way.
     DuplicateAnsweredBeforeItsCommit,
+    /// The read cache keeps a value whose load began before a write.
+    CacheFilledByEarlierLoad,
 }
 
 impl PlantedBug {
     /// Every bug, by the name that the environment gives it.
-    pub const ALL: [(&'static str, PlantedBug); 4] = [
+    pub const ALL: [(&'static str, PlantedBug); 5] = [
         ("reply_before_commit", PlantedBug::ReplyBeforeCommit),
         ("session_rows_left_out", PlantedBug::SessionRowsLeftOut),
         ("results_lost_at_checkpoint", PlantedBug::ResultsLostAtCheckpoint),
         ("duplicate_answered_before_its_commit", PlantedBug::DuplicateAnsweredBeforeItsCommit),
+        ("cache_filled_by_earlier_load", PlantedBug::CacheFilledByEarlierLoad),
     ];
 }
 

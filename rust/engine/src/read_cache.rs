@@ -1,0 +1,462 @@
+//! Values that were read lately, for as long as nobody here has written them.
+//!
+//! # What is never returned
+//!
+//! A value whose load began before a write that was sent or settled through the same cache. Each key has a *version*,
+//! which a write raises (`bump`) when it is sent and again when it is settled. A load takes the version before it asks
+//! the shard (`begin`), and its value is kept together with that version (`fill`) only while that is still the
+//! version; `get` returns it only as long as it is. Versions are striped: keys share [`STRIPES`] of them by their
+//! hash, so a write now and then makes another key's value stale too, which costs a load and is never wrong.
+//!
+//! Writers elsewhere don't bump: what they wrote is seen when the value has grown old, `l2_ttl` after its load at the
+//! latest, whatever level it is in.
+//!
+//! # Ordering
+//!
+//! `bump` is on the path of every increment: one fetch-and-add, no lock. It is `Release`, and `begin` loads with
+//! `Acquire`: a load that sees a settled write's version asks the shard after the shard has answered that write, so its
+//! value contains it; and the request isn't sent before the version was read. Who learns of a settled write from
+//! whoever bumped happens after the bump, so its `get` sees that version or a newer one: one atomic never goes back.
+//! The entry's own version is under the lock.
+//!
+//! # Levels
+//!
+//! All values are in level 2; those read or loaded last are also in level 1, for `l1_ttl`, or `hot_ttl` if their key is
+//! hot. A value found only in level 2 is promoted. Over a bound the least useful of a few neighbours leaves, in turn
+//! through all of them: first what can't be returned any more, then the cold, then by idle time divided by reads.
+//! Reads are estimated by a sketch that also knows keys which aren't cached (and forgets, see `frequency_sketch`).
+//!
+//! # Memory
+//!
+//! Entries with their keys are within `bytes_max`; the tables' growth at most doubles that. Versions take 512 KiB, the
+//! sketch 8 to 16 bytes for each entry of level 2.
+
+use std::hash::BuildHasher;
+use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+
+use crate::atomics::{AtomicU64, Mutex, Ordering, lock};
+use crate::clock::Clock;
+use crate::frequency_sketch::FrequencySketch;
+use crate::hash_ring::key_hash;
+use crate::planted_bug::{PlantedBug, is_planted};
+
+#[cfg(all(test, not(pycounter_loom)))]
+#[path = "read_cache/tests.rs"]
+mod tests;
+
+#[cfg(all(test, pycounter_loom))]
+#[path = "read_cache/loom_tests.rs"]
+mod loom_tests;
+
+/// Versions that all keys share.
+pub const STRIPES: usize = if cfg!(pycounter_loom) { 2 } else { 1 << 16 };
+/// Bytes of an entry besides its key: itself, its places in the tables, the allocation's header.
+pub const ENTRY_BYTES: usize = size_of::<Entry>() + 32;
+/// Neighbours that are compared when one has to leave, and as long as none of them is cold.
+const COMPARED: usize = 16;
+const COMPARED_MAX: usize = 128;
+/// No place in level 1.
+const NOWHERE: u32 = u32::MAX;
+
+/// Bounds and times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadCacheSettings {
+    /// Most values in level 1.
+    pub l1_entries: usize,
+    /// How long a value stays in level 1.
+    pub l1_ttl: Duration,
+    /// Most values at all.
+    pub l2_entries: usize,
+    /// How old a value may be.
+    pub l2_ttl: Duration,
+    /// Bytes of entries and their keys.
+    pub bytes_max: usize,
+    /// A key read more often is hot.
+    pub hot_reads: u16,
+    /// How long a hot key's value stays in level 1.
+    pub hot_ttl: Duration,
+    /// A key read less often is cold.
+    pub cold_reads: u16,
+}
+
+impl Default for ReadCacheSettings {
+    fn default() -> Self {
+        Self {
+            l1_entries: 10_000,
+            l1_ttl: Duration::from_secs(1),
+            l2_entries: 100_000,
+            l2_ttl: Duration::from_secs(10),
+            bytes_max: 64 << 20,
+            hot_reads: 1000,
+            hot_ttl: Duration::from_secs(5),
+            cold_reads: 10,
+        }
+    }
+}
+
+/// A value from the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cached {
+    /// The counter's value.
+    pub value: i64,
+    /// How long ago it was loaded.
+    pub age: Duration,
+}
+
+/// What the cache has done, and holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadCacheStatistics {
+    /// Reads answered by level 1.
+    pub l1_hits: u64,
+    /// Reads answered by level 2.
+    pub l2_hits: u64,
+    /// Reads not answered: all of them, whatever the reason.
+    pub misses: u64,
+    /// Misses because the value had grown old.
+    pub expired: u64,
+    /// Misses because a write had made the value's version an old one.
+    pub stale: u64,
+    /// Values that had to leave for others.
+    pub evictions: u64,
+    /// Values taken.
+    pub fills: u64,
+    /// Values not taken: written to since their load began, or too large.
+    pub fills_refused: u64,
+    /// Values held.
+    pub entries: usize,
+    /// Those that are in level 1 too.
+    pub l1_entries: usize,
+    /// Bytes of the entries and their keys.
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Box<[u8]>,
+    /// In the table and the sketch.
+    hash: u64,
+    value: i64,
+    version: u64,
+    stripe: usize,
+    /// Nanoseconds of the cache's time.
+    loaded: u64,
+    used: u64,
+    l1_until: u64,
+    l1_place: u32,
+}
+
+#[derive(Debug)]
+struct Contents {
+    /// Places in `entries`.
+    table: HashTable<u32>,
+    entries: Vec<Entry>,
+    /// Places in `entries` of what is in level 1.
+    l1: Vec<u32>,
+    /// Where the next comparison begins, in `entries` and in `l1`.
+    hand: usize,
+    l1_hand: usize,
+    bytes: usize,
+    sketch: FrequencySketch,
+    figures: ReadCacheStatistics,
+}
+
+/// The cache. Any thread may use it.
+#[derive(Debug)]
+pub struct ReadCache {
+    settings: ReadCacheSettings,
+    versions: Box<[AtomicU64]>,
+    contents: Mutex<Contents>,
+    hasher: RandomState,
+    clock: Clock,
+    began: Instant,
+}
+
+/// The stripe of a key's version, by its hash on the ring.
+fn stripe_of(key_hash: u64) -> usize {
+    // The ring goes by the highest bits; any others are as good here.
+    key_hash as usize % STRIPES
+}
+
+impl ReadCache {
+    /// An empty cache. Of the settings' entries there are at most 2^30, and at least one.
+    #[must_use]
+    pub fn new(settings: ReadCacheSettings, clock: Clock) -> Self {
+        let bounded = |entries: usize| entries.clamp(1, 1 << 30);
+        let settings = ReadCacheSettings {
+            l1_entries: bounded(settings.l1_entries),
+            l2_entries: bounded(settings.l2_entries),
+            ..settings
+        };
+        let contents = Contents {
+            table: HashTable::new(),
+            entries: Vec::new(),
+            l1: Vec::new(),
+            hand: 0,
+            l1_hand: 0,
+            bytes: 0,
+            sketch: FrequencySketch::new(settings.l2_entries),
+            figures: ReadCacheStatistics::default(),
+        };
+        let began = clock.now();
+        Self {
+            settings,
+            versions: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
+            contents: Mutex::new(contents),
+            hasher: RandomState::default(),
+            clock,
+            began,
+        }
+    }
+
+    /// A write to this key is sent, or settled: values loaded before are no longer returned.
+    pub fn bump(&self, key: &[u8]) {
+        self.bump_hashed(key_hash(key));
+    }
+
+    /// As `bump`, for a key whose hash on the ring (`hash_ring::key_hash`) is known.
+    pub fn bump_hashed(&self, key_hash: u64) {
+        self.versions[stripe_of(key_hash)].fetch_add(1, Ordering::Release);
+    }
+
+    /// The key's version: to be asked for before the shard is, and given to `fill` with what the shard answers.
+    #[must_use]
+    pub fn begin(&self, key: &[u8]) -> u64 {
+        self.version(stripe_of(key_hash(key)))
+    }
+
+    /// Keeps a value that was loaded since `version` was the key's. False if it is no longer that, or there is no room.
+    pub fn fill(&self, key: &[u8], value: i64, version: u64) -> bool {
+        let stripe = stripe_of(key_hash(key));
+        let is_current = version == self.version(stripe) || is_planted(PlantedBug::CacheFilledByEarlierLoad);
+        let mut contents = lock(&self.contents);
+        let bytes = ENTRY_BYTES + key.len();
+        if !is_current || bytes > self.settings.bytes_max {
+            contents.figures.fills_refused += 1;
+            return false;
+        }
+        let version = if is_planted(PlantedBug::CacheFilledByEarlierLoad) { self.version(stripe) } else { version };
+        let (hash, now) = (self.hasher.hash_one(key), self.now());
+        let place = match contents.find(hash, key) {
+            Some(place) => place,
+            None => {
+                while contents.entries.len() >= self.settings.l2_entries
+                    || contents.bytes + bytes > self.settings.bytes_max
+                {
+                    self.evict(&mut contents, now);
+                }
+                contents.insert(Entry {
+                    key: key.into(),
+                    hash,
+                    value,
+                    version,
+                    stripe,
+                    loaded: now,
+                    used: now,
+                    l1_until: now,
+                    l1_place: NOWHERE,
+                })
+            }
+        };
+        let entry = &mut contents.entries[place];
+        (entry.value, entry.version, entry.loaded, entry.used) = (value, version, now, now);
+        contents.figures.fills += 1;
+        let reads = contents.sketch.estimate(hash);
+        self.promote(&mut contents, place, reads, now);
+        true
+    }
+
+    /// Counts a value that its caller can't even give to `fill`.
+    pub fn refuse(&self) {
+        lock(&self.contents).figures.fills_refused += 1;
+    }
+
+    /// The value, if one is held that may be returned.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<Cached> {
+        let (hash, now) = (self.hasher.hash_one(key), self.now());
+        let mut contents = lock(&self.contents);
+        let reads = contents.sketch.record(hash);
+        let Some(place) = contents.find(hash, key) else {
+            contents.figures.misses += 1;
+            return None;
+        };
+        let entry = &mut contents.entries[place];
+        let age = now.saturating_sub(entry.loaded);
+        let is_old = age >= nanoseconds(self.settings.l2_ttl);
+        if is_old || entry.version != self.version(entry.stripe) {
+            contents.figures.misses += 1;
+            *(if is_old { &mut contents.figures.expired } else { &mut contents.figures.stale }) += 1;
+            contents.remove(place);
+            return None;
+        }
+        entry.used = now;
+        let value = entry.value;
+        if entry.l1_place != NOWHERE && now < entry.l1_until {
+            contents.figures.l1_hits += 1;
+        } else {
+            contents.figures.l2_hits += 1;
+            self.promote(&mut contents, place, reads, now);
+        }
+        Some(Cached { value, age: Duration::from_nanos(age) })
+    }
+
+    /// Up to `count` of the keys whose values are held, those read most first, with their estimated reads.
+    #[must_use]
+    pub fn hottest(&self, count: usize) -> Vec<(Box<[u8]>, u16)> {
+        let contents = lock(&self.contents);
+        let mut ranked: Vec<(u16, &Entry)> =
+            contents.entries.iter().map(|entry| (contents.sketch.estimate(entry.hash), entry)).collect();
+        let order = |a: &(u16, &Entry), b: &(u16, &Entry)| b.0.cmp(&a.0).then_with(|| a.1.key.cmp(&b.1.key));
+        if count < ranked.len() {
+            ranked.select_nth_unstable_by(count, order);
+            ranked.truncate(count);
+        }
+        ranked.sort_unstable_by(order);
+        ranked.into_iter().map(|(reads, entry)| (entry.key.clone(), reads)).collect()
+    }
+
+    /// Forgets all values. Loads that are under way may still be kept, as what they load is no older for it.
+    pub fn clear(&self) {
+        let mut contents = lock(&self.contents);
+        contents.table.clear();
+        contents.entries.clear();
+        contents.l1.clear();
+        (contents.hand, contents.l1_hand, contents.bytes) = (0, 0, 0);
+    }
+
+    /// What it has done since it was made, and holds now.
+    #[must_use]
+    pub fn statistics(&self) -> ReadCacheStatistics {
+        let contents = lock(&self.contents);
+        ReadCacheStatistics {
+            entries: contents.entries.len(),
+            l1_entries: contents.l1.len(),
+            bytes: contents.bytes,
+            ..contents.figures
+        }
+    }
+
+    /// The clock, which a simulation sets.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn now(&self) -> u64 {
+        nanoseconds(self.clock.now().saturating_duration_since(self.began))
+    }
+
+    fn version(&self, stripe: usize) -> u64 {
+        self.versions[stripe].load(Ordering::Acquire)
+    }
+
+    /// Into level 1, or longer in it.
+    fn promote(&self, contents: &mut Contents, place: usize, reads: u16, now: u64) {
+        let ttl = if reads > self.settings.hot_reads { self.settings.hot_ttl } else { self.settings.l1_ttl };
+        if contents.entries[place].l1_place == NOWHERE {
+            if contents.l1.len() >= self.settings.l1_entries {
+                let (worst, hand) = worst_of(contents.l1_hand, contents.l1.len(), |at| {
+                    let entry = &contents.entries[contents.l1[at] as usize];
+                    let (is_dead, is_cold, idle) = self.uselessness(contents, entry, now);
+                    (is_dead || now >= entry.l1_until, is_cold, idle)
+                });
+                contents.l1_hand = hand;
+                contents.demote(worst);
+            }
+            contents.entries[place].l1_place = contents.l1.len() as u32;
+            contents.l1.push(place as u32);
+        }
+        contents.entries[place].l1_until = now.saturating_add(nanoseconds(ttl));
+    }
+
+    /// Removes the least useful of the next few.
+    fn evict(&self, contents: &mut Contents, now: u64) {
+        let len = contents.entries.len();
+        let (worst, hand) =
+            worst_of(contents.hand, len, |place| self.uselessness(contents, &contents.entries[place], now));
+        contents.hand = hand;
+        contents.remove(worst);
+        contents.figures.evictions += 1;
+    }
+
+    fn uselessness(&self, contents: &Contents, entry: &Entry, now: u64) -> Uselessness {
+        let is_dead = now.saturating_sub(entry.loaded) >= nanoseconds(self.settings.l2_ttl)
+            || entry.version != self.version(entry.stripe);
+        let reads = contents.sketch.estimate(entry.hash);
+        let idle = now.saturating_sub(entry.used) / (1 + u64::from(reads));
+        (is_dead, reads < self.settings.cold_reads, idle)
+    }
+}
+
+/// Can it not be returned any more, is it cold, how long has it been idle for each of its reads.
+type Uselessness = (bool, bool, u64);
+
+/// The most useless of the next few places of `len`, which is above 0, and where to go on after them.
+fn worst_of(hand: usize, len: usize, uselessness: impl Fn(usize) -> Uselessness) -> (usize, usize) {
+    let mut worst = (hand % len, uselessness(hand % len));
+    let mut compared = 1;
+    // So that a few hot neighbours don't drive out one of them.
+    while compared < len.min(if worst.1.0 || worst.1.1 { COMPARED } else { COMPARED_MAX }) {
+        let place = (hand + compared) % len;
+        let found = uselessness(place);
+        if found > worst.1 {
+            worst = (place, found);
+        }
+        compared += 1;
+    }
+    (worst.0, (hand + compared) % len)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Contents {
+    fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
+        self.table.find(hash, |&place| *self.entries[place as usize].key == *key).map(|&place| place as usize)
+    }
+
+    fn insert(&mut self, entry: Entry) -> usize {
+        let place = self.entries.len();
+        self.bytes += ENTRY_BYTES + entry.key.len();
+        let entries = &self.entries;
+        self.table.insert_unique(entry.hash, place as u32, |&place| entries[place as usize].hash);
+        self.entries.push(entry);
+        place
+    }
+
+    /// Takes an entry out; the last one moves to its place.
+    fn remove(&mut self, place: usize) {
+        let l1_place = self.entries[place].l1_place;
+        if l1_place != NOWHERE {
+            self.demote(l1_place as usize);
+        }
+        let last = self.entries.len() - 1;
+        if let Ok(found) = self.table.find_entry(self.entries[place].hash, |&at| at as usize == place) {
+            found.remove();
+        }
+        if place != last {
+            let moved = &self.entries[last];
+            if let Some(at) = self.table.find_mut(moved.hash, |&at| at as usize == last) {
+                *at = place as u32;
+            }
+            if moved.l1_place != NOWHERE {
+                self.l1[moved.l1_place as usize] = place as u32;
+            }
+        }
+        let gone = self.entries.swap_remove(place);
+        self.bytes -= ENTRY_BYTES + gone.key.len();
+    }
+
+    /// Out of level 1; the last one moves to its place there.
+    fn demote(&mut self, l1_place: usize) {
+        let place = self.l1.swap_remove(l1_place);
+        self.entries[place as usize].l1_place = NOWHERE;
+        if let Some(&moved) = self.l1.get(l1_place) {
+            self.entries[moved as usize].l1_place = l1_place as u32;
+        }
+    }
+}
