@@ -39,6 +39,8 @@ class RpcConnection(asyncio.Protocol):
         self.on_lost: Callable[[RpcConnection], None] | None = None
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        #: The loop's.
+        self.time = self._loop.time
         self._decoder = ReplyDecoder(reply_bytes_max)
         self._msgids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Any]] = {}

@@ -82,6 +82,7 @@ class Batch:
         "is_answered",
         "is_refused",
         "items",
+        "launched_at",
         "level",
         "level_reached",
         "on_settled",
@@ -110,6 +111,8 @@ class Batch:
         self.commit = 0
         #: When it was first sent, in the time of its owner.
         self.sent_at = 0.0
+        #: When it was last sent, in the loop's time.
+        self.launched_at = 0.0
         #: To be told when it is settled.
         self.watchers: list[Callable[[], None]] = []
 

@@ -80,6 +80,10 @@ class SessionClient:
         settings: everything else.
         name: what the shard is called in `unknown`; its address otherwise.
         on_lost_tail: told of operations that were acknowledged at `applied` and lost in a crash; logged otherwise.
+        on_unknown: told of operations that stay unknown for ever and whose callers wait no longer; `unknown` reports
+            them otherwise.
+        on_sample: told of each batch that was answered or cut off: its latency in seconds, and what went wrong.
+        on_connection: told when a connection is there (True), and when it is gone.
         clock: time and random numbers, beside the loop's own time.
     """
 
@@ -95,6 +99,9 @@ class SessionClient:
         settings: ClientSettings | None = None,
         name: str = "",
         on_lost_tail: Callable[[LostTail], None] | None = None,
+        on_unknown: Callable[[list[UnknownOperation]], None] | None = None,
+        on_sample: Callable[[float, RpcError | None], None] | None = None,
+        on_connection: Callable[[bool], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = settings or ClientSettings()
@@ -107,12 +114,17 @@ class SessionClient:
         self._token = token
         self._tls = tls
         self._on_lost_tail = on_lost_tail
+        self._on_sample = on_sample
+        self._on_connection = on_connection
+        #: The newest commit with which the shard answered a batch.
+        self.commit_seen = 0
         self._running_s = clock.running_s
         self._random = clock.random()
         self._level: Level = level
         self._wall_s = clock.wall_s
         #: Operations that were sent, and of which nobody knows yet whether they counted.
         self.unknown = UnknownOperations(self.pending_unknown)
+        self._on_unknown = on_unknown or self.unknown.end
         self._session = Session(
             batches_in_flight_max=self.settings.batches_in_flight_max,
             window_operations_max=self.settings.window_operations_max,
@@ -168,10 +180,15 @@ class SessionClient:
             Unauthenticated: the token is missing or wrong.
             WrongShard: it isn't the shard of the identity that was given.
         """
-        if self._runner is None:
-            self._coalescer.start(asyncio.get_running_loop())
-            self._runner = asyncio.create_task(self._run(), name="pycounter session client")
+        self.start()
         await self._wait_ready(self._deadline(timeout_s if timeout_s is not None else self.settings.connect_timeout_s))
+
+    def start(self) -> None:
+        """Begins to connect in the background, unless that was begun. Increments wait until it has worked."""
+        if self._runner is None:
+            loop = asyncio.get_running_loop()
+            self._coalescer.start(loop)
+            self._runner = loop.create_task(self._run(), name="pycounter session client")
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Waits for what is not settled, says goodbye, and ends the connection. Cancellation ends it at once.
@@ -439,6 +456,11 @@ class SessionClient:
         return self._connection is not None and not self._connection.lost.is_set()
 
     @property
+    def failure(self) -> RpcError | None:
+        """Why nothing can succeed any more; None as long as something can."""
+        return self._failure
+
+    @property
     def session_id(self) -> bytes:
         """The present session's."""
         return self._session.id
@@ -512,6 +534,7 @@ class SessionClient:
                     continue
                 break
             batch.sent_at = batch.sent_at or self._wall_s()
+            batch.launched_at = connection.time()
             connection.apply(batch, session.id, session.acked_through)
         while session.ended:
             connection.notify("bye", session.ended.pop())
@@ -529,13 +552,17 @@ class SessionClient:
     def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
         """A batch was answered."""
         self._answered_at = self._running_s()
-        if error is not None:
-            if self._session.on_refusal(batch, from_wire(error)) is Next.PAUSE:
+        refusal = from_wire(error) if error is not None else None
+        if self._on_sample is not None and self._connection is not None:
+            self._on_sample(self._connection.time() - batch.launched_at, refusal)
+        if refusal is not None:
+            if self._session.on_refusal(batch, refusal) is Next.PAUSE:
                 self._pump_later()
             return
         try:
             batch.level_reached = _checked(result.get("level", batch.level))
             batch.commit = int(result.get("commit", 0))
+            self.commit_seen = max(self.commit_seen, batch.commit)
             self._session.on_results(batch, result["results"])
         except (TypeError, AttributeError, KeyError, ValueError, BadRequest) as wrong:
             raise ProtocolViolation(f"the server's answer to apply makes no sense: {wrong}") from wrong
@@ -576,7 +603,7 @@ class SessionClient:
 
     def _note_given_up(self, batch: Batch) -> None:
         # Callers that wait still are told by an exception.
-        self.unknown.end(self._operations_of(batch, batch.abandoned()))
+        self._on_unknown(self._operations_of(batch, batch.abandoned()))
 
     # --- durability of applied operations --------------------------------------------------------------------------
 
@@ -655,6 +682,7 @@ class SessionClient:
             self._connection = connection
             self._answered_at = self._running_s()
             self._ready.set()
+            self._tell_connection(is_there=True)
             self._pump()
             try:
                 await self._watch(connection)
@@ -662,12 +690,19 @@ class SessionClient:
                 connection.abort()
                 self._connection = None
                 self._trouble = connection.cause
+                if self._session.in_flight and self._on_sample is not None:
+                    self._on_sample(0.0, Unavailable("the connection ended"))
                 self._session.on_disconnect()
+                self._tell_connection(is_there=False)
             # A server that greets and hangs up must not be called in a tight circle.
             if connection.is_useful or loop.time() - opened_at > self.settings.backoff_max_s:
                 backoff.reset()
             else:
                 await asyncio.sleep(backoff.next_s())
+
+    def _tell_connection(self, *, is_there: bool) -> None:
+        if self._on_connection is not None:
+            self._on_connection(is_there)
 
     async def _open(self) -> RpcConnection:
         """A connection on which the shard has said that it is the right one and where the sessions are."""
