@@ -20,13 +20,14 @@ if sys.platform != "linux":
 from pycounter._native import DEBUG_BUILD, VERSION
 
 __version__ = VERSION
-__all__ = ["Counters", "HashRing", "__version__", "open"]
+__all__ = ["Counters", "HashRing", "__version__", "connect", "open"]
 
 if DEBUG_BUILD:  # pragma: no cover
     warnings.warn("pycounter._native is a debug build: many times slower than a release build", stacklevel=2)
 
 if TYPE_CHECKING:
     from pycounter._native import Counters, HashRing
+    from pycounter.coordinator.client import connect
     from pycounter.embedded import open  # noqa: A004
 
 
@@ -40,6 +41,10 @@ def __getattr__(name: str) -> Any:
         from pycounter.embedded import open as open_
 
         return open_
+    if name == "connect":
+        from pycounter.coordinator.client import connect
+
+        return connect
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -38,6 +38,10 @@ class Detail:
     level: Level
     #: The shard's commit that has it.
     commit: int
+    #: Is it all of the counter? False: other shards hold some of it, and their part is as old as when it was last seen.
+    exact: bool = True
+    #: The name of the shard that has it.
+    shard: str = ""
 
 
 class Withdrawn(Unavailable):

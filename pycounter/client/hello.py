@@ -22,6 +22,13 @@ class HelloReply:
     time_ms: int | None = None
 
     @classmethod
+    def parse_any(cls, said: Any) -> Self:
+        """As `parse`, of a server that may be none of the shards: these have no epoch. Raises ProtocolViolation."""
+        if isinstance(said, dict):
+            said = {"identity": "", "epoch": 0} | {name: value for name, value in said.items() if value is not None}
+        return cls.parse(said)
+
+    @classmethod
     def parse(cls, said: Any) -> Self:
         """Checks what the server sent. Raises ProtocolViolation."""
         match said:

@@ -73,6 +73,7 @@ class Pool:
         token: the server's, if it has one.
         tls: how to verify it, if it speaks TLS.
         identity: the shard's; another one under the address gets nothing. None takes the first that answers.
+        is_shard: False: whoever answers is the right one, now and later.
         settings: everything else.
         clock: time that outlasts the loop.
         on_hello: told of each greeting that a server answered.
@@ -85,6 +86,7 @@ class Pool:
         token: str | bytes | None = None,
         tls: ssl.SSLContext | None = None,
         identity: str | None = None,
+        is_shard: bool = True,
         settings: PoolSettings | None = None,
         clock: Clock = SYSTEM_CLOCK,
         on_hello: Callable[[HelloReply], None] | None = None,
@@ -99,6 +101,7 @@ class Pool:
         self.greeted_s = 0.0
         self._token = token
         self._tls = tls
+        self._is_shard = is_shard
         self._clock = clock
         self._on_hello = on_hello
         self._lanes: list[_Lane] = []
@@ -308,7 +311,7 @@ class Pool:
                 self, address, tls=self._tls, reply_bytes_max=self.settings.reply_bytes_max
             )
             try:
-                hello = HelloReply.parse(await connection.call("hello", said))
+                hello = HelloReply.parse_any(await connection.call("hello", said))
                 if self.identity is not None and hello.identity != self.identity:
                     raise WrongShard(
                         f"the server at {address[0]}:{address[1]} is {hello.identity}, not {self.identity}"
@@ -318,7 +321,8 @@ class Pool:
             except BaseException:
                 connection.abort()
                 raise
-        self.identity = hello.identity
+        if self._is_shard:
+            self.identity = hello.identity
         self.server_time_ms, self.greeted_s = hello.time_ms, self._clock.running_s()
         if self._on_hello is not None:
             self._on_hello(hello)

@@ -271,7 +271,7 @@ class Session:
         else:
             self.tail.answer(batch.first, batch.count, batch.items, refused)
         self.statistics.operations_settled += batch.count
-        self.statistics.record(batch.count - len(refused), len(refused))
+        self.statistics.record(succeeded=batch.count - len(refused), refused=len(refused))
         self._answer(batch, results)
         self._settle()
 
@@ -303,7 +303,7 @@ class Session:
             return Next.GO_ON
         batch.is_refused = True
         self.statistics.operations_settled += batch.count
-        self.statistics.record(0, batch.count)
+        self.statistics.record(failed=batch.count)
         self._answer(batch, error)
         self._rewinding = True
         return Next.GO_ON
@@ -480,7 +480,7 @@ class Session:
 
     def _give_up(self, batch: Batch, reason: str) -> None:
         self.statistics.operations_unknown += batch.count
-        self.statistics.record(0, batch.count)
+        self.statistics.record(failed=batch.count)
         self._on_given_up(batch)
         what = f"operation {batch.first}" if batch.count == 1 else f"operations {batch.first} to {batch.last}"
         key, delta = decode_items(batch.items)[0]

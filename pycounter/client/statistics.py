@@ -50,12 +50,12 @@ class ClientStatistics:
     #: Outcomes of late, succeeded and failed: of the present period and of the one before.
     _recent: list[int] = field(default_factory=lambda: [0, 0, 0, 0], repr=False)
 
-    def record(self, succeeded: int, failed: int) -> None:
-        """So many operations have these outcomes."""
+    def record(self, *, succeeded: int = 0, refused: int = 0, failed: int = 0) -> None:
+        """So many operations have a value; have an error of their own, such as `overflow`; or failed as a batch."""
         self.operations_succeeded += succeeded
-        self.operations_failed += failed
+        self.operations_failed += refused + failed
         recent = self._recent
-        recent[0] += succeeded
+        recent[0] += succeeded + refused
         recent[1] += failed
         if recent[0] + recent[1] >= PERIOD_OPERATIONS:
             recent[2:] = recent[:2]
@@ -63,6 +63,6 @@ class ClientStatistics:
 
     @property
     def success_rate(self) -> float:
-        """The share of the last 1,000 to 2,000 outcomes that succeeded; 1.0 where there are none."""
+        """The share of the last 1,000 to 2,000 operations whose batch was answered; 1.0 where there are none."""
         succeeded, failed = self._recent[0] + self._recent[2], self._recent[1] + self._recent[3]
         return succeeded / (succeeded + failed) if succeeded + failed else 1.0

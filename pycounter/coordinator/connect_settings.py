@@ -89,7 +89,8 @@ class ConnectSettings:
             raise SettingsError(f"{url!r} is no URL: {error}", setting="url") from error
         if parts.scheme != "pycounter" or not parts.netloc or parts.path not in {"", "/"} or parts.fragment:
             raise SettingsError(
-                f"a URL is pycounter://[token@]host[:port][?route=auto|direct|coordinator], not {_without_token(url)!r}",
+                "a URL is pycounter://[token@]host[:port][?route=auto|direct|coordinator], "
+                f"not {_without_token(url)!r}",
                 setting="url",
             )
         token, at, hosts = parts.netloc.rpartition("@")

@@ -1,0 +1,191 @@
+"""Counting straight at the shards: which one takes an operation, and what its answer means.
+
+A counter's increments go to its home. While that is unwell, the balancer sends those elsewhere that were never sent;
+what was sent stays at its shard until it is settled, whatever happens. The value that an increment answers is then the
+part of the shard that took it, and what the others were last known to hold. It belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pycounter.client.coalescer import Detail, Withdrawn
+from pycounter.client.framing import Level
+from pycounter.coordinator.shard_handle import ShardHandle
+from pycounter.coordinator.shard_routes import Key, key_bytes
+from pycounter.coordinator.shard_set import ShardSet
+from pycounter.errors import BadDelta, BadKey, BadRequest, InternalError, RpcError, Unavailable
+
+__all__ = ["DirectRoute"]
+
+_I64 = range(-(2**63), 2**63)
+_Item = tuple[Key, int]
+
+
+class DirectRoute:
+    """Increments, straight to the shards.
+
+    Args:
+        shards: where they go.
+        bump: told of each key that is written, when it is sent and when it is settled.
+        timeout_s: of increments that name none.
+    """
+
+    def __init__(self, shards: ShardSet, *, bump: Callable[[Key], object], timeout_s: float) -> None:
+        self._shards = shards
+        self._bump = bump
+        self._timeout_s = timeout_s
+        self._home = shards.ring.home
+        self._by_name = shards.by_name
+        self._is_foreign = shards.foreign.is_foreign
+
+    # --- one -------------------------------------------------------------------------------------------------------
+
+    async def incr(
+        self, key: Key, delta: int, *, level: Level | None, detail: bool, timeout_s: float | None
+    ) -> int | Detail:
+        """Adds to a counter. See `Client.incr`."""
+        if level is not None or detail or timeout_s is not None or not self._shards.is_calm:
+            return await self._incr_with_care(key, delta, level, detail=detail, timeout_s=timeout_s)
+        # The hot path: all shards are well, so the home takes it, in the session's next batch.
+        try:
+            home = self._by_name[self._home(key)]
+            self._bump(key)
+        except (TypeError, ValueError) as error:
+            key_bytes(key)
+            raise BadKey(str(error)) from error
+        session = home.session
+        if not session.can_take():
+            return await self._incr_with_care(key, delta, level, detail=detail, timeout_s=timeout_s)
+        try:
+            value: int = await session.begin_incr(key, delta)
+        except asyncio.CancelledError:
+            session.note_cancelled()
+            raise
+        except Withdrawn:
+            return await self._incr_with_care(key, delta, level, detail=detail, timeout_s=timeout_s)
+        finally:
+            self._bump(key)
+        home.note_value(key, value)
+        return value if not self._is_foreign(key) else self._with_others(home, key_bytes(key), value)
+
+    async def _incr_with_care(
+        self, key: Key, delta: int, level: Level | None, *, detail: bool, timeout_s: float | None
+    ) -> int | Detail:
+        encoded = key_bytes(key)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
+        while True:
+            handle = self._shards.server_of(encoded)
+            session = handle.session
+            self._bump(key)
+            try:
+                said = await session.incr(key, delta, level=level, detail=True, timeout_s=deadline - loop.time())
+            except Withdrawn:
+                # It was never sent, and may go to another shard.
+                if loop.time() >= deadline:
+                    raise
+            except Unavailable:
+                # The shard is another one since, with a session of its own: nothing was applied before.
+                if session is handle.session or loop.time() >= deadline:
+                    raise
+            else:
+                handle.note_value(key, said.value)
+                is_foreign = self._is_foreign(key)
+                value = self._with_others(handle, encoded, said.value) if is_foreign else said.value
+                return replace(said, value=value, exact=not is_foreign, shard=handle.name) if detail else value
+            finally:
+                self._bump(key)
+
+    def _with_others(self, handle: ShardHandle, key: bytes, value: int) -> int:
+        """The part of the shard that took an increment, and what the others are last known to hold."""
+        shards = self._shards
+        holders = {shards.home(key), *shards.foreign.holders(key)} - {handle.number}
+        return value + sum(shards.handles[number].last_known(key) for number in holders)
+
+    # --- many ------------------------------------------------------------------------------------------------------
+
+    async def incr_many(
+        self, items: Sequence[_Item], *, level: Level | None, timeout_s: float | None
+    ) -> list[int | RpcError]:
+        """Adds to many counters. See `Client.incr_many`."""
+        loop = asyncio.get_running_loop()
+        many = _Many(items, loop.time() + (self._timeout_s if timeout_s is None else timeout_s), level)
+        left = many.check()
+        while left:
+            groups: dict[int, list[int]] = {}
+            for place in left:
+                try:
+                    groups.setdefault(self._shards.server_of(many.keys[place]).number, []).append(place)
+                except Unavailable as error:
+                    many.results[place] = error
+            sending = [self._apply(self._shards.handles[number], many, places) for number, places in groups.items()]
+            outcomes = [await sending[0]] if len(sending) == 1 else await asyncio.gather(*sending)
+            left = sorted(place for withdrawn in outcomes for place in withdrawn)
+        return many.results
+
+    async def _apply(self, handle: ShardHandle, many: _Many, places: list[int]) -> list[int]:
+        """Sends some of the items to one shard; gives the places of those that may go to another."""
+        keys, time_left = many.keys, many.deadline - asyncio.get_running_loop().time()
+        outcomes: Sequence[int | RpcError]
+        for place in places:
+            self._bump(keys[place])
+        try:
+            outcomes = await handle.session.apply(
+                [many.items[place] for place in places], level=many.level, timeout_s=time_left
+            )
+        except RpcError as error:
+            outcomes = [error] * len(places)
+        finally:
+            for place in places:
+                self._bump(keys[place])
+        withdrawn = []
+        for place, outcome in zip(places, outcomes, strict=True):
+            many.results[place] = outcome
+            if not isinstance(outcome, RpcError):
+                handle.note_value(keys[place], outcome)
+                if self._is_foreign(keys[place]):
+                    many.results[place] = self._with_others(handle, keys[place], outcome)
+            elif isinstance(outcome, Withdrawn) and time_left > 0:
+                withdrawn.append(place)
+        return withdrawn
+
+
+@dataclass(slots=True)
+class _Many:
+    """Increments that were asked for together, and what became of each."""
+
+    items: Sequence[_Item]
+    deadline: float
+    level: Level | None
+    keys: list[bytes] = field(init=False)
+    results: list[int | RpcError] = field(init=False)
+
+    def check(self) -> list[int]:
+        """Gives the places of those that can be sent; the others have their errors."""
+        unsettled = InternalError("an increment without an outcome")
+        self.keys, self.results = [b""] * len(self.items), [unsettled] * len(self.items)
+        good = []
+        for place, item in enumerate(self.items):
+            try:
+                self.keys[place] = _checked(item)
+            except RpcError as error:
+                self.results[place] = error
+            else:
+                good.append(place)
+        return good
+
+
+def _checked(item: Any) -> bytes:
+    """The key of an item that can be sent. Raises RpcError."""
+    match item:
+        case [key, int() as delta] if not isinstance(delta, bool):
+            if delta not in _I64:
+                raise BadDelta(f"a delta is a signed 64-bit integer, not {delta}: nothing was applied")
+            return key_bytes(key)
+        case [key, _]:
+            raise BadDelta(f"a delta is a signed 64-bit integer: nothing was applied to {key!r}")
+    raise BadRequest(f"an item is a key and a delta, not {item!r:.100}: nothing was applied")
