@@ -13,7 +13,6 @@ import typer
 
 from pycounter._native import VERSION
 from pycounter.cli import cluster_commands, folder_commands, server_commands
-from pycounter.cli.terminal import print_json
 from pycounter.errors import PyCounterError
 
 __all__ = ["run"]
@@ -61,7 +60,32 @@ def _options(
 
 @app.command()
 def serve(
-    data: Annotated[str | None, typer.Option(help="The shard's folder; made if missing.", metavar="DIR")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The folder of the shard or the cluster; made if missing.", metavar="DIR")
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve a cluster of so many shards, each a process, behind one address. The number stays with the "
+            "folder. Without it: one shard alone.",
+            metavar="N",
+        ),
+    ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help="Of each shard of a cluster, at least; they answer reads.  [default: 0]", metavar="R"),
+    ] = None,
+    coordinators: Annotated[
+        int | None, typer.Option(help="Processes that serve a cluster's address.  [default: 1]", metavar="C")
+    ] = None,
+    strict: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In a cluster: counters whose keys begin so are served by their own shard only, whatever happens, as "
+            "unique numbers need it. May be given several times.",
+            metavar="PREFIX",
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 lets the system choose.  [default: 7400]")] = None,
     level: Annotated[
@@ -86,22 +110,25 @@ def serve(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Serve one shard: MessagePack-RPC and RESP (any Redis client) on one port.
+    """Serve one shard, or a cluster of them: MessagePack-RPC and RESP (any Redis client) on one port.
 
     \b
     pycounter serve --data ./counters
     redis-cli -p 7400 incr visits
+    \b
+    pycounter serve --shards 4 --replicas 1 --data ./cluster
+    pycounter status --data ./cluster
     """  # noqa: D301 - click reads the backspace: lines that aren't to be wrapped
-    import asyncio
+    from pycounter.cli.serving import serve_cluster, serve_shard
+    from pycounter.settings import ClusterSettings, load_serve_settings
 
-    import uvloop
-
-    from pycounter.server import ShardServer
-    from pycounter.settings import load_settings
-
-    settings = load_settings(
+    settings = load_serve_settings(
         {
             "data": data,
+            "shards": shards,
+            "replicas": replicas,
+            "coordinators": coordinators,
+            "strict": strict or None,
             "host": host,
             "port": port,
             "level": level,
@@ -112,25 +139,10 @@ def serve(
         },
         config=config,
     )
-
-    def ready(facts: dict[str, object]) -> None:
-        if json_:
-            print_json({"event": "ready", **facts})
-        else:
-            sys.stdout.write(
-                f"pycounter {VERSION}: shard {facts['shard']} serves {settings.data} at {facts['address']}, "
-                f"{facts['level']}, epoch {facts['epoch']}, pid {facts['pid']}. Ctrl-C stops it in good order.\n"
-            )
-            sys.stdout.flush()
-
-    async def serve_until_stopped() -> None:
-        await ShardServer(settings).run(ready)
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_until_stopped())
-    except OSError as error:
-        raise PyCounterError(f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
+    if isinstance(settings, ClusterSettings):
+        serve_cluster(settings, as_json=json_)
+    else:
+        serve_shard(settings, as_json=json_)
 
 
 @app.command()
@@ -159,4 +171,6 @@ app.command()(folder_commands.restore)
 app.command()(server_commands.backup)
 app.command()(server_commands.dump)
 app.command()(server_commands.load)
+app.command()(cluster_commands.status)
+app.add_typer(cluster_commands.replica_app, name="replica")
 app.command(hidden=True)(cluster_commands.coordinator)

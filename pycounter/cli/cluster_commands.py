@@ -3,13 +3,102 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
 
+from pycounter.cli.shard_address import ShardAddress, TimeoutS, Tls, TlsCa, TokenFile
 from pycounter.cli.terminal import print_json
 
-__all__ = ["coordinator"]
+__all__ = ["coordinator", "replica_app", "status"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Cluster = Annotated[str, typer.Option(help="The cluster's folder.", metavar="DIR")]
+
+replica_app = typer.Typer(
+    help="Add replicas to a running cluster, or remove them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+#: Events that the table shows; `--json` has all that are kept.
+EVENTS_SHOWN = 12
+
+
+def status(
+    data: Annotated[
+        str | None, typer.Option(help="The cluster's folder: asks its supervisor, which knows most.", metavar="DIR")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Instead of a folder: where a cluster or a shard serves.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Its port.")] = 7400,
+    token_file: TokenFile = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    timeout_s: TimeoutS = 10.0,
+    json_: Json = False,
+) -> None:
+    """Show every process of a cluster: its state and address, how often it was started again and why.
+
+    \b
+    pycounter status --data ./cluster
+    pycounter status --host 127.0.0.1 --port 7400
+
+    Asked by address, a server tells what it was told by the supervisor; a shard alone tells of itself.
+    """  # noqa: D301 - click reads the backspace: lines that aren't to be wrapped
+    from pycounter.cli.status_table import status_table
+    from pycounter.cluster.control import ask_supervisor
+
+    if data is not None and host is not None:
+        raise typer.BadParameter("give either --data or --host", param_hint="--data")
+    if data is not None:
+        answer: dict[str, Any] = ask_supervisor(data, {"do": "status"}, timeout_s=timeout_s)
+    else:
+        address = ShardAddress(
+            host=host or "127.0.0.1", port=port, token_file=token_file, tls=tls, tls_ca=tls_ca, timeout_s=timeout_s
+        )
+        answer = {"topology": asyncio.run(_topology_of(address))}
+    if json_:
+        print_json(answer)
+    else:
+        sys.stdout.write(status_table(answer, events=EVENTS_SHOWN))
+
+
+async def _topology_of(address: ShardAddress) -> dict[str, Any]:
+    from pycounter.topology import Topology
+
+    async with address.client() as client:
+        return Topology.from_wire(await client.call("topology")).to_wire()
+
+
+@replica_app.command("add")
+def add_replica(
+    shard: Annotated[str, typer.Argument(help="Whose replica, such as shard-0.")], data: Cluster, json_: Json = False
+) -> None:
+    """Give a shard of a running cluster one more replica, which copies the shard and then answers reads."""
+    from pycounter.cluster.control import ask_supervisor
+
+    name = ask_supervisor(data, {"do": "replica add", "shard": shard})
+    if json_:
+        print_json({"added": name})
+    else:
+        sys.stdout.write(f"{name} is being started. How far it is: pycounter status --data {data}\n")
+
+
+@replica_app.command("remove")
+def remove_replica(
+    shard: Annotated[str, typer.Argument(help="A replica, such as shard-0-replica-1; or a shard: its newest.")],
+    data: Cluster,
+    json_: Json = False,
+) -> None:
+    """Stop a replica of a running cluster and delete its copy. The shard itself is not touched."""
+    from pycounter.cluster.control import ask_supervisor
+
+    name = ask_supervisor(data, {"do": "replica remove", "shard": shard}, timeout_s=120.0)
+    if json_:
+        print_json({"removed": name})
+    else:
+        sys.stdout.write(f"{name} is stopped and its copy is deleted.\n")
 
 
 def coordinator(

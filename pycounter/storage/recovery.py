@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from pycounter.errors import IsBackup
+from pycounter.errors import IsBackup, StorageError
 from pycounter.storage.checkpoint_store import CheckpointStore
 
-__all__ = ["Recoverable", "open_folder"]
+__all__ = ["CLUSTER_FILE_NAME", "Recoverable", "open_folder"]
 
 ROOT_KEY = b"root"
 #: Says that a folder is a backup, and of what.
 NOTE_NAME = "backup.json"
+#: Says that a folder is a cluster's, whose shards have folders of their own below it.
+CLUSTER_FILE_NAME = "cluster.json"
 _log = logging.getLogger(__name__)
 
 
@@ -47,11 +49,17 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
 
     Raises:
         IsBackup: it is a backup, which would be a second shard of one identity.
-        StorageError: locked, damaged, or unreadable; the folder is unlocked again.
+        StorageError: a cluster's; or locked, damaged, or unreadable: the folder is unlocked again.
     """
     if (Path(directory) / NOTE_NAME).exists() and not (Path(directory) / "manifest.json").exists():
         raise IsBackup(
             f"{directory} is a backup: nothing was changed; make a folder of it with `pycounter restore`", directory
+        )
+    if (Path(directory) / CLUSTER_FILE_NAME).exists():
+        raise StorageError(
+            f"{directory} is the folder of a cluster: give --shards N as it was started with; its shards are in "
+            f"{Path(directory) / 'shards'}",
+            directory,
         )
     engine = open_engine()
     try:

@@ -7,7 +7,9 @@ from tests.support.fixtures import (
     rpc,
     shard,
     shared_shard,
+    start_cluster,
     start_shard,
+    start_shared_cluster,
     start_shared_shard,
 )
 
@@ -18,6 +20,8 @@ __all__ = [
     "rpc",
     "shard",
     "shared_shard",
+    "start_cluster",
     "start_shard",
+    "start_shared_cluster",
     "start_shared_shard",
 ]

@@ -5,15 +5,18 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.cluster_process import ClusterProcess
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.resp_socket import RespSocket
 from tests.support.rpc_socket import RpcSocket
 from tests.support.shard_process import ColdLauncher, Launcher, ShardProcess, WarmLauncher
 
 StartShard = Callable[..., ShardProcess]
+StartCluster = Callable[..., ClusterProcess]
 
 # Whatever a client sends and however it is killed, a shard never says these.
 NEVER = re.compile(r"panicked at|Traceback \(most recent call last\)|was never awaited|AddressSanitizer")
@@ -135,3 +138,40 @@ def resp(shard: ShardProcess) -> Iterator[RespSocket]:
     """A RESP connection to `shard`."""
     with RespSocket(shard.address) as connection:
         yield connection
+
+
+@contextlib.contextmanager
+def starting_clusters(folder: Path, launcher: Launcher) -> Iterator[StartCluster]:
+    """Starts clusters below `folder`, and kills them at the end."""
+    clusters: list[ClusterProcess] = []
+
+    def start(*, name: str = "cluster", begin_only: bool = False, **options: Any) -> ClusterProcess:
+        cluster = ClusterProcess(folder / name, launcher=launcher, **options)
+        clusters.append(cluster)
+        if begin_only:
+            cluster.begin()
+        else:
+            cluster.start()
+        return cluster
+
+    try:
+        yield start
+    finally:
+        for cluster in clusters:
+            cluster.kill()
+    for cluster in clusters:
+        assert not NEVER.search(cluster.output(10_000)), cluster.output(200)
+
+
+@pytest.fixture
+def start_cluster(tmp_path: Path, launcher: Launcher) -> Iterator[StartCluster]:
+    """Starts a cluster: `start_cluster(shards=2, replicas=0, coordinators=1, settings={...})`. Killed at the end."""
+    with starting_clusters(tmp_path, launcher) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_cluster(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher) -> Iterator[StartCluster]:
+    """The same for a cluster that all tests of a module share."""
+    with starting_clusters(tmp_path_factory.mktemp("shared-cluster"), launcher) as start:
+        yield start
