@@ -22,6 +22,8 @@ macro_rules! error_codes {
             pub const fn effect(self) -> Effect { match self { $(ErrorCode::$variant => Effect::$applied,)* } }
             /// One sentence for people.
             pub const fn meaning(self) -> &'static str { match self { $(ErrorCode::$variant => $meaning,)* } }
+            /// The code of this word on the wire.
+            pub fn from_name(name: &str) -> Option<ErrorCode> { ErrorCode::ALL.iter().copied().find(|code| code.name() == name) }
             /// The code with this number, as stored in the journal.
             pub const fn from_number(number: u8) -> Option<ErrorCode> { match number { $($number => Some(ErrorCode::$variant),)* _ => None } }
         }
@@ -73,6 +75,7 @@ mod tests {
         let mut names = std::collections::HashSet::new();
         for &code in ErrorCode::ALL {
             assert_eq!(ErrorCode::from_number(code as u8), Some(code));
+            assert_eq!(ErrorCode::from_name(code.name()), Some(code));
             assert!(names.insert(code.name()));
         }
         assert_eq!(ErrorCode::ALL.len(), 21);

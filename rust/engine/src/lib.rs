@@ -33,6 +33,7 @@ pub mod operation_id_table;
 pub mod planted_bug;
 pub mod read_cache;
 mod resp_connection;
+pub mod router;
 pub mod session_row;
 pub mod session_table;
 pub mod shard;

@@ -1,0 +1,164 @@
+//! What was accepted and never sent, in order: batches that still grow, and calls between them.
+
+use std::collections::VecDeque;
+
+use super::link_batch::{Batch, Waiting};
+use super::link_calls::Call;
+use crate::wire::request::Level;
+
+/// So many pairs of buffers of settled batches are kept for new ones.
+const SPARE_MAX: usize = 16;
+/// Larger ones are not kept.
+const SPARE_BYTES_MAX: usize = 64 << 10;
+
+/// One place in the queue.
+pub(super) enum Entry<T> {
+    Batch(Batch<T>),
+    Call(Call<T>),
+}
+
+/// The queue.
+pub(super) struct Queue<T> {
+    entries: VecDeque<Entry<T>>,
+    /// How many of the entries are calls.
+    calls: usize,
+    spare: Vec<(Vec<u8>, Vec<Waiting<T>>)>,
+    /// Memory of all batches that aren't settled, those that were numbered too.
+    pub batch_bytes: usize,
+    /// Memory of the calls in it.
+    pub call_bytes: usize,
+}
+
+impl<T> Queue<T> {
+    pub(super) const fn new() -> Self {
+        Self { entries: VecDeque::new(), calls: 0, spare: Vec::new(), batch_bytes: 0, call_bytes: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The batch that takes one more increment at this level: behind the last call, and not full.
+    #[inline]
+    pub(super) fn open_batch(&mut self, level: Level, operations_max: usize, bytes_max: usize) -> &mut Batch<T> {
+        let length = self.entries.len();
+        let fits = |entry: &Entry<T>| match entry {
+            Entry::Batch(batch) => {
+                batch.level == level && batch.count < operations_max && batch.items.len() < bytes_max
+            }
+            Entry::Call(_) => false,
+        };
+        // One batch for each level may be open at the end.
+        let index = match self.entries.back() {
+            Some(last) if fits(last) => length - 1,
+            Some(Entry::Batch(_)) if length > 1 && fits(&self.entries[length - 2]) => length - 2,
+            _ => {
+                let (items, waiting) = self.spare.pop().unwrap_or_default();
+                self.entries.push_back(Entry::Batch(Batch::new(level, items, waiting)));
+                length
+            }
+        };
+        match &mut self.entries[index] {
+            Entry::Batch(batch) => batch,
+            Entry::Call(_) => unreachable!("a call takes no increments"),
+        }
+    }
+
+    pub(super) fn push_call(&mut self, call: Call<T>) {
+        self.calls += 1;
+        self.call_bytes += call.memory_bytes();
+        self.entries.push_back(Entry::Call(call));
+    }
+
+    /// A batch of which no copy can count comes back, before all others and without those for whom nobody waits.
+    pub(super) fn give_back(&mut self, batch: &mut Batch<T>) {
+        let before = batch.memory_bytes();
+        batch.reset();
+        self.batch_bytes -= before - batch.memory_bytes();
+        if batch.count > 0 {
+            let empty = Batch::new(batch.level, Vec::new(), Vec::new());
+            self.entries.push_front(Entry::Batch(std::mem::replace(batch, empty)));
+        }
+    }
+
+    /// A batch is settled: its memory is free for a new one.
+    pub(super) fn release(&mut self, batch: &mut Batch<T>) {
+        self.batch_bytes -= batch.memory_bytes();
+        let mut items = std::mem::take(&mut batch.items);
+        let mut waiting = std::mem::take(&mut batch.waiting);
+        batch.deadline_ms = u64::MAX;
+        let bytes = items.capacity() + waiting.capacity() * size_of::<Waiting<T>>();
+        if self.spare.len() < SPARE_MAX && bytes <= SPARE_BYTES_MAX {
+            items.clear();
+            waiting.clear();
+            self.spare.push((items, waiting));
+        }
+    }
+
+    pub(super) fn front(&self) -> Option<&Entry<T>> {
+        self.entries.front()
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Entry<T>> {
+        let entry = self.entries.pop_front()?;
+        if let Entry::Call(call) = &entry {
+            self.calls -= 1;
+            self.call_bytes -= call.memory_bytes();
+        }
+        Some(entry)
+    }
+
+    /// Takes the calls out, in order.
+    pub(super) fn take_calls(&mut self) -> Vec<Call<T>> {
+        if self.calls == 0 {
+            return Vec::new();
+        }
+        self.calls = 0;
+        self.call_bytes = 0;
+        let (mut taken, mut kept) = (Vec::new(), VecDeque::with_capacity(self.entries.len()));
+        for entry in std::mem::take(&mut self.entries) {
+            match entry {
+                Entry::Call(call) => taken.push(call),
+                batch @ Entry::Batch(_) => kept.push_back(batch),
+            }
+        }
+        self.entries = kept;
+        taken
+    }
+
+    /// Every batch; those that `change` leaves empty are dropped.
+    pub(super) fn change_batches(&mut self, mut change: impl FnMut(&mut Batch<T>)) {
+        let mut is_any_empty = false;
+        for entry in &mut self.entries {
+            if let Entry::Batch(batch) = entry {
+                let before = batch.memory_bytes();
+                change(batch);
+                self.batch_bytes -= before - batch.memory_bytes();
+                is_any_empty |= batch.count == 0;
+            }
+        }
+        if is_any_empty {
+            self.entries.retain(|entry| !matches!(entry, Entry::Batch(batch) if batch.count == 0));
+        }
+    }
+
+    /// Gives away the calls whose time has run out.
+    pub(super) fn take_expired_calls(&mut self, now_ms: u64, mut take: impl FnMut(Call<T>)) {
+        let is_late = |entry: &Entry<T>| matches!(entry, Entry::Call(call) if call.deadline_ms <= now_ms);
+        if self.calls == 0 || !self.entries.iter().any(is_late) {
+            return;
+        }
+        let mut kept = VecDeque::with_capacity(self.entries.len());
+        for entry in std::mem::take(&mut self.entries) {
+            match entry {
+                Entry::Call(call) if call.deadline_ms <= now_ms => {
+                    self.calls -= 1;
+                    self.call_bytes -= call.memory_bytes();
+                    take(call);
+                }
+                entry => kept.push_back(entry),
+            }
+        }
+        self.entries = kept;
+    }
+}

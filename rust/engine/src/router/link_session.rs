@@ -1,0 +1,617 @@
+//! The rules of exactly once, without input or output: which increments have which numbers, and what may be sent when.
+//!
+//! A batch goes through these states:
+//!
+//! ```text
+//! queued -> numbered and sent -> answered
+//!    ^            |  ^
+//!    |            |  `-- sent again, under the same numbers, after a lost connection or a refusal
+//!    `------------'  only where it is certain that no copy of it can count any more
+//! ```
+//!
+//! What makes a retry safe is the pair of session and number, and only at the shard that knows the session. Two facts
+//! about each numbered batch decide everything: whether an attempt is in flight on the present connection, and whether an
+//! earlier attempt was never answered (`is_ambiguous`). A refusal settles a batch only if none was: then its numbers are
+//! free again, if all behind it are, and it goes back to what was never sent.
+//!
+//! Where a session can't go on (the shard has forgotten it), ambiguous batches are told as unknown and never sent again;
+//! the others move to a new session. A batch that the shard refuses for good (`too_large`) has used no numbers: nothing
+//! after it can have been applied, so what was numbered behind it moves to a new session as well.
+//!
+//! At level `applied` an answer is not the end: a crash of the shard may take back what it had not written to disk. Each
+//! session has an `AppliedTail` of such operations. A session that ends while it has one is *retired*: the shard isn't
+//! told goodbye yet, as it must be able to say, after a crash, how much of the session is left.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+
+use super::link_batch::Batch;
+use super::link_calls::split_error;
+use super::link_queue::Queue;
+use super::link_replies::{ItemResult, Results};
+use super::link_tail::AppliedTail;
+use super::link_types::{LinkStatistics, LinkViolation, Outcome};
+use crate::error_code::{Effect, ErrorCode};
+use crate::wire::request::{Level, SessionId};
+
+/// A batch that had to leave so many sessions is given up.
+const RENEWALS_MAX: u32 = 3;
+/// With so many retired sessions nothing new is sent: each is asked for after a restart.
+pub(super) const RETIRED_MAX: usize = 64;
+/// So many sessions wait at most to be told goodbye; those beyond expire by themselves.
+const ENDED_MAX: usize = 64;
+
+/// After these the shard doesn't go on with the session.
+const fn is_ending(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::SessionUnknown | ErrorCode::IdReused | ErrorCode::AlreadySettled | ErrorCode::Internal)
+}
+
+/// What the owner of a session has to do after a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    GoOn,
+    /// Wait some time, then go on: the shard refused for now.
+    Pause,
+}
+
+/// The numbered operations of a link at its shard.
+pub(super) struct Session<T> {
+    pub id: SessionId,
+    /// Everything up to here is settled.
+    pub acked_through: u64,
+    pub in_flight: usize,
+    /// Of sessions that have ended before all that they had acknowledged was known to be durable.
+    pub retired: Vec<AppliedTail>,
+    /// Sessions to say goodbye to.
+    pub ended: Vec<SessionId>,
+    pub statistics: LinkStatistics,
+    next_sequence: u64,
+    tail: AppliedTail,
+    /// Numbered, in order, from the first that isn't settled. Each has a serial, one after the other.
+    window: VecDeque<Batch<T>>,
+    /// The serial of the window's first.
+    first_serial: u32,
+    window_operations: usize,
+    /// Batches of the window that are neither answered nor in flight.
+    to_send_again: usize,
+    /// Send nothing until what is in flight is answered, then send again from the first unanswered.
+    rewinding: bool,
+    /// A batch of the window was refused for good.
+    is_any_refused: bool,
+    /// Why this session can't go on.
+    ending: Option<String>,
+    window_operations_max: usize,
+}
+
+impl<T> Session<T> {
+    /// Serials are at most this, then begin again.
+    pub(super) const SERIAL_MAX: u32 = 0x3fff_ffff;
+
+    pub(super) fn new(id: SessionId, window_operations_max: usize) -> Self {
+        Self {
+            id,
+            acked_through: 0,
+            in_flight: 0,
+            retired: Vec::new(),
+            ended: Vec::new(),
+            statistics: LinkStatistics::default(),
+            next_sequence: 1,
+            tail: AppliedTail::new(id),
+            window: VecDeque::new(),
+            first_serial: 0,
+            window_operations: 0,
+            to_send_again: 0,
+            rewinding: false,
+            is_any_refused: false,
+            ending: None,
+            window_operations_max,
+        }
+    }
+
+    fn begin(&mut self, id: SessionId) {
+        self.id = id;
+        self.next_sequence = 1;
+        self.acked_through = 0;
+        self.tail = AppliedTail::new(id);
+        self.first_serial = self.serial(self.window.len());
+        self.window.clear();
+        self.window_operations = 0;
+        self.in_flight = 0;
+        self.to_send_again = 0;
+        self.rewinding = false;
+        self.is_any_refused = false;
+        self.ending = None;
+    }
+
+    // --- what to send ------------------------------------------------------------------------------------------------
+
+    const fn serial(&self, index: usize) -> u32 {
+        (self.first_serial.wrapping_add(index as u32)) & Self::SERIAL_MAX
+    }
+
+    /// The batch of a serial that is in flight.
+    pub(super) fn find(&self, serial: u32) -> Option<usize> {
+        let index = (serial.wrapping_sub(self.first_serial) & Self::SERIAL_MAX) as usize;
+        self.window.get(index).filter(|batch| batch.in_flight).map(|_| index)
+    }
+
+    /// Call before the next two: after a refusal or a loss it finds out what is to be sent again.
+    pub(super) fn prepare(&mut self, queue: &mut Queue<T>) {
+        if !self.rewinding || self.in_flight > 0 {
+            return;
+        }
+        self.rewinding = false;
+        self.unnumber(queue);
+        let again = self.window.iter().take_while(|batch| !batch.is_refused).filter(|batch| !batch.is_answered);
+        self.to_send_again = again.count();
+    }
+
+    /// What nobody can have applied, from the end on, goes back to what was never sent.
+    fn unnumber(&mut self, queue: &mut Queue<T>) {
+        while let Some(batch) = self.window.back()
+            && !batch.is_answered
+            && !batch.is_ambiguous
+            && !batch.is_refused
+            && !batch.in_flight
+            && let Some(mut batch) = self.window.pop_back()
+        {
+            self.next_sequence = batch.first;
+            self.window_operations -= batch.count;
+            queue.give_back(&mut batch);
+        }
+    }
+
+    /// The order of the batch that is to be sent again next.
+    pub(super) fn again_order(&self) -> Option<u64> {
+        if self.to_send_again == 0 || self.rewinding {
+            return None;
+        }
+        self.again_index().map(|index| self.window[index].order)
+    }
+
+    fn again_index(&self) -> Option<usize> {
+        self.window.iter().position(|batch| !batch.is_answered && !batch.in_flight && !batch.is_refused)
+    }
+
+    /// Must what was never sent wait?
+    pub(super) fn is_blocked(&self, count: usize) -> bool {
+        self.rewinding
+            || self.ending.is_some()
+            || self.is_any_refused
+            || self.to_send_again > 0
+            || self.retired.len() >= RETIRED_MAX
+            || (!self.window.is_empty() && self.window_operations + count > self.window_operations_max)
+    }
+
+    /// The batch that is to be sent again next, and its serial.
+    pub(super) fn launch_again(&mut self) -> Option<(&Batch<T>, u32)> {
+        let index = self.again_index()?;
+        self.to_send_again -= 1;
+        self.in_flight += 1;
+        let serial = self.serial(index);
+        let batch = self.window.get_mut(index)?;
+        batch.in_flight = true;
+        self.statistics.batches_resent += 1;
+        self.statistics.operations_resent += batch.count as u64;
+        Some((batch, serial))
+    }
+
+    /// Numbers a batch that was never sent; it has its order.
+    pub(super) fn launch(&mut self, mut batch: Batch<T>) -> Option<(&Batch<T>, u32)> {
+        batch.first = self.next_sequence;
+        batch.in_flight = true;
+        self.next_sequence += batch.count as u64;
+        self.window_operations += batch.count;
+        self.in_flight += 1;
+        self.statistics.batches += 1;
+        let serial = self.serial(self.window.len());
+        self.window.push_back(batch);
+        self.window.back().map(|batch| (batch, serial))
+    }
+
+    // --- answers -----------------------------------------------------------------------------------------------------
+
+    /// The shard applied the batch at this place of the window, now or before.
+    pub(super) fn on_results(
+        &mut self,
+        index: usize,
+        results: &Results<'_>,
+        queue: &mut Queue<T>,
+        new_id: impl FnOnce() -> SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) -> Result<(), LinkViolation> {
+        let Some(batch) = self.window.get_mut(index) else { return Ok(()) };
+        if results.count != batch.count {
+            return Err(LinkViolation::Nonsense("results of another number of operations"));
+        }
+        batch.in_flight = false;
+        self.in_flight -= 1;
+        let &Results { level, commit, .. } = results;
+        if level == Level::Applied {
+            self.tail.answer(batch.first, batch.last());
+        } else {
+            self.tail.answer_durably(batch.last());
+        }
+        for ((place, result), one) in results.iter().enumerate().zip(&mut batch.waiting) {
+            let outcome = match result {
+                ItemResult::Value(value) => Outcome::Value { value, level, commit },
+                ItemResult::Error(error) => {
+                    if level == Level::Applied {
+                        self.tail.refuse(batch.first + place as u64);
+                    }
+                    let (code, message) = split_error(error);
+                    Outcome::Error { code, message }
+                }
+            };
+            if let Some(waiter) = one.waiter.take() {
+                done(waiter, outcome);
+            }
+        }
+        self.statistics.operations_settled += batch.count as u64;
+        batch.is_answered = true;
+        queue.release(batch);
+        self.settle(queue, new_id, done);
+        Ok(())
+    }
+
+    /// The shard refused a batch whole.
+    pub(super) fn on_refusal(
+        &mut self,
+        index: usize,
+        error: &str,
+        queue: &mut Queue<T>,
+        new_id: impl FnOnce() -> SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) -> Next {
+        let Some(batch) = self.window.get_mut(index) else { return Next::GoOn };
+        batch.in_flight = false;
+        self.in_flight -= 1;
+        self.statistics.batches_refused += 1;
+        let (code, message) = split_error(error);
+        batch.is_ambiguous |= code.effect() == Effect::Unknown;
+        let mut next = Next::GoOn;
+        if is_ending(code) {
+            if code == ErrorCode::SessionUnknown && self.tail.answered_max > 0 {
+                // Forgotten. If nothing was answered before, it only hasn't begun: its first batch may be late.
+                self.tail.may_be_forgotten = true;
+            }
+            self.ending.get_or_insert_with(|| error.to_owned());
+        } else if code.retryable() {
+            batch.refusal = Some(code);
+            self.rewinding = true;
+            // A gap is only what another refusal or a lost connection leaves behind, but never ask in a tight circle.
+            next = Next::Pause;
+        } else if batch.is_ambiguous {
+            let why = || format!("an attempt was not answered, and the next was refused: {error}");
+            self.ending.get_or_insert_with(why);
+        } else {
+            batch.is_refused = true;
+            self.is_any_refused = true;
+            self.statistics.operations_settled += batch.count as u64;
+            answer(batch, Outcome::Error { code, message }, queue, done);
+            self.rewinding = true;
+        }
+        self.settle(queue, new_id, done);
+        next
+    }
+
+    /// Forgets what is settled from the beginning; at a refused batch the rest moves to a new session.
+    fn settle(
+        &mut self,
+        queue: &mut Queue<T>,
+        new_id: impl FnOnce() -> SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        while let Some(batch) = self.window.front()
+            && batch.is_answered
+            && !batch.is_refused
+        {
+            self.acked_through = batch.last();
+            self.window_operations -= batch.count;
+            self.first_serial = self.serial(1);
+            self.window.pop_front();
+        }
+        if self.in_flight > 0 {
+            return;
+        }
+        if self.window.front().is_some_and(|batch| batch.is_refused) {
+            // Its numbers are free and will never be used, so nothing numbered behind it can count any more.
+            let kept = std::mem::take(&mut self.window).into_iter().filter(|batch| !batch.is_answered).collect();
+            self.renew(kept, queue, new_id(), done);
+        } else if self.ending.is_some() {
+            self.finish_ending(queue, new_id(), done);
+        }
+    }
+
+    // --- the connection ----------------------------------------------------------------------------------------------
+
+    /// What was in flight may or may not have arrived.
+    pub(super) fn on_disconnect(
+        &mut self,
+        queue: &mut Queue<T>,
+        new_id: impl FnOnce() -> SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        for batch in self.window.iter_mut().filter(|batch| batch.in_flight) {
+            batch.in_flight = false;
+            batch.is_ambiguous = true;
+        }
+        self.in_flight = 0;
+        self.rewinding = true;
+        self.settle(queue, new_id, done);
+        self.prepare(queue);
+    }
+
+    /// What `hello` says on a new connection: the last number that the shard has (`None`: it doesn't know the session),
+    /// and whether no request of an earlier connection can arrive any more, as the shard's process is another.
+    pub(super) fn on_resume(
+        &mut self,
+        last_sequence: Option<u64>,
+        restarted: bool,
+        queue: &mut Queue<T>,
+        new_id: impl FnOnce() -> SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        let last = last_sequence.unwrap_or(0);
+        if !restarted && !self.is_behind(last_sequence) {
+            let covered = self.acknowledged();
+            self.confirm(&covered);
+        }
+        if last >= self.next_sequence {
+            let sent = self.next_sequence - 1;
+            self.statistics.operations_unknown += self.tail.clear();
+            self.end(format!("the shard has {last} operations of it, but only {sent} were sent"), queue, new_id, done);
+        } else if last < self.tail.confirmed_through {
+            // Without a restart nothing was lost: the session was ended or has expired, and what counted, counted.
+            judge(&mut self.statistics, &mut self.tail, last_sequence);
+            self.end("the shard does not know it any more".into(), queue, new_id, done);
+        } else if last < self.tail.answered_max {
+            judge(&mut self.statistics, &mut self.tail, last_sequence);
+            self.leave_behind(last, restarted, queue, new_id(), done);
+        } else {
+            self.tail.confirm(last);
+            self.rewinding = true;
+            if restarted && last_sequence.is_some() {
+                // It knows the session, hasn't got these, and no copy is left that could arrive.
+                for batch in &mut self.window {
+                    batch.is_ambiguous &= batch.first <= last;
+                }
+            }
+        }
+        self.prepare(queue);
+    }
+
+    /// Acknowledged operations are gone: settles the unanswered ones against what is left.
+    fn leave_behind(
+        &mut self,
+        last: u64,
+        restarted: bool,
+        queue: &mut Queue<T>,
+        new_id: SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        const LOST: &str = "it was applied, but its result was lost in a crash of the shard";
+        let mut kept = Vec::new();
+        for mut batch in std::mem::take(&mut self.window) {
+            if batch.is_answered {
+                continue;
+            }
+            if batch.last() <= last {
+                self.statistics.operations_settled += batch.count as u64;
+                answer(&mut batch, Outcome::Error { code: ErrorCode::AlreadySettled, message: LOST }, queue, done);
+            } else if batch.first > last && (restarted || !batch.is_ambiguous) {
+                kept.push(batch);
+            } else {
+                self.give_up(batch, "the shard lost a part of it in a crash", queue, done);
+            }
+        }
+        self.renew(kept, queue, new_id, done);
+    }
+
+    // --- what was acknowledged at applied ----------------------------------------------------------------------------
+
+    /// Is anything acknowledged at `applied` and not known to be durable?
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        !self.retired.is_empty() || !self.tail.is_empty()
+    }
+
+    /// What is acknowledged now: a reply to a request sent now that waits for a commit confirms it.
+    pub(super) fn acknowledged(&self) -> Vec<(SessionId, u64)> {
+        self.retired.iter().chain([&self.tail]).map(|tail| (tail.session, tail.answered_max)).collect()
+    }
+
+    /// The barrier was answered, by the process of the shard that acknowledged all of it.
+    pub(super) fn confirm(&mut self, covered: &[(SessionId, u64)]) {
+        for &(session, through) in covered {
+            if let Some(tail) = self.retired.iter_mut().chain([&mut self.tail]).find(|tail| tail.session == session) {
+                tail.confirm(through);
+            }
+        }
+        let ended = self.retired.extract_if(.., |tail| tail.is_empty()).map(|tail| tail.session).collect::<Vec<_>>();
+        ended.into_iter().for_each(|session| self.say_goodbye(session));
+    }
+
+    fn say_goodbye(&mut self, session: SessionId) {
+        if self.ended.len() < ENDED_MAX {
+            self.ended.push(session);
+        }
+    }
+
+    /// Does the shard know the session, and less of it than it acknowledged?
+    pub(super) fn is_behind(&self, last_sequence: Option<u64>) -> bool {
+        last_sequence.is_some_and(|last| last < self.tail.answered_max)
+    }
+
+    /// After a crash of the shard: what `hello` says of the oldest retired session. To be told before `on_resume`.
+    pub(super) fn resolve(&mut self, last_sequence: Option<u64>) {
+        if !self.retired.is_empty() {
+            let mut tail = self.retired.remove(0);
+            judge(&mut self.statistics, &mut tail, last_sequence);
+            self.say_goodbye(tail.session);
+        }
+    }
+
+    fn forget_tails(&mut self) {
+        for tail in self.retired.iter_mut().chain([&mut self.tail]) {
+            self.statistics.operations_unknown += tail.clear();
+        }
+        self.retired.clear();
+    }
+
+    // --- ends --------------------------------------------------------------------------------------------------------
+
+    /// The session has no future at the shard that answers now, or none at all: tells what was sent as unknown. What
+    /// nobody can have applied goes back to what was never sent.
+    pub(super) fn abandon(
+        &mut self,
+        reason: &str,
+        queue: &mut Queue<T>,
+        new_id: SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        self.forget_tails();
+        for batch in &mut self.window {
+            batch.is_ambiguous |= batch.in_flight;
+        }
+        self.ending = Some(reason.to_owned());
+        self.finish_ending(queue, new_id, done);
+        // Whoever it was that knew them isn't there any more.
+        self.ended.clear();
+    }
+
+    /// The shard may have forgotten the session, and nobody asked it for too long.
+    pub(super) fn expire(
+        &mut self,
+        queue: &mut Queue<T>,
+        new_id: impl FnOnce() -> SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        for tail in self.retired.iter_mut().chain([&mut self.tail]) {
+            tail.may_be_forgotten = true;
+        }
+        self.end("there was no answer for longer than the shard keeps a session".into(), queue, new_id, done);
+    }
+
+    fn end(
+        &mut self,
+        reason: String,
+        queue: &mut Queue<T>,
+        new_id: impl FnOnce() -> SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        self.ending.get_or_insert(reason);
+        if self.in_flight == 0 {
+            self.finish_ending(queue, new_id(), done);
+        }
+    }
+
+    /// Nothing is in flight: it is clear which batches are ambiguous.
+    fn finish_ending(&mut self, queue: &mut Queue<T>, new_id: SessionId, done: &mut impl FnMut(T, Outcome<'_>)) {
+        let reason = self.ending.take().unwrap_or_default();
+        let mut kept = Vec::new();
+        for batch in std::mem::take(&mut self.window) {
+            if batch.is_answered {
+                continue;
+            }
+            if batch.is_ambiguous {
+                self.give_up(batch, &reason, queue, done);
+            } else {
+                kept.push(batch);
+            }
+        }
+        self.ending = Some(reason);
+        self.renew(kept, queue, new_id, done);
+    }
+
+    fn give_up(
+        &mut self,
+        mut batch: Batch<T>,
+        reason: &str,
+        queue: &mut Queue<T>,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        self.statistics.operations_unknown += batch.count as u64;
+        let mut message = String::from("session ");
+        for byte in self.id.0 {
+            let _ = write!(message, "{byte:02x}");
+        }
+        let (first, last) = (batch.first, batch.last());
+        let _ = write!(
+            message,
+            " has ended ({reason}); it is unknown whether operations {first} to {last} counted, and they are not sent \
+             again"
+        );
+        answer(&mut batch, Outcome::Error { code: ErrorCode::UnknownOutcome, message: &message }, queue, done);
+    }
+
+    /// Begins a new session with batches of which no copy can count any more, before what is queued.
+    fn renew(
+        &mut self,
+        kept: Vec<Batch<T>>,
+        queue: &mut Queue<T>,
+        new_id: SessionId,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) {
+        let reason = self.ending.take().unwrap_or_default();
+        if self.next_sequence > 1 {
+            self.statistics.sessions_renewed += 1;
+            let tail = std::mem::replace(&mut self.tail, AppliedTail::new(new_id));
+            if tail.is_empty() {
+                self.say_goodbye(tail.session);
+            } else {
+                self.retired.push(tail);
+            }
+        }
+        self.begin(new_id);
+        for mut batch in kept.into_iter().rev() {
+            batch.renewals += 1;
+            if batch.renewals <= RENEWALS_MAX {
+                queue.give_back(&mut batch);
+            } else {
+                let message = format!("no session lasts at this shard ({reason}); nothing was applied");
+                answer(&mut batch, Outcome::Error { code: ErrorCode::Unavailable, message: &message }, queue, done);
+            }
+        }
+    }
+
+    // --- time --------------------------------------------------------------------------------------------------------
+
+    /// Tells those whose time has run out; their operations stay.
+    pub(super) fn tick(&mut self, now_ms: u64, done: &mut impl FnMut(T, Outcome<'_>)) {
+        const LATE: Outcome<'static> =
+            Outcome::Error { code: ErrorCode::Deadline, message: "it was sent and not answered in time" };
+        for batch in self.window.iter_mut().filter(|batch| batch.deadline_ms <= now_ms) {
+            self.statistics.expired_sent += batch.expire(now_ms, |waiter| done(waiter, LATE));
+        }
+    }
+
+    /// Is nothing numbered unanswered?
+    pub(super) fn is_settled(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    /// Has anything been numbered?
+    pub(super) const fn has_begun(&self) -> bool {
+        self.next_sequence > 1
+    }
+}
+
+/// All of a batch has one outcome.
+fn answer<T>(batch: &mut Batch<T>, outcome: Outcome<'_>, queue: &mut Queue<T>, done: &mut impl FnMut(T, Outcome<'_>)) {
+    batch.is_answered = true;
+    for one in &mut batch.waiting {
+        if let Some(waiter) = one.waiter.take() {
+            done(waiter, outcome);
+        }
+    }
+    queue.release(batch);
+}
+
+/// Counts what of a tail is lost after a crash that left its session at this number.
+fn judge(statistics: &mut LinkStatistics, tail: &mut AppliedTail, last_sequence: Option<u64>) {
+    if tail.is_unknown(last_sequence) {
+        statistics.operations_unknown += tail.clear();
+    } else {
+        statistics.operations_lost += tail.take_lost(last_sequence.unwrap_or(0));
+    }
+}
