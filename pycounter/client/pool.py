@@ -69,7 +69,8 @@ class Pool:
     """Connections to one server.
 
     Args:
-        address: the server's host and port.
+        addresses: the server's host and port, or several servers', any of which will do: the next one is tried when
+            one can't be reached.
         token: the server's, if it has one.
         tls: how to verify it, if it speaks TLS.
         identity: the shard's; another one under the address gets nothing. None takes the first that answers.
@@ -81,8 +82,7 @@ class Pool:
 
     def __init__(
         self,
-        address: tuple[str, int],
-        *,
+        *addresses: tuple[str, int],
         token: str | bytes | None = None,
         tls: ssl.SSLContext | None = None,
         identity: str | None = None,
@@ -94,13 +94,14 @@ class Pool:
         self.settings = settings or PoolSettings()
         self.statistics = PoolStatistics()
         #: Where the next connection goes.
-        self.address = address
+        self.address = addresses[0]
         self.identity = identity
         #: The server's time, as its last greeting had it, and when that was, by `clock.running_s`.
         self.server_time_ms: int | None = None
         self.greeted_s = 0.0
         self._token = token
         self._tls = tls
+        self._addresses = addresses
         self._is_shard = is_shard
         self._clock = clock
         self._on_hello = on_hello
@@ -287,6 +288,9 @@ class Pool:
             return
         except (OSError, RpcError) as error:
             _log.debug("connecting to %s: %s", self.address, error)
+            if len(self._addresses) > 1:
+                tried = self._addresses.index(self.address)
+                self.address = self._addresses[(tried + 1) % len(self._addresses)]
             if not self._lanes and len(self._opening) <= 1:
                 host, port = self.address
                 reason = str(error) or type(error).__name__

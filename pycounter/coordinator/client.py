@@ -128,8 +128,7 @@ class Client:
             shards,
             self._totals,
             bump=bump,
-            new_id=lambda: self._clock.random_bytes(16),
-            chance=self._clock.random(),
+            clock=self._clock,
         )
         self._listing = Listing(shards, self._totals, foreign=shards.foreign)
         self._route = DirectRoute(shards, bump=bump, timeout_s=self.settings.increment_timeout_s)

@@ -37,7 +37,7 @@ class TopologyWatch:
     def __init__(self, settings: ConnectSettings, clock: Clock) -> None:
         #: To the address that answers; its requests need no others.
         self.pool = Pool(
-            settings.addresses[0],
+            *settings.addresses,
             token=settings.token,
             tls=settings.tls,
             is_shard=False,
@@ -46,7 +46,6 @@ class TopologyWatch:
         )
         self._settings = settings
         self._pause = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S, clock.random())
-        self._turn = 0
         self._task: asyncio.Task[None] | None = None
 
     async def ask(self, timeout_s: float) -> Topology:
@@ -67,7 +66,6 @@ class TopologyWatch:
                 raise
             except (OSError, RpcError) as error:
                 failure = error if isinstance(error, RpcError) else DeadlineExceeded(str(error))
-            self._ask_another()
             pause_s = self._pause.next_s()
             if loop.time() + pause_s >= deadline:
                 raise failure
@@ -87,10 +85,6 @@ class TopologyWatch:
 
     def _parse(self, said: Any) -> Topology:
         return Topology.from_wire(said)
-
-    def _ask_another(self) -> None:
-        self._turn += 1
-        self.pool.address = self._settings.addresses[self._turn % len(self._settings.addresses)]
 
     async def _follow(self, version: int, on_newer: Callable[[Topology], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -112,7 +106,6 @@ class TopologyWatch:
                 continue
             except (OSError, RpcError, TopologyError) as error:
                 _log.debug("the topology: %s", error)
-                self._ask_another()
                 await asyncio.sleep(self._pause.next_s())
                 continue
             if topology.version != version:

@@ -69,13 +69,13 @@ async def test_several_shards_are_counted_at_directly(shards):
 
 
 @pytest.mark.parametrize("can_watch", [True, False])
-async def test_a_shard_that_has_moved_is_found_again(shards, can_watch):
+async def test_a_shard_that_has_moved_is_found_again(shards, can_watch, monkeypatch):
     async with (
         TopologyServer(addresses_of(shards), can_watch=can_watch) as server,
         pycounter.connect(server.url, poll_interval_s=0.05, increment_timeout_s=30.0) as client,
     ):
         key = next(f"key-{number}" for number in range(100) if client.topology.ring.home(f"key-{number}") == "shard-1")
-        client.shards.balancer.divert = lambda home: None
+        monkeypatch.setattr(client.shards.balancer, "divert", lambda home: None)
         assert await client.incr(key) == 1
         shards["shard-1"].restart()
         server.place(addresses_of(shards))
