@@ -27,8 +27,8 @@ __all__ = ["ForeignKeyList", "Listing", "Walk"]
 
 #: Counters that one request to a shard asks for.
 PAGE = 1000
-#: Foreign keys that one walk remembers, at about 100 bytes each.
-REMEMBERED_MAX = 500_000
+#: Foreign keys that one walk remembers, at about 150 bytes each.
+REMEMBERED_MAX = 200_000
 #: The largest list that a shard gives.
 TOP_MAX = 65_536
 HASH_BYTES = 16
@@ -50,22 +50,42 @@ class ForeignKeyList(Protocol):
 
 
 class Walk:
-    """A walk over all counters whose hash belongs to a part, from where a cursor says on."""
+    """A walk over all counters whose hash belongs to a part, and where it is.
 
-    __slots__ = ("cursor", "foreign_shards", "is_complete", "part", "parts", "remembered", "step")
+    Args:
+        foreign_shards: the shards of the first round.
+        part: which part, of ...
+        parts: ... how many.
+        remembered: of an earlier walk that goes on here.
+        step: which shard, in which round: below the number of shards it is the first.
+        cursor: where on that shard.
+    """
 
-    def __init__(self, foreign_shards: frozenset[int], *, part: int = 0, parts: int = 1) -> None:
+    __slots__ = ("cursor", "foreign_shards", "part", "parts", "remembered", "step")
+
+    def __init__(
+        self,
+        foreign_shards: frozenset[int],
+        *,
+        part: int = 0,
+        parts: int = 1,
+        remembered: dict[bytes, tuple[int, int]] | None = None,
+        step: int = 0,
+        cursor: int = 0,
+    ) -> None:
+        self.foreign_shards = foreign_shards
         self.part = part
         self.parts = parts
-        #: The shards of the first round.
-        self.foreign_shards = foreign_shards
-        #: Hashes of the foreign keys that were given.
-        self.remembered: set[bytes] = set()
-        #: Were all of them remembered? If not, a counter may come twice.
-        self.is_complete = True
-        #: Which shard, in which round: below the number of shards it is the first. And the cursor there.
-        self.step = 0
-        self.cursor = 0
+        #: Hashes of the foreign keys that were given, and the place of the page that gave them: a page that is asked
+        #: for again gives them again.
+        self.remembered = {} if remembered is None else remembered
+        self.step = step
+        self.cursor = cursor
+
+    def was_given(self, key: bytes) -> bool:
+        """Did a page before this one give this foreign key?"""
+        place = self.remembered.get(_hash(key)) if self.remembered else None
+        return place is not None and place < (self.step, self.cursor)
 
 
 class Listing:
@@ -179,7 +199,7 @@ class Listing:
             if (matches is not None and not matches(key)) or not _belongs(key, walk):
                 continue
             is_home = routes.home(key) == shard
-            if is_home == is_first or (walk.remembered and _hash(key) in walk.remembered):
+            if is_home == is_first or walk.was_given(key):
                 continue
             if is_first:
                 self._foreign.note(shard, key)
@@ -190,7 +210,9 @@ class Listing:
             found.update(zip(summed, await self._totals.get_many(summed, accuracy="exact"), strict=True))
         # Nothing is awaited from here on.
         if is_first:
-            walk.remembered.update(_hash(key) for key in summed)
+            place = (walk.step, walk.cursor)
+            for key in summed:
+                walk.remembered.setdefault(_hash(key), place)
         walk.cursor = next_cursor
         if not next_cursor:
             walk.step += 1

@@ -69,7 +69,7 @@ class ScriptedShard:
         return result
 
     def _place(self, key: bytes) -> int:
-        return 1 + int.from_bytes(blake2b(key, key=self.name.encode(), digest_size=5).digest())
+        return 1 + int.from_bytes(blake2b(key, key=self.name.encode(), digest_size=4).digest()) // 2
 
     async def _pass_turns(self) -> None:
         for _ in range(self.turns):
