@@ -140,7 +140,7 @@ class Removals:
         difference. Setting again is always right.
 
         Returns:
-            The total before.
+            The total before, 0 where there was no such counter.
 
         Raises:
             Unavailable: a shard is down, or couldn't tell what it holds: nothing was applied.
@@ -148,18 +148,25 @@ class Removals:
             CounterOverflow: the difference, or what the home would hold then, is outside 64 bits.
             RpcError: it was refused: nothing was applied.
         """
+        return await self.exchange(key, value, level=level, timeout_s=timeout_s) or 0
+
+    async def exchange(
+        self, key: Key, value: int, *, level: str | None = None, timeout_s: float | None = None
+    ) -> int | None:
+        """As `set`, but None where there was no such counter."""
         encoded = key_bytes(key)
         if type(value) is not int or value not in _I64:
             raise BadDelta("a value to set is a signed 64-bit integer: nothing was sent")
         self._need_all("set")
         timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
         deadline = asyncio.get_running_loop().time() + timeout_s
-        before = await self._totals.total(encoded, accuracy="exact", timeout_s=timeout_s)
-        if before.missing:
-            raise Unavailable(f"set needs what {', '.join(before.missing)} holds: nothing was applied")
-        delta = value - before.total
+        try:
+            (before,) = await self._totals.find_many([encoded], accuracy="exact", timeout_s=timeout_s)
+        except Unavailable as error:
+            raise Unavailable(f"set needs what every shard holds: {error}; nothing was applied") from error
+        delta = value - (before or 0)
         if delta not in _I64:
-            raise CounterOverflow(f"from {before.total} to {value} is no step of 64 bits: nothing was applied")
+            raise CounterOverflow(f"from {before} to {value} is no step of 64 bits: nothing was applied")
         home = self._routes.home(encoded)
         options = self._options(home, self._clock.random_bytes(ID_BYTES), 0, level)
         self._bump(encoded)
@@ -168,7 +175,7 @@ class Removals:
         finally:
             self._bump(encoded)
         if settled.error is None:
-            return before.total
+            return before
         if settled.is_unknown:
             raise UnknownOutcome(
                 f"the difference was sent to {self._routes.shards[home].name}, then: {settled.error}"

@@ -77,11 +77,20 @@ class TotalStatistics:
     incomplete: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How shards are asked."""
+
+    exact: bool = False
+    read_from: str = "primary"
+    or_nil: bool = False
+
+
 @dataclass(slots=True)
 class _Answer:
     """What stands for one shard: its values, by key, or why there are none."""
 
-    values: dict[bytes, int]
+    values: dict[bytes, int | None]
     lag_ms: int | None = None
     failure: RpcError | None = None
 
@@ -188,6 +197,21 @@ class Totals:
         totals = await self._total_many(encoded, accuracy, read_from, timeout_s)
         return [totals[key].total for key in encoded]
 
+    async def find_many(
+        self, keys: Iterable[Key], *, accuracy: Accuracy = "recent", timeout_s: float | None = None
+    ) -> list[int | None]:
+        """The values of counters, in the keys' order, None where no shard has the counter. Never from the cache.
+
+        Raises:
+            Unavailable: a shard, and its replicas, couldn't answer.
+            BadKey: one is no key.
+        """
+        encoded = [key_bytes(key) for key in keys]
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        wanted = list(dict.fromkeys(encoded))
+        loaded = await self._load(wanted, _How(exact=accuracy == "exact", or_nil=True), timeout_s)
+        return [self._complete(loaded[key]) if loaded[key].exists else None for key in encoded]
+
     @staticmethod
     def _complete(loaded: _Loaded) -> int:
         if loaded.total.missing:
@@ -206,7 +230,7 @@ class Totals:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         wanted = list(dict.fromkeys(keys))
         if accuracy != "cached" or self._cache is None:
-            return await self._load(wanted, exact=accuracy == "exact", read_from=read_from, timeout_s=timeout_s)
+            return await self._load(wanted, _How(exact=accuracy == "exact", read_from=read_from), timeout_s)
         found: dict[bytes, _Loaded] = {}
         absent: list[tuple[bytes, int]] = []
         for key in wanted:
@@ -229,21 +253,21 @@ class Totals:
         """What a reader gets that can't wait for a shared load."""
         _, asked = self._whom_to_ask([key], exact=False)
         missing = tuple(self._routes.shards[shard].name for shard in asked[key])
-        return _Loaded(Total(total=0, missing=missing), DeadlineExceeded("it was not answered in time"))
+        return _Loaded(Total(total=0, missing=missing), failure=DeadlineExceeded("it was not answered in time"))
 
     async def _load_shared(self, wanted: Sequence[tuple[bytes, int]]) -> dict[tuple[bytes, int], _Loaded]:
         keys = [key for key, _ in wanted]
-        loaded = await self._load(keys, exact=False, read_from="primary", timeout_s=self._timeout_s)
+        loaded = await self._load(keys, _How(), self._timeout_s)
         return {each: loaded[each[0]] for each in wanted}
 
-    async def _load(self, keys: list[bytes], *, exact: bool, read_from: str, timeout_s: float) -> dict[bytes, _Loaded]:
+    async def _load(self, keys: list[bytes], how: _How, timeout_s: float) -> dict[bytes, _Loaded]:
         """Asks the shards, all at once, and fills the cache with what they say."""
         if not keys:
             return {}
         cache = self._cache
         versions = [] if cache is None else [cache.begin(key) for key in keys]
-        needs, asked = self._whom_to_ask(keys, exact=exact)
-        answers = await self._ask_all(needs, exact=exact, read_from=read_from, timeout_s=timeout_s)
+        needs, asked = self._whom_to_ask(keys, exact=how.exact)
+        answers = await self._ask_all(needs, how, timeout_s)
         loaded = {key: self._sum(key, asked[key], answers) for key in keys}
         if cache is not None:
             for key, version in zip(keys, versions, strict=True):
@@ -275,6 +299,7 @@ class Totals:
         missing: list[str] = []
         replicas: dict[str, int] = {}
         failure: RpcError | None = None
+        exists = False
         for shard in shards:
             answer = answers[shard]
             name = names[shard].name
@@ -282,7 +307,9 @@ class Totals:
                 missing.append(name)
                 failure = answer.failure
                 continue
-            partials[name] = answer.values[key]
+            value = answer.values[key]
+            exists = exists or value is not None
+            partials[name] = value or 0
             if answer.lag_ms is not None:
                 replicas[name] = answer.lag_ms
         self.statistics.loaded += 1
@@ -295,29 +322,24 @@ class Totals:
             age_ms=max(replicas.values(), default=0),
             replicas=replicas,
         )
-        return _Loaded(total, failure)
+        return _Loaded(total, exists=exists or bool(missing), failure=failure)
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
-    async def _ask_all(
-        self, needs: dict[int, list[bytes]], *, exact: bool, read_from: str, timeout_s: float
-    ) -> dict[int, _Answer]:
+    async def _ask_all(self, needs: dict[int, list[bytes]], how: _How, timeout_s: float) -> dict[int, _Answer]:
         deadline = asyncio.get_running_loop().time() + timeout_s
         if len(needs) == 1:
             # Most reads: no other task is needed.
             ((shard, keys),) = needs.items()
-            return {shard: await self._ask(shard, keys, exact=exact, read_from=read_from, deadline=deadline)}
+            return {shard: await self._ask(shard, keys, how, deadline)}
         async with Crowd() as crowd:
-            asking = {
-                shard: crowd.create_task(self._ask(shard, keys, exact=exact, read_from=read_from, deadline=deadline))
-                for shard, keys in needs.items()
-            }
+            asking = {shard: crowd.create_task(self._ask(shard, keys, how, deadline)) for shard, keys in needs.items()}
         return {shard: task.result() for shard, task in asking.items()}
 
-    async def _ask(self, shard: int, keys: list[bytes], *, exact: bool, read_from: str, deadline: float) -> _Answer:
+    async def _ask(self, shard: int, keys: list[bytes], how: _How, deadline: float) -> _Answer:
         """Asks a shard, or whoever can stand for it. Raises RpcError only for what every shard would refuse."""
         loop = asyncio.get_running_loop()
-        sources = self._sources(shard, exact=exact, read_from=read_from)
+        sources = self._sources(shard, how)
         failure: RpcError = Unavailable(f"{self._routes.shards[shard].name} was not asked: the time ran out")
         for left, (source, lag_ms) in zip(range(len(sources), 0, -1), sources, strict=True):
             remaining = deadline - loop.time()
@@ -327,7 +349,7 @@ class Totals:
             patience = remaining / 2 if left > 1 else remaining
             if lag_ms is None and self._routes.is_down(shard):
                 patience = min(patience, DOWN_PATIENCE_S)
-            options = self._options(shard, exact=exact, is_replica=lag_ms is not None)
+            options = self._options(shard, how, is_replica=lag_ms is not None)
             try:
                 values = await self._read(source, keys, options, patience)
             except RpcError as error:
@@ -339,38 +361,40 @@ class Totals:
             return _Answer(values, lag_ms)
         return _Answer({}, failure=failure)
 
-    def _sources(self, shard: int, *, exact: bool, read_from: str) -> list[_Source]:
+    def _sources(self, shard: int, how: _How) -> list[_Source]:
         """Who may answer for a shard, in the order in which they are asked."""
         primary: _Source = (self._routes.shards[shard], None)
-        if exact:
+        if how.exact:
             return [primary]
         replicas: list[_Source] = [(replica, replica.lag_ms) for replica in self._routes.replicas(shard)]
         if not replicas:
             return [primary]
-        if self._routes.is_down(shard) or read_from == "replica":
+        if self._routes.is_down(shard) or how.read_from == "replica":
             return [*replicas, primary]
         sources = [primary, *replicas]
-        if read_from == "any":
+        if how.read_from == "any":
             first = next(self._turns) % len(sources)
             sources = sources[first:] + sources[:first]
         return sources
 
-    def _options(self, shard: int, *, exact: bool, is_replica: bool) -> dict[str, object] | None:
-        if is_replica:
-            commit = self._routes.commit_seen(shard)
-            return {"min_commit": commit} if commit else None
-        # What isn't on disk could be gone after a crash, and the next exact total be smaller.
-        return {"level": "durable"} if exact else None
+    def _options(self, shard: int, how: _How, *, is_replica: bool) -> dict[str, object]:
+        options: dict[str, object] = {"or_nil": True} if how.or_nil else {}
+        if is_replica and (commit := self._routes.commit_seen(shard)):
+            options["min_commit"] = commit
+        if how.exact:
+            # What isn't on disk could be gone after a crash, and the next exact total be smaller.
+            options["level"] = "durable"
+        return options
 
     async def _read(
-        self, source: ShardCaller, keys: list[bytes], options: dict[str, object] | None, timeout_s: float
-    ) -> dict[bytes, int]:
+        self, source: ShardCaller, keys: list[bytes], options: dict[str, object], timeout_s: float
+    ) -> dict[bytes, int | None]:
         """The values that one process has. Raises RpcError."""
-        extra = () if options is None else (options,)
+        extra = (options,) if options else ()
         if len(keys) == 1:
             self.statistics.requests += 1
             return _checked(source, keys, [await source.call("get", keys[0], *extra, timeout_s=timeout_s)])
-        values: dict[bytes, int] = {}
+        values: dict[bytes, int | None] = {}
         deadline = asyncio.get_running_loop().time() + timeout_s
         for part in _parts(keys):
             self.statistics.requests += 1
@@ -384,6 +408,8 @@ class _Loaded:
     """A total, and the last reason why something is missing from it."""
 
     total: Total
+    #: Has a shard said that it has the counter, or might a missing one? Asked with `or_nil` only.
+    exists: bool = True
     failure: RpcError | None = None
 
 
@@ -405,11 +431,11 @@ def _parts(keys: list[bytes]) -> Iterable[list[bytes]]:
     yield part
 
 
-def _checked(source: ShardCaller, keys: Sequence[bytes], values: Any) -> dict[bytes, int]:
+def _checked(source: ShardCaller, keys: Sequence[bytes], values: Any) -> dict[bytes, int | None]:
     """The values, if they are what was asked for."""
     if not isinstance(values, (list, tuple)) or len(values) != len(keys):
         raise InternalError(f"{source.name} answered a read with nonsense")
     for value in values:
-        if type(value) is not int:
+        if type(value) is not int and value is not None:
             raise InternalError(f"{source.name} answered a read with nonsense")
     return dict(zip(keys, values, strict=True))

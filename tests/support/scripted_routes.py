@@ -84,11 +84,12 @@ class ScriptedShard:
         options = params.pop() if params and isinstance(params[-1], dict) else {}
         if "min_commit" in options and self.commit_seen < options["min_commit"]:
             raise Unavailable("min_commit is above the newest commit")
+        absent = None if options.get("or_nil") else 0
         match method, params:
             case "get", [key]:
-                return self.counters.get(key, 0)
+                return self.counters.get(key, absent)
             case "get_many", [keys]:
-                return [self.counters.get(key, 0) for key in keys]
+                return [self.counters.get(key, absent) for key in keys]
             case "incr", [key, delta]:
                 return self._once(options, ("incr", key, delta), lambda: self.add(key, delta))
             case "drain", [key]:

@@ -212,6 +212,8 @@ async def test_set_adds_the_difference_at_home(routes):
     assert [shard.count("incr") for shard in routes.shards] == [1, 0, 0]
     assert await removals_of(routes).set(b"\x01new", 0) == 0
     assert routes.shards[1].counters[b"\x01new"] == 0, "it exists now"
+    assert await removals_of(routes).exchange(b"\x01new", 7) == 0
+    assert await removals_of(routes).exchange(b"\x02new", 7) is None
 
 
 async def test_set_is_repeated_under_its_id_at_home(routes):

@@ -83,6 +83,15 @@ async def test_long_lists_are_cut_into_requests_that_the_server_takes(routes):
     assert sum(sizes) == sum(map(len, keys))
 
 
+async def test_a_counter_that_no_shard_has_is_told_from_one_at_0(routes):
+    routes.shards[0].add(KEYS[0], 0)
+    routes.divert(2, KEYS[1], 0)
+    assert await totals_of(routes).find_many([*KEYS[:3], KEYS[0]]) == [0, 0, None, 0]
+    routes.shards[2].always = REFUSE
+    with pytest.raises(Unavailable):
+        await totals_of(routes).find_many([KEYS[2]])
+
+
 @pytest.mark.parametrize("key", ["", "x" * 1025, "\ud800", 7], ids=["empty", "long", "surrogate", "number"])
 async def test_bad_keys_are_refused_before_anybody_is_asked(routes, key):
     with pytest.raises(BadKey):
