@@ -27,7 +27,7 @@ if DEBUG_BUILD:  # pragma: no cover
 
 if TYPE_CHECKING:
     from pycounter._native import Counters, HashRing
-    from pycounter.coordinator.client import connect
+    from pycounter.coordinator.connecting import connect
     from pycounter.embedded import open  # noqa: A004
 
 
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 
         return open_
     if name == "connect":
-        from pycounter.coordinator.client import connect
+        from pycounter.coordinator.connecting import connect
 
         return connect
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

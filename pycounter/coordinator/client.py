@@ -7,32 +7,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import msgspec
 
-from pycounter._native import ForeignKeys
-from pycounter.client import LostTail
+from pycounter._native import ForeignKeys, ReadCache
+from pycounter.client import LostTail, SessionClient
+from pycounter.client.caller import Caller
 from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Level
+from pycounter.client.id_client import IdClient
+from pycounter.client.pool import Pool
 from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.connect_settings import ConnectSettings
+from pycounter.coordinator.coordinator_route import CoordinatorRoute
 from pycounter.coordinator.direct_route import DirectRoute
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
+from pycounter.coordinator.settings import CoordinatorSettings
 from pycounter.coordinator.shard_routes import Key
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.topology_watch import TopologyWatch
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom, Totals
-from pycounter.errors import PyCounterError, RpcError, Unavailable
+from pycounter.errors import Forbidden, PyCounterError, RpcError, Unavailable
+from pycounter.settings import is_loopback
 from pycounter.topology import Topology, format_address
 
-__all__ = ["Client", "Connecting", "connect"]
+__all__ = ["Client"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +60,7 @@ class Client:
         foreign, cache, balancer: shared with a router; made here otherwise.
         on_lost_tail: told of increments that were acknowledged at `applied` and lost in a crash; logged otherwise.
         on_serving: told when the balancer has changed who serves what.
+        sends_increments: False: somebody else has the sessions, and tells the balancer of their connections.
         clock: time and random numbers.
     """
 
@@ -63,10 +70,11 @@ class Client:
         *,
         topology: Topology | None = None,
         foreign: ForeignKeys | None = None,
-        cache: Any | None = None,
+        cache: ReadCache | None = None,
         balancer: LoadBalancer | None = None,
         on_lost_tail: Callable[[LostTail], None] | None = None,
         on_serving: Callable[[list[Serving]], None] | None = None,
+        sends_increments: bool = True,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = settings
@@ -78,9 +86,17 @@ class Client:
         self._balancer = balancer
         self._on_lost_tail = on_lost_tail
         self._on_serving = on_serving
+        self._sends_increments = sends_increments
         self._clock = clock
         self._watch: TopologyWatch | None = None
+        #: One of them is there: the shards directly, or a coordinator.
         self._shards: ShardSet | None = None
+        self._through: CoordinatorRoute | None = None
+        self._pool: Pool | None = None
+        self._counting: DirectRoute | CoordinatorRoute
+        self._reading: Totals | CoordinatorRoute
+        self._removing: Removals | CoordinatorRoute
+        self._listing: Listing | CoordinatorRoute
         self._is_closed = False
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -105,13 +121,30 @@ class Client:
 
     async def _open(self) -> None:
         timeout_s = self.settings.connect_timeout_s
-        topology = self._topology
-        if topology is None:
+        if self._topology is None:
             self._watch = TopologyWatch(self.settings, self._clock)
-            topology = self._placed(await self._watch.ask(timeout_s))
+            self._topology = self._placed(await self._watch.ask(timeout_s))
+        if self._is_direct(self._topology):
+            await self._open_direct(self._topology, timeout_s)
+        else:
+            await self._open_through(timeout_s)
+        if self._watch is not None:
+            self._watch.follow(self._topology.version, self.set_topology)
+
+    def _is_direct(self, topology: Topology) -> bool:
+        if self.settings.route != "auto":
+            return self.settings.route == "direct"
+        if _is_alone(topology) or self._watch is None:
+            return True
+        # A shard's loopback address means another machine than ours, if its coordinator is on another.
+        is_here = is_loopback(self._watch.pool.address[0])
+        return is_here or not any(shard.endpoint and is_loopback(shard.endpoint[0]) for shard in topology.shards)
+
+    async def _open_direct(self, topology: Topology, timeout_s: float) -> None:
+        settings = self.settings
         shards = self._shards = ShardSet(
             topology,
-            settings=self.settings,
+            settings=settings,
             clock=self._clock,
             is_behind_tls=_is_alone(topology),
             foreign=self._foreign,
@@ -119,23 +152,40 @@ class Client:
             on_unknown=self.unknown.end,
             on_lost_tail=self._on_lost_tail,
             on_serving=self._on_serving,
+            sends_increments=self._sends_increments,
         )
-        self._totals = Totals(
-            shards, foreign=shards.foreign, cache=self._cache, timeout_s=self.settings.request_timeout_s
-        )
-        bump: Callable[[Any], object] = _forget if self._cache is None else self._cache.bump
-        self._removals = Removals(
-            shards,
-            self._totals,
-            bump=bump,
-            clock=self._clock,
-        )
-        self._listing = Listing(shards, self._totals, foreign=shards.foreign)
-        self._route = DirectRoute(shards, bump=bump, timeout_s=self.settings.increment_timeout_s)
+        cache = self._cache = self._cache or _new_cache(settings.coordinator)
+        totals = Totals(shards, foreign=shards.foreign, cache=cache, timeout_s=settings.request_timeout_s)
+        self._reading = totals
+        self._removing = Removals(shards, totals, bump=cache.bump, clock=self._clock)
+        self._listing = Listing(shards, totals, foreign=shards.foreign)
+        self._counting = DirectRoute(shards, bump=cache.bump, timeout_s=settings.increment_timeout_s)
         shards.start()
         if self._watch is not None:
             await shards.wait_connected(timeout_s)
-            self._watch.follow(topology.version, self.set_topology)
+
+    async def _open_through(self, timeout_s: float) -> None:
+        settings, clock = self.settings, self._clock
+        pool = self._pool = Pool(
+            *settings.addresses,
+            token=settings.token,
+            tls=settings.tls,
+            is_shard=False,
+            settings=settings.pool(),
+            clock=clock,
+        )
+        await pool.warm_up(timeout_s=timeout_s)
+        ids = IdClient(
+            pool,
+            level=settings.level,
+            settings=settings.session(),
+            policy=settings.retry(),
+            on_unknown=self.unknown.end,
+            clock=clock,
+        )
+        caller = Caller(pool, policy=settings.retry(), clock=clock)
+        through = CoordinatorRoute(caller, ids, clock=clock, timeout_s=settings.request_timeout_s)
+        self._through = self._counting = self._reading = self._removing = self._listing = through
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Waits for what is not settled, and ends every connection.
@@ -153,11 +203,17 @@ class Client:
             if self._watch is not None:
                 await self._watch.close()
         finally:
-            if self._shards is not None:
-                await self._shards.close(timeout_s=timeout_s)
+            try:
+                if self._through is not None:
+                    await self._through.ids.close(timeout_s=timeout_s)
+            finally:
+                if self._pool is not None:
+                    await self._pool.close()
+                if self._shards is not None:
+                    await self._shards.close(timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
-        if self._shards is None:
+        if self._shards is None and self._through is None:
             await self.open()
         return self
 
@@ -220,7 +276,7 @@ class Client:
             SessionLost: nobody can tell whether it counted.
             RpcError: it was refused; `effect` says what that means.
         """
-        return await self._route.incr(key, delta, level=level, detail=detail, timeout_s=timeout_s)
+        return await self._counting.incr(key, delta, level=level, detail=detail, timeout_s=timeout_s)
 
     async def incr_many(
         self, items: Iterable[Item], *, level: Level | None = None, timeout_s: float | None = None
@@ -230,7 +286,7 @@ class Client:
         Returns:
             For each item, in order, its value after, or the error that `incr` would have raised.
         """
-        return await self._route.incr_many(list(items), level=level, timeout_s=timeout_s)
+        return await self._counting.incr_many(list(items), level=level, timeout_s=timeout_s)
 
     async def flush(self, *, timeout_s: float | None = None) -> None:
         """Waits until everything that is acknowledged now is durable, or reported as lost. For the level `applied`.
@@ -238,9 +294,9 @@ class Client:
         Raises:
             DeadlineExceeded: it isn't yet.
         """
-        await asyncio.gather(
-            *(handle.session.flush(timeout_s=timeout_s) for handle in self._all_shards.handles if handle.is_connected)
-        )
+        if self._through is not None:
+            raise Forbidden("a coordinator can't tell what is durable: count at the level `durable` instead")
+        await asyncio.gather(*(handle.session.flush(timeout_s=timeout_s) for handle in self.shards.handles))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -265,7 +321,7 @@ class Client:
         Raises:
             Unavailable: a shard can't answer, and no replica in its place.
         """
-        return await self._totals.get(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
+        return await self._reading.get(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
 
     async def get_many(
         self,
@@ -276,7 +332,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> list[int]:
         """The values of counters, in the keys' order, by one request to each shard. As `get`."""
-        return await self._totals.get_many(keys, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
+        return await self._reading.get_many(keys, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
 
     async def total(
         self,
@@ -287,7 +343,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> Total:
         """A counter's total with the part of each shard, and with what is missing from it."""
-        return await self._totals.total(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
+        return await self._reading.total(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
 
     async def total_many(
         self,
@@ -298,7 +354,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> list[Total]:
         """The totals of counters, in the keys' order, by one request to each shard. As `total`."""
-        return await self._totals.total_many(keys, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
+        return await self._reading.total_many(keys, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
 
     def scan(self, prefix: Key = b"") -> AsyncIterator[tuple[bytes, int]]:
         """Every counter whose key begins with `prefix`, with its value, in no order."""
@@ -310,38 +366,57 @@ class Client:
 
     # --- removing --------------------------------------------------------------------------------------------------
 
-    async def drain(self, key: Key, *, timeout_s: float | None = None) -> int:
+    async def drain(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
         """Takes a counter's whole value and leaves it at 0; no increment is lost. Gives the amount taken.
+
+        Args:
+            key: which.
+            operation_id: that of an attempt of which nobody knows the outcome, to repeat it; None: a new one.
+            timeout_s: for all of it.
 
         Raises:
             Unavailable: a shard can't be reached: nothing was taken.
-            RemovalUnsettled: nobody knows it of every shard.
+            UnknownOutcome: nobody knows it of every shard; `RemovalUnsettled` has the id to repeat it under.
         """
-        return await self._removals.drain(key, timeout_s=timeout_s)
+        return await self._removing.drain(key, operation_id=operation_id, timeout_s=timeout_s)
 
-    async def delete(self, key: Key, *, timeout_s: float | None = None) -> int:
+    async def delete(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
         """Removes a counter, and gives the amount removed. As `drain`."""
-        return await self._removals.delete(key, timeout_s=timeout_s)
+        return await self._removing.delete(key, operation_id=operation_id, timeout_s=timeout_s)
 
     async def set(self, key: Key, value: int, *, timeout_s: float | None = None) -> int:
-        """Makes a counter's value this one, by adding the difference. Not atomic: increments meanwhile add to it."""
-        return await self._removals.set(key, value, timeout_s=timeout_s)
+        """Makes a counter's value this one, by adding the difference. Gives the value before.
+
+        Not atomic: increments that come between reading and adding count on top.
+        """
+        return await self._removing.set(key, value, timeout_s=timeout_s)
 
     # --- the cluster -----------------------------------------------------------------------------------------------
 
     @property
     def topology(self) -> Topology:
         """The shards, as the client knows them now."""
-        return self._all_shards.topology
+        if self._topology is None:
+            raise Unavailable("the client is not connected: it knows of no shards")
+        return self._topology
 
     def set_topology(self, topology: Topology) -> None:
         """Takes a newer topology, as its server or its supervisor tells it."""
-        self._all_shards.update(self._placed(topology))
+        topology = self._placed(topology)
+        if self._shards is None or self._shards.update(topology):
+            self._topology = topology
 
     @property
     def shards(self) -> ShardSet:
-        """Where requests go; for a coordinator's server."""
-        return self._all_shards
+        """Where requests go. Raises Unavailable where all go through a coordinator."""
+        if self._shards is None:
+            raise Unavailable("the client is not connected to shards: nothing was applied")
+        return self._shards
+
+    @property
+    def route(self) -> str:
+        """`direct` or `coordinator`: which way requests go."""
+        return "coordinator" if self._through is not None else "direct"
 
     @property
     def statistics(self) -> dict[str, int | float | bool]:
@@ -349,52 +424,57 @@ class Client:
 
         `healthy` is False where more than 1 % failed lately or more than 1,000 at one shard are unanswered.
         """
-        sessions = [handle.session for handle in self._all_shards.handles]
-        health = [session.health for session in sessions]
+        sources: list[SessionClient | IdClient] = [] if self._through is None else [self._through.ids]
+        if self._shards is not None:
+            sources += [handle.session for handle in self._shards.handles]
+        health = [source.health for source in sources]
+        done = [source.statistics for source in sources]
         return {
-            "succeeded": sum(session.statistics.operations_succeeded for session in sessions),
-            "failed": sum(session.statistics.operations_failed for session in sessions),
+            "succeeded": sum(one.operations_succeeded for one in done),
+            "failed": sum(one.operations_failed for one in done),
             "queued": sum(one.queued for one in health),
             "pending": sum(one.pending for one in health),
-            "success_rate": min(one.success_rate for one in health),
+            "success_rate": min((one.success_rate for one in health), default=1.0),
             "healthy": all(one.is_healthy for one in health),
-            "batches": sum(session.statistics.batches for session in sessions),
-            "batches_resent": sum(session.statistics.batches_resent for session in sessions),
-            "reconnects": sum(session.statistics.reconnects for session in sessions),
-            "sessions_renewed": sum(session.statistics.sessions_renewed for session in sessions),
-            "unknown": sum(session.statistics.operations_unknown for session in sessions),
-            "lost": sum(session.statistics.operations_lost for session in sessions),
+            "batches": sum(one.batches for one in done),
+            "batches_resent": sum(one.batches_resent for one in done),
+            "reconnects": sum(one.reconnects for one in done),
+            "sessions_renewed": sum(one.sessions_renewed for one in done),
+            "unknown": sum(one.operations_unknown for one in done),
+            "lost": sum(one.operations_lost for one in done),
         }
 
     def status(self) -> dict[str, Any]:
         """What the client knows of the cluster, as plain values: topology, shards, decisions, figures."""
-        balancer = self._all_shards.balancer
-        return {
+        status: dict[str, Any] = {
+            "route": self.route,
             "topology": self.topology.to_wire(),
-            "shards": balancer.status(),
-            "events": balancer.events_status(),
             "statistics": self.statistics,
-            "reads": {
-                "loaded": self._totals.statistics.loaded,
-                "requests": self._totals.statistics.requests,
-                "from_replicas": self._totals.statistics.from_replicas,
-                "incomplete": self._totals.statistics.incomplete,
-                "shared": self._totals.shared_loads,
-            },
-            "cache": None if self._cache is None else self._cache.statistics(),
             "unknown": len(self.unknown),
         }
+        if self._shards is not None:
+            status["shards"] = self._shards.balancer.status()
+            status["events"] = self._shards.balancer.events_status()
+        if isinstance(self._reading, Totals):
+            done = self._reading.statistics
+            status["reads"] = {
+                "loaded": done.loaded,
+                "requests": done.requests,
+                "from_replicas": done.from_replicas,
+                "incomplete": done.incomplete,
+                "shared": self._reading.shared_loads,
+            }
+        if self._cache is not None:
+            status["cache"] = self._cache.statistics()
+        return status
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    @property
-    def _all_shards(self) -> ShardSet:
-        if self._shards is None:
-            raise Unavailable("the client is not connected: nothing was applied")
-        return self._shards
-
     def _unknown(self) -> Iterator[tuple[UnknownOperation, Callable[[Callable[[], None]], None]]]:
-        return iter(()) if self._shards is None else self._shards.unknown()
+        if self._shards is not None:
+            yield from self._shards.unknown()
+        if self._through is not None:
+            yield from self._through.ids.pending_unknown()
 
     def _placed(self, topology: Topology) -> Topology:
         """A shard alone is where the caller reached it, whatever it calls its own address."""
@@ -408,56 +488,18 @@ class Client:
         return " or ".join(format_address(*address) for address in self.settings.addresses)
 
 
+def _new_cache(settings: CoordinatorSettings) -> ReadCache:
+    return ReadCache(
+        settings.cache_l1_entries,
+        settings.cache_l1_ttl_s,
+        settings.cache_l2_entries,
+        settings.cache_l2_ttl_s,
+        settings.cache_hot_reads,
+        settings.cache_hot_ttl_s,
+        settings.cache_cold_reads,
+        settings.cache_bytes_max,
+    )
+
+
 def _is_alone(topology: Topology) -> bool:
     return not topology.cluster and len(topology.shards) == 1
-
-
-def _forget(_: object) -> None:
-    """Where nothing is cached, nothing has to be told of writes."""
-
-
-class Connecting:
-    """What `connect` gives: `await` it for a client, or use it as `async with`, which closes the client."""
-
-    def __init__(self, make: Callable[[], Client]) -> None:
-        self._make = make
-        self._client: Client | None = None
-
-    def __await__(self) -> Generator[Any, None, Client]:
-        opening: Awaitable[Client] = self._make().open()
-        return opening.__await__()
-
-    async def __aenter__(self) -> Client:
-        self._client = await self._make().open()
-        return self._client
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._client is not None:
-            await self._client.__aexit__(kind, error, traceback)
-
-
-def connect(
-    url: str = "pycounter://127.0.0.1:7400",
-    *,
-    on_lost_tail: Callable[[LostTail], None] | None = None,
-    clock: Clock = SYSTEM_CLOCK,
-    **settings: Any,
-) -> Connecting:
-    """Connects to a counter service.
-
-        async with pycounter.connect("pycounter://127.0.0.1:7400") as client:
-            await client.incr("visits")
-
-    Args:
-        url: `pycounter://[token@]host[:port][,host[:port]...][?route=auto|direct|coordinator]`.
-        on_lost_tail: told of increments that were acknowledged at `applied` and lost in a crash; logged otherwise.
-        clock: time and random numbers.
-        settings: fields of `ConnectSettings`, such as `token`, `tls`, `level` and `request_timeout_s`.
-
-    Raises:
-        SettingsError: the URL or a setting is wrong. Awaiting it raises what `Client.open` does.
-    """
-    checked = ConnectSettings.from_url(url, **settings)
-    return Connecting(lambda: Client(checked, on_lost_tail=on_lost_tail, clock=clock))
