@@ -20,13 +20,14 @@ if sys.platform != "linux":
 from pycounter._native import DEBUG_BUILD, VERSION
 
 __version__ = VERSION
-__all__ = ["Counters", "HashRing", "__version__", "connect", "open"]
+__all__ = ["Counters", "HashRing", "__version__", "connect", "connect_blocking", "open"]
 
 if DEBUG_BUILD:  # pragma: no cover
     warnings.warn("pycounter._native is a debug build: many times slower than a release build", stacklevel=2)
 
 if TYPE_CHECKING:
     from pycounter._native import Counters, HashRing
+    from pycounter.coordinator.blocking_client import connect_blocking
     from pycounter.coordinator.connecting import connect
     from pycounter.embedded import open  # noqa: A004
 
@@ -45,6 +46,10 @@ def __getattr__(name: str) -> Any:
         from pycounter.coordinator.connecting import connect
 
         return connect
+    if name == "connect_blocking":
+        from pycounter.coordinator.blocking_client import connect_blocking
+
+        return connect_blocking
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,0 +1,372 @@
+"""The client for programs without an event loop: the same names, and each call waits for its answer.
+
+A thread of its own runs the event loop and the `Client` on it. Any thread may call, many at once: their increments
+travel together. The thread ends with the client, or with the interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from pycounter.client import LostTail
+from pycounter.client.coalescer import Detail
+from pycounter.client.framing import Level
+from pycounter.client.unknown_operations import UnknownOperation
+from pycounter.clock import SYSTEM_CLOCK, Clock
+from pycounter.coordinator.client import Client, Item
+from pycounter.coordinator.connect_settings import ConnectSettings
+from pycounter.coordinator.shard_routes import Key
+from pycounter.coordinator.total import Total
+from pycounter.coordinator.totals import Accuracy, ReadFrom
+from pycounter.errors import AfterFork, PyCounterError, RpcError, Unavailable
+from pycounter.topology import Topology
+
+__all__ = ["BlockingClient", "BlockingUnknown", "connect_blocking"]
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+#: Counters of a scan that come over from the loop's thread at a time.
+_SCAN_PAGE = 1000
+#: Over what `close` may take: the thread itself ends at once then.
+_JOIN_GRACE_S = 5.0
+
+
+class _LoopThread:
+    """A daemon thread with an event loop, on which other threads run coroutines."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._run, name="pycounter client", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    @property
+    def is_mine(self) -> bool:
+        """Is this the process that the thread is in, rather than one forked from it?"""
+        return os.getpid() == self._pid
+
+    def call(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Runs a coroutine there and waits for its end. An interrupted wait cancels it."""
+        if not self.is_mine:
+            raise AfterFork("this client belongs to the parent process: connect again after a fork")
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a callback of a blocking client can't call the client: it would wait for itself")
+        if not self._thread.is_alive():
+            raise Unavailable("the client is closed: nothing was applied")
+        running: concurrent.futures.Future[_T] = asyncio.run_coroutine_threadsafe(make(), self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            # Ctrl-C, or whatever a signal's handler raised: nobody waits any more.
+            running.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Ends the thread. Idempotent."""
+        if self.is_mine and self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_JOIN_GRACE_S)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where it is installed: twice as fast."""
+    try:
+        import uvloop  # noqa: PLC0415 - not everybody has it
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class BlockingUnknown:
+    """`Client.unknown` for other threads."""
+
+    def __init__(self, thread: _LoopThread, client: Client) -> None:
+        self._thread = thread
+        self._client = client
+
+    def list(self) -> list[UnknownOperation]:
+        """Those of now, the oldest first."""
+
+        async def take() -> Any:
+            return self._client.unknown.list()
+
+        operations: list[UnknownOperation] = self._thread.call(take)
+        return operations
+
+    def wait(self, *, timeout_s: float | None = None) -> Any:
+        """As `UnknownOperations.wait`."""
+        return self._thread.call(lambda: self._client.unknown.wait(timeout_s=timeout_s))
+
+    def __iter__(self) -> Iterator[UnknownOperation]:
+        return iter(self.list())
+
+    def __len__(self) -> int:
+        return len(self.list())
+
+
+class BlockingClient:
+    """Counts, and reads counters: `Client`, method for method, for any thread. Use it as `with`, or call `close`.
+
+    Ctrl-C ends the waiting, and an increment that was sent is then on the list `unknown`, as with every client. After a
+    fork the child has to connect for itself. A client that is still open when the interpreter ends is closed then.
+
+    Args:
+        settings: where to and how.
+        on_lost_tail: as in `Client`; called on the client's own thread.
+        clock: time and random numbers.
+    """
+
+    def __init__(
+        self,
+        settings: ConnectSettings,
+        *,
+        on_lost_tail: Callable[[LostTail], None] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._thread = _LoopThread()
+        self._closed = threading.Event()
+        self._client = Client(settings, on_lost_tail=on_lost_tail, clock=clock)
+        #: Increments that were sent, and of which nobody knows yet whether they counted.
+        self.unknown = BlockingUnknown(self._thread, self._client)
+        try:
+            self._thread.call(self._client.open)
+        except BaseException:
+            self._thread.stop()
+            raise
+        _open_clients.add(self)
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """As `Client.close`. In a forked child it does nothing."""
+        if self._closed.is_set() or not self._thread.is_mine:
+            return
+        self._closed.set()
+        _open_clients.discard(self)
+        try:
+            self._thread.call(lambda: self._client.close(timeout_s=timeout_s))
+        finally:
+            self._thread.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except PyCounterError:
+            if error is None:
+                raise
+            _log.exception("closing the client")
+
+    # --- counting --------------------------------------------------------------------------------------------------
+
+    @overload
+    def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        level: Level | None = None,
+        detail: Literal[False] = False,
+        timeout_s: float | None = None,
+    ) -> int: ...
+    @overload
+    def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        level: Level | None = None,
+        detail: Literal[True],
+        timeout_s: float | None = None,
+    ) -> Detail: ...
+    def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        level: Level | None = None,
+        detail: bool = False,
+        timeout_s: float | None = None,
+    ) -> int | Detail:
+        """As `Client.incr`."""
+        if detail:
+            return self._call(lambda: self._client.incr(key, delta, level=level, detail=True, timeout_s=timeout_s))
+        return self._call(lambda: self._client.incr(key, delta, level=level, timeout_s=timeout_s))
+
+    def incr_many(
+        self, items: Iterable[Item], *, level: Level | None = None, timeout_s: float | None = None
+    ) -> list[int | RpcError]:
+        """As `Client.incr_many`."""
+        taken = list(items)
+        return self._call(lambda: self._client.incr_many(taken, level=level, timeout_s=timeout_s))
+
+    def flush(self, *, timeout_s: float | None = None) -> None:
+        """As `Client.flush`."""
+        self._call(lambda: self._client.flush(timeout_s=timeout_s))
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        key: Key,
+        *,
+        accuracy: Accuracy = "recent",
+        read_from: ReadFrom = "primary",
+        timeout_s: float | None = None,
+    ) -> int:
+        """As `Client.get`."""
+        return self._call(lambda: self._client.get(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s))
+
+    def get_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        accuracy: Accuracy = "recent",
+        read_from: ReadFrom = "primary",
+        timeout_s: float | None = None,
+    ) -> list[int]:
+        """As `Client.get_many`."""
+        taken = list(keys)
+        return self._call(
+            lambda: self._client.get_many(taken, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
+        )
+
+    def total(
+        self,
+        key: Key,
+        *,
+        accuracy: Accuracy = "recent",
+        read_from: ReadFrom = "primary",
+        timeout_s: float | None = None,
+    ) -> Total:
+        """As `Client.total`."""
+        return self._call(lambda: self._client.total(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s))
+
+    def total_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        accuracy: Accuracy = "recent",
+        read_from: ReadFrom = "primary",
+        timeout_s: float | None = None,
+    ) -> list[Total]:
+        """As `Client.total_many`."""
+        taken = list(keys)
+        return self._call(
+            lambda: self._client.total_many(taken, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
+        )
+
+    def scan(self, prefix: Key = b"") -> Iterator[tuple[bytes, int]]:
+        """As `Client.scan`: an iterator."""
+        counters = self._client.scan(prefix)
+        while page := self._call(lambda: _take(counters, _SCAN_PAGE)):
+            yield from page
+
+    def top(self, n: int = 10, prefix: Key = b"") -> list[tuple[bytes, int]]:
+        """As `Client.top`."""
+        return self._call(lambda: self._client.top(n, prefix))
+
+    # --- removing --------------------------------------------------------------------------------------------------
+
+    def drain(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
+        """As `Client.drain`."""
+        return self._call(lambda: self._client.drain(key, operation_id=operation_id, timeout_s=timeout_s))
+
+    def delete(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
+        """As `Client.delete`."""
+        return self._call(lambda: self._client.delete(key, operation_id=operation_id, timeout_s=timeout_s))
+
+    def set(self, key: Key, value: int, *, timeout_s: float | None = None) -> int:
+        """As `Client.set`."""
+        return self._call(lambda: self._client.set(key, value, timeout_s=timeout_s))
+
+    # --- the cluster -----------------------------------------------------------------------------------------------
+
+    @property
+    def topology(self) -> Topology:
+        """As `Client.topology`."""
+        return self._client.topology
+
+    @property
+    def statistics(self) -> dict[str, int | float | bool]:
+        """As `Client.statistics`."""
+
+        async def take() -> dict[str, int | float | bool]:
+            return self._client.statistics
+
+        return self._call(take)
+
+    def status(self) -> dict[str, Any]:
+        """As `Client.status`."""
+
+        async def take() -> dict[str, Any]:
+            return self._client.status()
+
+        return self._call(take)
+
+    def _call(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        if self._closed.is_set() and self._thread.is_mine:
+            raise Unavailable("the client is closed: nothing was applied")
+        return self._thread.call(make)
+
+
+async def _take(counters: AsyncIterator[tuple[bytes, int]], count: int) -> list[tuple[bytes, int]]:
+    page: list[tuple[bytes, int]] = []
+    async for counter in counters:
+        page.append(counter)
+        if len(page) >= count:
+            break
+    return page
+
+
+_open_clients: weakref.WeakSet[BlockingClient] = weakref.WeakSet()
+
+
+def _close_open_clients() -> None:
+    """The interpreter ends: what is not settled has the time of `close`, as otherwise."""
+    for client in list(_open_clients):
+        try:
+            client.close()
+        except (PyCounterError, RuntimeError) as error:
+            _log.warning("closing a client at the interpreter's end: %s", error)
+
+
+atexit.register(_close_open_clients)
+
+
+def connect_blocking(
+    url: str = "pycounter://127.0.0.1:7400",
+    *,
+    on_lost_tail: Callable[[LostTail], None] | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+    **settings: Any,
+) -> BlockingClient:
+    """Connects to a counter service, for programs without an event loop.
+
+        with pycounter.connect_blocking("pycounter://127.0.0.1:7400") as client:
+            client.incr("visits")
+
+    Args and errors as `connect`, but that it connects at once.
+    """
+    return BlockingClient(ConnectSettings.from_url(url, **settings), on_lost_tail=on_lost_tail, clock=clock)
