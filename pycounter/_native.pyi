@@ -137,11 +137,13 @@ class ForeignKeys:
     def note(self, shard: int, key: str | bytes) -> None:
         """Remembers that an operation on a key was diverted to a shard: call it before it is sent."""
 
-    def absorb(self, shard: int, *, identity: str, epoch: int, count: int, from_: int, hashes: bytes, all: bool) -> int:
+    def absorb(
+        self, shard: int, *, identity: str, epoch: int, count: int, from_: int, hashes: bytes, full: bool
+    ) -> int:
         """Takes in `foreign` of a shard's reply to `health`, and gives the `foreign_from` to ask for next.
 
-        `full` is the reply's `all`. It does what `replace`, `extend` and `set_all` do: another identity or epoch begins the list anew, and a
-        shard whose list isn't read to its end may hold any key.
+        `full` is the reply's `all`. It does what `replace`, `extend` and `set_all` do: another identity or epoch begins
+        the list anew, and a shard whose list isn't read to its end may hold any key.
         """
 
 def error_codes() -> list[tuple[str, bool, str, str]]:
@@ -606,6 +608,7 @@ class Shard(JournaledFolder):
         server_version: what `hello` says.
         token: what clients must send first.
         segment_bytes: the log begins a new file after so many.
+        ring: of the shards that this one is among by its name; it lists the counters that aren't at home.
         simulated: where the folder is, in a simulation; then there is no commit thread, and `commit_step` commits.
 
     All sizes are bytes, all times seconds.
@@ -639,6 +642,7 @@ class Shard(JournaledFolder):
         session_window_s: float = 604800.0,
         id_window_s: float = 120.0,
         flush_interval_s: float = 1.0,
+        ring: HashRing | None = None,
         simulated: SimulatedDisk | None = None,
     ) -> Shard: ...
     @property
@@ -672,6 +676,9 @@ class Shard(JournaledFolder):
 
     def set_topology(self, address: str) -> None:
         """What `topology` answers: this shard alone, at `address`."""
+
+    def topology(self) -> bytes:
+        """What `topology` answers, as an encoded value."""
 
     def report(
         self,
@@ -765,11 +772,14 @@ class Connection:
     def finish(self) -> None:
         """The client sends nothing more: what it sent is still answered, then `closing` is true."""
 
-    def take_requests(self) -> list[tuple[int | None, str, str]]:
-        """Rare requests that Python answers: (msgid or None, method, argument)."""
+    def take_requests(self) -> list[tuple[int | None, str, Any]]:
+        """Rare requests that Python answers: (msgid or None, method, argument).
 
-    def reply(self, msgid: int, error: str | None, result: str | None) -> bytes:
-        """The encoded answer to such a request: `error` is "code: message", or `result` a text."""
+        The argument is a backup's folder, or the known version of the topology.
+        """
+
+    def reply(self, msgid: int, error: str | None, result: bytes | None) -> bytes:
+        """The encoded answer to such a request: `error` is "code: message", or `result` an encoded value."""
 
     def shutdown(self) -> None:
         """The transport is gone: drops what the client was owed. Idempotent."""

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
+from pycounter._native import HashRing
 from pycounter.errors import SettingsError
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "load_serve_settings",
     "load_settings",
     "parse_bytes",
+    "parse_ring",
 ]
 
 #: Environment variables are these letters and a setting's name in capitals: PYCOUNTER_PORT.
@@ -54,6 +56,26 @@ def parse_bytes(text: str | int) -> int:
     return int(Fraction(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
+def parse_ring(words: tuple[str, ...]) -> dict[str, float]:
+    """Weights by name from words such as "shard-0=1".
+
+    Raises:
+        ValueError: one is no such word, or a name comes twice.
+    """
+    ring: dict[str, float] = {}
+    for word in words:
+        name, _, weight = word.rpartition("=")
+        if not name or name in ring:
+            raise ValueError(f"ring has {word!r}, but is a list of different names with weights such as shard-0=1")
+        try:
+            ring[name] = float(weight)
+        except ValueError:
+            raise ValueError(f"ring has {word!r}, whose weight is no number") from None
+    if ring:
+        HashRing(ring)
+    return ring
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that an operator may set on a shard server. Sizes are bytes, times are seconds."""
 
@@ -66,6 +88,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     level: Literal["applied", "durable"] = "durable"
     #: The shard's name, given to a new folder ("shard-0" if none is); an old one must have it.
     name: str | None = None
+    #: Names and weights ("shard-0=1") of all shards of the cluster that it belongs to; the cluster sets it.
+    ring: tuple[str, ...] = ()
     token_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -242,6 +266,8 @@ def _check(name: str, value: Any) -> None:
             raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
     if name in {"data", "host"} and not value:
         raise ValueError(f"{name} is empty")
+    if name == "ring":
+        parse_ring(value)
     if name == "name" and value is not None and not 1 <= len(value) <= 64:
         raise ValueError(f"name has {len(value)} characters, but must have 1 to 64")
 

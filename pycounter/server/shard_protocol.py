@@ -26,7 +26,7 @@ class ShardProtocol(ClientProtocol):
             self._owed += 1
             self._server.answer_later(self, msgid, method, argument)
 
-    def reply(self, msgid: int | None, error: str | None, result: str | None) -> None:
+    def reply(self, msgid: int | None, error: str | None, result: bytes | None) -> None:
         """Answers a request that the engine left to the server; a notification too, which gets no answer."""
         self._owed -= 1
         self._looks = 0

@@ -13,15 +13,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from pycounter._native import VERSION, Shard
+import msgspec
+
+from pycounter._native import VERSION, HashRing, Shard
 from pycounter.errors import SettingsError, StorageError
 from pycounter.net.clients import Clients
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.net.tls_listener import TlsListener
 from pycounter.server.shard_protocol import ShardProtocol
-from pycounter.settings import ServerSettings
+from pycounter.settings import ServerSettings, parse_ring
 from pycounter.storage.backup import write_backup
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import open_folder
@@ -41,8 +44,10 @@ NAME = "shard-0"
 SWITCH_INTERVAL_S = 1e-4
 #: Blocks of memory from this size on go back to the system when they are freed.
 LARGE_BLOCK_BYTES = 512 * 1024
-#: Backups asked for and not yet made; one is made at a time.
-BACKUPS_MAX = 8
+#: How many requests of a method may be under way. Of backups one is made at a time.
+CROWD_MAX = {"backup": 8, "watch_topology": 10_000}
+#: After so long without news `watch_topology` answers all the same.
+WATCH_S = 25.0
 
 
 class ShardServer:
@@ -66,7 +71,7 @@ class ShardServer:
             )
         self.settings = settings
         self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._crowds: dict[str, set[asyncio.Task[None]]] = {method: set() for method in CROWD_MAX}
         self._stop = asyncio.Event()
         self.shard, store = open_folder(settings.data, lambda: self._open_shard(token))
         self._checkpointer = Checkpointer(
@@ -78,6 +83,7 @@ class ShardServer:
 
     def _open_shard(self, token: bytes | None) -> Shard:
         settings = self.settings
+        ring = parse_ring(settings.ring)
         shard = Shard(
             settings.data,
             name=settings.name or NAME,
@@ -99,7 +105,11 @@ class ShardServer:
             session_window_s=settings.session_window_s,
             id_window_s=settings.id_window_s,
             flush_interval_s=settings.flush_interval_s,
+            ring=HashRing(ring) if ring else None,
         )
+        if ring and shard.name not in ring:
+            shard.close_folder()
+            raise SettingsError(f"ring has no shard {shard.name!r}, the one in {settings.data}; it has {', '.join(ring)}")
         if settings.name not in {None, shard.name}:
             shard.close_folder()
             raise SettingsError(
@@ -173,25 +183,34 @@ class ShardServer:
         """May one more TLS client be accepted?"""
         return self.clients.has_room(handshakes=0 if self._tls is None else self._tls.handshakes)
 
-    def answer_later(self, connection: ShardProtocol, msgid: int | None, method: str, argument: str) -> None:
-        """Answers a request that takes long, off the loop."""
-        if len(self._tasks) >= BACKUPS_MAX:
-            connection.reply(msgid, f"overloaded: {BACKUPS_MAX} backups are being made", None)
+    def answer_later(self, connection: ShardProtocol, msgid: int | None, method: str, argument: Any) -> None:
+        """Answers a request that takes long, or waits for something."""
+        crowd = self._crowds[method]
+        if len(crowd) >= CROWD_MAX[method]:
+            connection.reply(msgid, f"overloaded: {CROWD_MAX[method]} requests of {method} are under way", None)
             return
-        task = asyncio.get_running_loop().create_task(self._answer(connection, msgid, method, argument))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        answer = {"backup": self._backup, "watch_topology": self._watch_topology}[method]
+        task = asyncio.get_running_loop().create_task(self._answer(connection, msgid, answer(argument)))
+        crowd.add(task)
+        task.add_done_callback(crowd.discard)
 
-    async def _answer(self, connection: ShardProtocol, msgid: int | None, method: str, argument: str) -> None:
-        if method != "backup":
-            connection.reply(msgid, f"unknown_method: {method} is not known to this server", None)
-            return
+    async def _answer(self, connection: ShardProtocol, msgid: int | None, answer: Awaitable[bytes]) -> None:
         try:
-            target = await asyncio.to_thread(write_backup, self.shard, self._checkpointer, argument)
+            result = await answer
         except StorageError as error:
             connection.reply(msgid, f"storage: {error}", None)
         else:
-            connection.reply(msgid, None, str(target))
+            connection.reply(msgid, None, result)
+
+    async def _backup(self, directory: str) -> bytes:
+        target = await asyncio.to_thread(write_backup, self.shard, self._checkpointer, directory)
+        return msgspec.msgpack.encode(str(target))
+
+    async def _watch_topology(self, _known: int) -> bytes:
+        # A shard's own topology never changes: whoever has it gets it again after a while.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), WATCH_S)
+        return self.shard.topology()
 
     def _release(self) -> None:
         for connection, replies in self.shard.release():
@@ -219,8 +238,9 @@ class ShardServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.stop_timeout_s
         self.clients.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.settings.stop_timeout_s)
+        tasks = set().union(*self._crowds.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.settings.stop_timeout_s)
         # Commits end on another thread, and the loop has to release their replies: look again, briefly.
         while not self.shard.is_settled() and loop.time() < deadline:
             self.shard.commit()

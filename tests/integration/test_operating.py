@@ -84,7 +84,8 @@ def test_checkpoints_the_log_and_refused_connections_are_counted(start_shard):
         with RespSocket(shard.address) as refused:
             assert len(refused.read_to_end()) == 1
         assert figures_until(rpc, lambda figures: figures[b"connections_refused"] == 1)
-        assert rpc.call("health").keys() == {b"state", b"commit_durable", b"pending"}
+        health = rpc.call("health")
+        assert health.keys() == {b"name", b"identity", b"epoch", b"state", b"commit_durable", b"pending"}
 
 
 def test_what_a_start_cuts_off_the_log_is_told(start_shard):

@@ -28,6 +28,11 @@ pub struct HashRing {
 }
 
 impl HashRing {
+    /// The engine's own.
+    pub(crate) fn engine(&self) -> &hash_ring::HashRing {
+        &self.ring
+    }
+
     fn wrap(py: Python<'_>, ring: Result<hash_ring::HashRing, RingError>) -> PyResult<Self> {
         let ring = ring.map_err(|error| match error {
             RingError::Unknown(_) => PyKeyError::new_err(error.to_string()),

@@ -74,6 +74,7 @@ impl JournaledCounters {
             ids_bytes_max,
             session_window_s,
             id_window_s,
+            ring: None,
         };
         let map = OpenedMap::new(py, level == Level::Durable, dirty_counters_max)?;
         let folder = OwnedByProcess::new(py, JournaledFolder::open(py, directory, name, &settings, None)?)?;

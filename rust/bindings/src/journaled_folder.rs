@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pycounter_engine::checkpoint::{self, ROOT_KEY, Root};
 use pycounter_engine::folder::{Checkpointer, FolderError, Recovered, Recovery};
+use pycounter_engine::hash_ring::HashRing;
 use pycounter_engine::journal::JournalOptions;
 use pycounter_engine::journal::commit_thread::Durable;
 use pycounter_engine::operation_id_table::OperationIdSettings;
@@ -31,7 +32,7 @@ pub(crate) fn level_of(word: &str) -> PyResult<Level> {
 }
 
 /// The settings of a folder's state, as Python gives them.
-pub(crate) struct FolderSettings {
+pub(crate) struct FolderSettings<'r> {
     pub(crate) segment_bytes: u64,
     pub(crate) counters_bytes_max: u64,
     pub(crate) dirty_counters_max: usize,
@@ -41,9 +42,11 @@ pub(crate) struct FolderSettings {
     pub(crate) ids_bytes_max: usize,
     pub(crate) session_window_s: f64,
     pub(crate) id_window_s: f64,
+    /// Of the shards that this one is among: it lists what isn't at home.
+    pub(crate) ring: Option<&'r HashRing>,
 }
 
-impl FolderSettings {
+impl FolderSettings<'_> {
     fn state(&self) -> PyResult<StateSettings> {
         let milliseconds = |name: &str, seconds: f64| {
             // 2^53: the largest f64 up to which every whole number has its own.
@@ -104,7 +107,7 @@ impl JournaledFolder {
         py: Python<'_>,
         directory: PathBuf,
         name: &str,
-        settings: &FolderSettings,
+        settings: &FolderSettings<'_>,
         simulated: Option<&SimulatedDisk>,
     ) -> PyResult<Self> {
         let state = settings.state()?;
@@ -117,7 +120,10 @@ impl JournaledFolder {
             (options.files, options.seed) = (disk.files(), Some(disk.seed));
         }
         let recovery = py.detach(|| Recovery::open(&directory, options, &state));
-        let recovery = recovery.map_err(|error| errors::folder(py, &directory, &error))?;
+        let mut recovery = recovery.map_err(|error| errors::folder(py, &directory, &error))?;
+        if let Some(ring) = settings.ring {
+            recovery.list_foreign(ring.clone());
+        }
         let manifest = recovery.manifest();
         Ok(Self {
             identity: manifest.identity.to_string(),

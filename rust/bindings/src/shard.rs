@@ -9,12 +9,13 @@ use std::time::Duration;
 use pycounter_engine::clock::Clock;
 use pycounter_engine::journal::commit_thread::Step;
 use pycounter_engine::shard;
-use pycounter_engine::shard::{Fed, Figure, HostFigures, ShardSettings};
+use pycounter_engine::shard::{Fed, Figure, HostCall, HostFigures, HostRequest, ShardSettings};
 use pycounter_engine::wire::msgpack_rpc as rpc;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::hash_ring::HashRing;
 use crate::journaled_folder::{FolderSettings, JournaledFolder, level_of};
 use crate::simulated_disk::SimulatedDisk;
 
@@ -99,7 +100,7 @@ impl Shard {
         reply_bytes_max = 4_194_304, held_bytes_max = 268_435_456,
         counters_bytes_max = 8_589_934_592, dirty_counters_max = 1_048_576, sessions_max = 100_000,
         results_per_session_max = 10_000, session_bytes_max = 268_435_456, ids_bytes_max = 268_435_456,
-        session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0, simulated = None))]
+        session_window_s = 604_800.0, id_window_s = 120.0, flush_interval_s = 1.0, ring = None, simulated = None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -123,6 +124,7 @@ impl Shard {
         session_window_s: f64,
         id_window_s: f64,
         flush_interval_s: f64,
+        ring: Option<&HashRing>,
         simulated: Option<&SimulatedDisk>,
     ) -> PyResult<PyClassInitializer<Self>> {
         let settings = ShardSettings {
@@ -151,6 +153,7 @@ impl Shard {
                 ids_bytes_max,
                 session_window_s,
                 id_window_s,
+                ring: ring.map(HashRing::engine),
             },
             simulated,
         )?;
@@ -243,6 +246,11 @@ impl Shard {
         self.with(|shard| shard.set_address(address))
     }
 
+    /// What `topology` answers, as an encoded value.
+    fn topology<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        self.with(|shard| PyBytes::new(py, &shard.topology()))
+    }
+
     /// What only the server counts, for `stats`, `health` and INFO. `checkpoint_failure` is None after one that worked.
     #[pyo3(signature = (*, checkpoints, checkpoints_failed, checkpoint_failure, log_bytes, connections_refused))]
     fn report(
@@ -305,6 +313,9 @@ impl Shard {
         self.host.lock().as_mut().map(use_shard).ok_or_else(not_running)
     }
 }
+
+/// A request that Python answers: msgid, method, argument.
+type Asked<'py> = (Option<u32>, &'static str, Bound<'py, PyAny>);
 
 /// A client's connection: unparsed input, replies that wait, and what the protocol remembers.
 #[pyclass(frozen, module = "pycounter._native")]
@@ -384,26 +395,33 @@ impl Connection {
         self.ask("", |connection| connection.protocol_name())
     }
 
-    /// Rare requests that Python answers: (msgid or None, method, argument).
-    fn take_requests(&self) -> Vec<(Option<u32>, &'static str, String)> {
+    /// Rare requests that Python answers: (msgid or None, method, argument). The argument is a backup's folder or
+    /// the known version of the topology.
+    fn take_requests<'py>(&self, py: Python<'py>) -> PyResult<Vec<Asked<'py>>> {
         let requests = self.ask(Vec::new(), shard::Connection::take_host_requests);
-        requests.into_iter().map(|request| (request.msgid, request.method, request.argument)).collect()
+        let named = requests.into_iter().map(|HostRequest { msgid, call }| {
+            Ok(match call {
+                HostCall::Backup(folder) => (msgid, "backup", folder.into_pyobject(py)?.into_any()),
+                HostCall::WatchTopology(known) => (msgid, "watch_topology", known.into_pyobject(py)?.into_any()),
+            })
+        });
+        named.collect()
     }
 
-    /// The encoded answer to such a request: `error` is "code: message", or `result` a text.
+    /// The encoded answer to such a request: `error` is "code: message", or `result` an encoded value.
     fn reply<'py>(
         &self,
         py: Python<'py>,
         msgid: u32,
         error: Option<&str>,
-        result: Option<&str>,
+        result: Option<&[u8]>,
     ) -> Bound<'py, PyBytes> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(16 + result.map_or(0, <[u8]>::len));
         match (error, result) {
             (Some(error), _) => rpc::reply_error_text(&mut out, msgid, error),
             (None, Some(result)) => {
                 rpc::reply_begin(&mut out, msgid);
-                rpc::write_str(&mut out, result);
+                out.extend_from_slice(result);
             }
             (None, None) => rpc::reply_nil(&mut out, msgid),
         }

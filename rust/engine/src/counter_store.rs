@@ -56,6 +56,7 @@ pub use restore::RestoreRow;
 
 use crate::atomics::{AtomicPtr, Mutex, Ordering, lock, locked_mut};
 use crate::cell::Cells;
+use crate::foreign_list::ForeignList;
 use crate::limits::KEY_BYTES_MAX;
 use arena::{Arena, ArenaMemory};
 use foldhash::SharedSeed;
@@ -91,6 +92,8 @@ pub struct CounterStore {
     arena: Arena,
     cells: Cells,
     writer: Mutex<Writer>,
+    /// Of a shard among others: told of each counter that comes.
+    foreign: Option<Box<ForeignList>>,
 }
 
 /// What the writer lock guards.
@@ -157,7 +160,20 @@ impl CounterStore {
             arena: Arena::new(),
             cells: Cells::new(true),
             writer: Mutex::new(writer),
+            foreign: None,
         }
+    }
+
+    /// Lists the foreign ones among the counters that come from now on, with [`find_or_insert_mut`] and what builds on it.
+    ///
+    /// [`find_or_insert_mut`]: Self::find_or_insert_mut
+    pub fn list_foreign(&mut self, list: ForeignList) {
+        self.foreign = Some(Box::new(list));
+    }
+
+    /// That list.
+    pub fn foreign(&self) -> Option<&ForeignList> {
+        self.foreign.as_deref()
     }
 
     /// The same store with single cells only: for journaled maps, whose changes all have results.
@@ -217,6 +233,9 @@ impl CounterStore {
         }
         let outcome = self.insert(&mut lock(&self.writer), hash, key);
         self.reclaim();
+        if let (Ok(_), Some(foreign)) = (outcome, &mut self.foreign) {
+            foreign.look(key);
+        }
         outcome
     }
 
@@ -266,6 +285,7 @@ impl CounterStore {
     pub fn clear(&mut self) {
         let mut empty = Self::with_seed(self.seed, self.bytes_max);
         empty.cells.set_striping(self.cells.striping());
+        empty.foreign = self.foreign.take();
         *self = empty;
     }
 

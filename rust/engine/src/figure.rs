@@ -19,6 +19,11 @@ pub type Figures = Vec<(&'static str, Figure)>;
 /// As a MessagePack map.
 pub(crate) fn write_figures(out: &mut Vec<u8>, figures: &[(&'static str, Figure)]) {
     rpc::write_map_len(out, figures.len());
+    write_pairs(out, figures);
+}
+
+/// What is in such a map.
+pub(crate) fn write_pairs(out: &mut Vec<u8>, figures: &[(&'static str, Figure)]) {
     for (name, figure) in figures {
         rpc::write_str(out, name);
         match figure {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{CheckpointError, Fold, Root, Windows};
+use crate::foreign_list::ForeignList;
+use crate::hash_ring::HashRing;
 use crate::journal::commit_thread::CommitThread;
 use crate::journal::{
     self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position,
@@ -80,6 +82,12 @@ impl Recovery {
         let windows = Windows { sessions: settings.sessions, ids: settings.ids };
         let created = manifest.epoch == 0;
         Ok(Self { root: Root::empty(manifest.identity), opening, state, windows, created })
+    }
+
+    /// The shard is one of this ring's: it lists its foreign counters. To be called before anything is loaded.
+    pub fn list_foreign(&mut self, ring: HashRing) {
+        let list = ForeignList::new(ring, &self.manifest().name);
+        self.state.list_foreign(list);
     }
 
     /// What the folder says of itself.

@@ -1,7 +1,7 @@
 //! The counter engine of PyCounter, in plain Rust.
 //!
 //! Layers, lowest first: `limits`, `clock` and `error_code`; `cell`, `counter_store`, `write_batch_queue`,
-//! `hash_ring`, `foreign_keys`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
+//! `hash_ring`, `foreign_keys`, `foreign_list`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
 //! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together; `folder`,
 //! `folder_reader` and `folder_writer` (what is on disk). Apart from them: `load_generator`, which measures servers.
 
@@ -23,6 +23,7 @@ pub mod folder;
 pub mod folder_reader;
 pub mod folder_writer;
 pub mod foreign_keys;
+pub mod foreign_list;
 pub mod frequency_sketch;
 pub mod hash_ring;
 pub mod journal;

@@ -33,6 +33,7 @@ impl CounterStore {
             index: AtomicPtr::new(Box::into_raw(Box::new(index))),
             arena: Arena::new(),
             cells: Cells::new(self.cells.striping()),
+            foreign: None,
         };
         let old = self.index();
         for slot in old.slots_from(0).flatten() {
@@ -40,6 +41,7 @@ impl CounterStore {
                 return false;
             }
         }
+        new.foreign = self.foreign.take();
         *self = new;
         true
     }

@@ -23,15 +23,22 @@ pub enum Protocol {
     Resp(RespState),
 }
 
+/// What the engine leaves to its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostCall {
+    /// Write a backup into this folder.
+    Backup(String),
+    /// Answer the topology once it is newer than this version, or after a while.
+    WatchTopology(u64),
+}
+
 /// A request that the engine leaves to its host, such as a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRequest {
     /// `None` for a notification.
     pub msgid: Option<u32>,
-    /// The method.
-    pub method: &'static str,
-    /// Its one argument.
-    pub argument: String,
+    /// What to do.
+    pub call: HostCall,
 }
 
 /// A client's connection.

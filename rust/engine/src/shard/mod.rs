@@ -21,7 +21,7 @@ mod unfinished_input;
 use std::time::{Duration, Instant};
 
 pub use crate::figure::Figure;
-pub use connection::{Connection, HostRequest};
+pub use connection::{Connection, HostCall, HostRequest};
 pub use state::{RestoreError, State, StateSettings};
 pub use statistics::{HostFigures, Statistics};
 
@@ -516,6 +516,14 @@ impl Shard {
     /// Where clients reach this shard, for `topology`: it is alone in it.
     pub fn set_address(&mut self, address: &str) {
         self.address = address.to_owned();
+    }
+
+    /// What `topology` answers, encoded.
+    #[must_use]
+    pub fn topology(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write_topology(&mut out);
+        out
     }
 
     /// Time in which the shard didn't run is no uptime: it may have been stopped, or its machine, while a client sent

@@ -1,6 +1,6 @@
 //! MessagePack-RPC: frames to operations, outcomes to replies. Replies carry their msgid and may overtake each other.
 
-use super::connection::{Connection, HostRequest};
+use super::connection::{Connection, HostCall, HostRequest};
 use super::held_replies::{ReplyKind, give_back};
 use super::{LOOK_WORK, Part, Pending, RUN_MAX, Shard, TURN_WORK_MAX};
 use crate::error_code::ErrorCode;
@@ -18,6 +18,8 @@ use crate::wire::scan::Scan;
 const PAGE_REPLY_BYTES_MAX: usize = 1 << 20;
 /// `scan` looks at so many counters at a time before it sees what that cost; fewer where a pattern is long.
 const SCAN_STRIDE_MAX: usize = 4096;
+/// Of a shard's own topology.
+const TOPOLOGY_VERSION: u64 = 1;
 
 impl Shard {
     /// Executes every whole frame of `bytes`; gives the number of bytes used up.
@@ -219,11 +221,13 @@ impl Shard {
             }
             Request::Ping => self.tell(id, |_, out| rpc::write_str(out, "pong")),
             Request::Stats => self.tell(id, |shard, out| shard.write_stats(out)),
-            Request::Health => self.tell(id, |shard, out| shard.write_health(out)),
+            Request::Health { foreign_from } => self.tell(id, |shard, out| shard.write_health(out, foreign_from)),
             Request::Topology => self.tell(id, |shard, out| shard.write_topology(out)),
-            Request::Backup { directory } => {
-                connection.host_requests.push(HostRequest { msgid, method: "backup", argument: directory.to_owned() });
+            Request::WatchTopology { known } if known < TOPOLOGY_VERSION => {
+                self.tell(id, |shard, out| shard.write_topology(out));
             }
+            Request::WatchTopology { known } => leave(connection, msgid, HostCall::WatchTopology(known)),
+            Request::Backup { directory } => leave(connection, msgid, HostCall::Backup(directory.to_owned())),
         }
     }
 
@@ -324,11 +328,11 @@ impl Shard {
         rpc::write_i64(out, 0);
     }
 
-    /// The topology of a shard alone: version 1, for it never changes.
-    fn write_topology(&self, out: &mut Vec<u8>) {
+    /// The topology of a shard alone, which never changes.
+    pub(super) fn write_topology(&self, out: &mut Vec<u8>) {
         rpc::write_map_len(out, 2);
         rpc::write_str(out, "version");
-        rpc::write_u64(out, 1);
+        rpc::write_u64(out, TOPOLOGY_VERSION);
         rpc::write_str(out, "shards");
         rpc::write_array_len(out, 1);
         rpc::write_map_len(out, 5);
@@ -407,6 +411,11 @@ impl Shard {
         self.work += work;
         (cursor, found)
     }
+}
+
+/// Leaves a request to the host.
+fn leave(connection: &mut Connection, msgid: Option<u32>, call: HostCall) {
+    connection.host_requests.push(HostRequest { msgid, call });
 }
 
 /// A change's outcome as an item of a reply.

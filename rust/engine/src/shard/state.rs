@@ -5,6 +5,7 @@
 //! use only the `&self` operations of the counter store; the drain takes it alone.
 
 use crate::counter_store::{CounterStore, RestoreRow, StoreError};
+use crate::foreign_list::ForeignList;
 use crate::journal::entry::Entry;
 use crate::journal::record::{CommitEncoder, EncodedCommit};
 use crate::operation_id_table::{OperationIdRestoreError, OperationIdSettings, OperationIdTable};
@@ -55,6 +56,11 @@ impl State {
             restoring: RestoreRow::default(),
             cleared: false,
         })
+    }
+
+    /// Lists the foreign ones among the counters that come from now on, restored ones too.
+    pub fn list_foreign(&mut self, list: ForeignList) {
+        self.counters.list_foreign(list);
     }
 
     /// Takes one fact from a checkpoint page or from the log, in their order.

@@ -1,7 +1,9 @@
 //! What a shard counts of itself, and how it tells it. Plain numbers: the loop thread is their only writer.
 
 use super::Shard;
-use crate::figure::{Figure, Figures, write_figures};
+use crate::figure::{Figure, Figures, write_figures, write_pairs};
+use crate::foreign_list::ForeignList;
+use crate::wire::msgpack_rpc as rpc;
 
 /// Counted since the start of this run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,6 +65,7 @@ impl Shard {
             ("uptime_ms", Number(self.uptime_ms)),
             ("counters", Number(self.state.counters.len() as u64)),
             ("counters_bytes", Number(self.state.counters.memory_bytes())),
+            ("counters_foreign", Number(self.state.counters.foreign().map_or(0, ForeignList::len) as u64)),
             ("pending", Number(self.state.dirty.len() as u64)),
             ("changes", Number(own.changes)),
             ("requests", Number(own.requests)),
@@ -101,6 +104,9 @@ impl Shard {
     pub fn health(&self) -> Figures {
         let failure = self.journal.failure();
         let mut health = vec![
+            ("name", Figure::Text(self.identity.name.clone())),
+            ("identity", Figure::Text(self.identity.identity.clone())),
+            ("epoch", Figure::Number(self.identity.epoch)),
             ("state", Figure::Text(if failure.is_some() { "read_only" } else { "ok" }.to_owned())),
             ("commit_durable", Figure::Number(self.journal.durable())),
             ("pending", Figure::Number(self.state.dirty.len() as u64)),
@@ -118,7 +124,23 @@ impl Shard {
         write_figures(out, &self.stats());
     }
 
-    pub(super) fn write_health(&self, out: &mut Vec<u8>) {
-        write_figures(out, &self.health());
+    /// With `foreign_from`, also a part of the list of foreign counters.
+    pub(super) fn write_health(&self, out: &mut Vec<u8>, foreign_from: Option<u64>) {
+        let health = self.health();
+        let Some(from) = foreign_from else { return write_figures(out, &health) };
+        rpc::write_map_len(out, health.len() + 1);
+        write_pairs(out, &health);
+        let list = self.state.counters.foreign();
+        let (from, hashes) = list.map_or((0, &[][..]), |list| list.part(from));
+        rpc::write_str(out, "foreign");
+        rpc::write_map_len(out, 4);
+        rpc::write_str(out, "count");
+        rpc::write_u64(out, list.map_or(0, ForeignList::len) as u64);
+        rpc::write_str(out, "from");
+        rpc::write_u64(out, from);
+        rpc::write_str(out, "hashes");
+        rpc::write_bin(out, hashes);
+        rpc::write_str(out, "all");
+        rpc::write_bool(out, list.is_some_and(ForeignList::is_full));
     }
 }

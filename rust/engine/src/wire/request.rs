@@ -189,9 +189,17 @@ pub enum Request<'a> {
     /// Figures.
     Stats,
     /// Whether and why not.
-    Health,
+    Health {
+        /// Also give the hashes of foreign counters from this place of their list on.
+        foreign_from: Option<u64>,
+    },
     /// The list of shards.
     Topology,
+    /// The list of shards, once it is newer.
+    WatchTopology {
+        /// The version that the client has; 0 if none.
+        known: u64,
+    },
     /// Copy the shard's state into a folder of the server's machine.
     Backup {
         /// UTF-8 path, not empty.

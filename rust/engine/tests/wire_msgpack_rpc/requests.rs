@@ -64,8 +64,11 @@ fn every_method_means_what_the_table_says() {
         ("bye", vec![bin(&SESSION)], Request::Bye { session: SessionId(SESSION) }),
         ("ping", vec![], Request::Ping),
         ("stats", vec![], Request::Stats),
-        ("health", vec![], Request::Health),
+        ("health", vec![], Request::Health { foreign_from: None }),
+        ("health", vec![map([("foreign_from", 7.into())])], Request::Health { foreign_from: Some(7) }),
         ("topology", vec![], Request::Topology),
+        ("watch_topology", vec![], Request::WatchTopology { known: 0 }),
+        ("watch_topology", vec![3.into()], Request::WatchTopology { known: 3 }),
         ("backup", vec!["/a/b".into()], Request::Backup { directory: "/a/b" }),
     ];
     for (method, params, expected) in rows {
@@ -108,6 +111,10 @@ fn wrong_requests_get_their_code() {
         ("get", vec![key(), map([("min_commit", (-1).into())])], BadRequest),
         ("get", vec![key(), "options".into()], BadRequest),
         ("get_many", vec![key()], BadRequest),
+        ("health", vec![map([("foreign", 1.into())])], BadRequest),
+        ("health", vec![map([("foreign_from", "1".into())])], BadRequest),
+        ("health", vec![map([("foreign_from", 1.into()), ("foreign_from", 1.into())])], BadRequest),
+        ("watch_topology", vec![(-1).into()], BadRequest),
         ("get_many", vec![array([key(), Value::Nil])], BadKey),
         ("get_many", vec![array([key(), array([key()])])], BadKey),
         ("get_many", vec![Value::Array(vec![key(); REQUEST_ITEMS_MAX + 1])], TooLarge),
@@ -151,7 +158,6 @@ fn wrong_requests_get_their_code() {
         ("backup", vec![bin(b"\xff")], BadRequest),
         ("backup", vec!["a\0b".into()], BadRequest),
         ("tail", vec![0.into(), 1.into()], UnknownMethod),
-        ("watch_topology", vec![], UnknownMethod),
         ("INCR", vec![key()], UnknownMethod),
         ("", vec![], UnknownMethod),
     ];

@@ -145,8 +145,11 @@ fn parse_method<'a>(method: &[u8], params: &mut Params<'a>) -> Result<Request<'a
         b"bye" => Request::Bye { session: session(params.required("bye takes the session")?)? },
         b"ping" => Request::Ping,
         b"stats" => Request::Stats,
-        b"health" => Request::Health,
+        b"health" => Request::Health { foreign_from: numbers(params, ["foreign_from"])?[0] },
         b"topology" => Request::Topology,
+        b"watch_topology" => {
+            Request::WatchTopology { known: params.optional_unsigned("a version is an unsigned integer")?.unwrap_or(0) }
+        }
         b"backup" => Request::Backup { directory: params.directory()? },
         _ => return Err(RequestError::quoting(ErrorCode::UnknownMethod, "there is no method", method)),
     })
@@ -214,6 +217,32 @@ fn hello<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
         }
     }
     Ok(Request::Hello { token, client, session: session_id })
+}
+
+/// Options that are all unsigned integers, by name.
+fn numbers<const N: usize>(params: &mut Params<'_>, names: [&str; N]) -> Result<[Option<u64>; N], RequestError> {
+    let mut found = [None; N];
+    let pairs = match params.next_value()? {
+        None | Some(Value::Nil) => 0,
+        Some(Value::Map(pairs)) => pairs,
+        Some(_) => return Err(bad_request("options are a map")),
+    };
+    let mut seen = [false; N];
+    for _ in 0..pairs {
+        let name = params.name()?;
+        let Some(place) = names.iter().position(|known| known.as_bytes() == name) else {
+            return Err(RequestError::quoting(ErrorCode::BadRequest, "there is no such option here:", name));
+        };
+        if std::mem::replace(&mut seen[place], true) {
+            return Err(RequestError::quoting(ErrorCode::BadRequest, "given twice:", name));
+        }
+        found[place] = match params.reader.read_whole()? {
+            Value::Nil => None,
+            Value::Unsigned(number) => Some(number),
+            _ => return Err(RequestError::quoting(ErrorCode::BadRequest, "this is an unsigned integer:", name)),
+        };
+    }
+    Ok(found)
 }
 
 fn session(value: Value<'_>) -> Result<SessionId, RequestError> {
