@@ -81,10 +81,8 @@ class ChildCommands:
     def _for_shard(self, name: str, port: int) -> dict[str, Any]:
         every = msgspec.structs.asdict(self._settings)
         theirs = {key: every[key] for key in ServerSettings.__struct_fields__ if key not in _NOT_FOR_SHARDS}
-        own: dict[str, Any] = {"data": str(self.directory("shard", name)), "host": LOOPBACK, "port": port, "name": name}
-        if "ring" in ServerSettings.__struct_fields__:
-            own["ring"] = self._ring
-        return _absolute({**own, **theirs})
+        own = {"data": str(self.directory("shard", name)), "host": LOOPBACK, "port": port, "name": name}
+        return _absolute({**own, "ring": self._ring, **theirs})
 
     def _write(self, name: str, settings: dict[str, Any]) -> Path:
         path = self._directory / "run" / f"{name}.toml"

@@ -109,7 +109,9 @@ class ShardServer:
         )
         if ring and shard.name not in ring:
             shard.close_folder()
-            raise SettingsError(f"ring has no shard {shard.name!r}, the one in {settings.data}; it has {', '.join(ring)}")
+            raise SettingsError(
+                f"ring has no shard {shard.name!r}, the one in {settings.data}; it has {', '.join(ring)}"
+            )
         if settings.name not in {None, shard.name}:
             shard.close_folder()
             raise SettingsError(
@@ -189,8 +191,11 @@ class ShardServer:
         if len(crowd) >= CROWD_MAX[method]:
             connection.reply(msgid, f"overloaded: {CROWD_MAX[method]} requests of {method} are under way", None)
             return
-        answer = {"backup": self._backup, "watch_topology": self._watch_topology}[method]
-        task = asyncio.get_running_loop().create_task(self._answer(connection, msgid, answer(argument)))
+        answers: dict[str, Callable[[Any], Awaitable[bytes]]] = {
+            "backup": self._backup,
+            "watch_topology": self._watch_topology,
+        }
+        task = asyncio.get_running_loop().create_task(self._answer(connection, msgid, answers[method](argument)))
         crowd.add(task)
         task.add_done_callback(crowd.discard)
 

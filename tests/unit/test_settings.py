@@ -69,6 +69,7 @@ def test_every_setting_can_come_from_every_layer(load, name):
         "port": "5000",
         "insecure": "yes",
         "input_bytes_max": "16MiB",
+        "ring": "shard-0=1,shard-1=0.5",
     }
     text = examples.get(name, "2MiB" if "_bytes" in name else "5000" if name.endswith(("_max", "_s")) else "text")
     pair = {"tls_cert": "tls_key", "tls_key": "tls_cert"}.get(name)
