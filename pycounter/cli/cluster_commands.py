@@ -57,18 +57,29 @@ def status(
         address = ShardAddress(
             host=host or "127.0.0.1", port=port, token_file=token_file, tls=tls, tls_ca=tls_ca, timeout_s=timeout_s
         )
-        answer = {"topology": asyncio.run(_topology_of(address))}
+        answer = {"topology": asyncio.run(_ask_topology(address))}
     if json_:
         print_json(answer)
     else:
         sys.stdout.write(status_table(answer, events=EVENTS_SHOWN))
 
 
-async def _topology_of(address: ShardAddress) -> dict[str, Any]:
-    from pycounter.topology import Topology
+async def _ask_topology(address: ShardAddress) -> dict[str, Any]:
+    from pycounter.clock import SYSTEM_CLOCK
+    from pycounter.coordinator.connect_settings import ConnectSettings
+    from pycounter.coordinator.topology_watch import TopologyWatch
+    from pycounter.net.security import client_tls, read_token
 
-    async with address.client() as client:
-        return Topology.from_wire(await client.call("topology")).to_wire()
+    settings = ConnectSettings(
+        addresses=((address.host, address.port),),
+        token=read_token(address.token_file),
+        tls=client_tls(address.tls_ca) if address.tls or address.tls_ca else None,
+    )
+    watch = TopologyWatch(settings, SYSTEM_CLOCK)
+    try:
+        return (await watch.ask(address.timeout_s)).to_wire()
+    finally:
+        await watch.close()
 
 
 @replica_app.command("add")
