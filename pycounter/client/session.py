@@ -188,6 +188,11 @@ class Session:
         return taken
 
     @property
+    def in_flight_since(self) -> float | None:
+        """When the oldest batch that is in flight was sent, in the time of its owner; None: there is none."""
+        return min((batch.launched_at for batch in self.window if batch.in_flight), default=None)
+
+    @property
     def pending_operations(self) -> int:
         """Sent and not answered."""
         return sum(batch.count for batch in self.window if not batch.is_answered)

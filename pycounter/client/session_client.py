@@ -456,6 +456,11 @@ class SessionClient:
         return self._connection is not None and not self._connection.lost.is_set()
 
     @property
+    def in_flight_since(self) -> float | None:
+        """Since when, in the loop's time, the oldest request has waited for its answer; None: there is none."""
+        return self._session.in_flight_since
+
+    @property
     def failure(self) -> RpcError | None:
         """Why nothing can succeed any more; None as long as something can."""
         return self._failure

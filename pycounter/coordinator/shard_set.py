@@ -255,9 +255,10 @@ class ShardSet:
                 self._loop.call_soon(handle.session.withdraw, 1.0 - new.weight)
 
     def _tick(self) -> None:
+        now = self._loop.time()
+        self._note_stalls(now)
         self.balancer.tick()
         self._follow()
-        now = self._loop.time()
         due = set(self.balancer.probes_due())
         for handle in self.handles:
             number = handle.number
@@ -268,6 +269,14 @@ class ShardSet:
                 self._asking[number] = task
                 task.add_done_callback(lambda _, number=number: self._asking.pop(number, None))  # type: ignore[misc]
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
+
+    def _note_stalls(self, now: float) -> None:
+        """A shard that answers nothing gives no samples: each look at a request that waits is one."""
+        for handle in self.handles if len(self.handles) > 1 else ():
+            since = handle.session.in_flight_since
+            if since is not None and now - since > _TICK_S:
+                ok = now - since < self._settings.coordinator.probe_timeout_s
+                self.balancer.record(handle.number, now - since, ok)
 
     async def _probe(self, handle: ShardHandle, *, is_probe: bool) -> None:
         begun = self._loop.time()
