@@ -315,7 +315,7 @@ class ShardSet:
                     count=count,
                     from_=from_,
                     hashes=hashes,
-                    all=every,
+                    full=every,
                 )
             case _:
                 # A shard alone holds nothing whose home is elsewhere.
