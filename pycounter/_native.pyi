@@ -25,6 +25,7 @@ __all__ = [
     "Shard",
     "SimulatedDisk",
     "error_codes",
+    "glob_matches",
     "serve_constant_replies",
 ]
 
@@ -145,6 +146,9 @@ class ForeignKeys:
         `full` is the reply's `all`. It does what `replace`, `extend` and `set_all` do: another identity or epoch begins
         the list anew, and a shard whose list isn't read to its end may hold any key.
         """
+
+def glob_matches(pattern: bytes, key: bytes) -> bool:
+    """Does the whole of `key` match a pattern of `SCAN MATCH`? At most pattern times key steps."""
 
 def error_codes() -> list[tuple[str, bool, str, str]]:
     """(name, retryable, effect, meaning) of every error code; effect is "nothing", "before" or "unknown"."""

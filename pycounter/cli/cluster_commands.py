@@ -126,7 +126,7 @@ def coordinator(
     """
     import uvloop
 
-    from pycounter.coordinator.coordinator_server import CoordinatorServer  # type: ignore[import-not-found]
+    from pycounter.coordinator.coordinator_server import CoordinatorServer
     from pycounter.settings import load_coordinator_settings
 
     settings = load_coordinator_settings({"listen_fds": listen_fd}, config=config)

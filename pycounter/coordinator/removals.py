@@ -157,7 +157,7 @@ class Removals:
         encoded = key_bytes(key)
         if type(value) is not int or value not in _I64:
             raise BadDelta("a value to set is a signed 64-bit integer: nothing was sent")
-        self._need_all("set")
+        self.need_all("set")
         timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
@@ -199,7 +199,7 @@ class Removals:
             operation_id, age_ms = self._clock.random_bytes(ID_BYTES), 0
         elif not 1 <= len(operation_id) <= ID_BYTES_MAX:
             raise BadRequest(f"an operation id has 1 to {ID_BYTES_MAX} bytes: nothing was sent")
-        self._need_all(method)
+        self.need_all(method)
         window_s = self._settings.id_window_s - (age_ms or 0) / 1000
         if window_s <= 0:
             raise IdExpired("the id is older than the time for which shards keep it: nothing was sent now")
@@ -244,7 +244,8 @@ class Removals:
             unsettled=unsettled,
         )
 
-    def _need_all(self, method: str) -> None:
+    def need_all(self, method: str) -> None:
+        """Raises Unavailable where a shard is known to be down."""
         shards = self._routes.shards
         down = [shards[shard].name for shard in range(len(shards)) if self._routes.is_down(shard)]
         if down:

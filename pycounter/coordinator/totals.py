@@ -56,6 +56,9 @@ class ValueCache(Protocol):
     def get(self, key: bytes) -> int | None:
         """A value that no write has made stale."""
 
+    def lookup(self, key: bytes) -> tuple[int, float] | None:
+        """The same, and how many seconds ago it was loaded."""
+
     def begin(self, key: bytes) -> int:
         """The counter's version, before a load."""
 
@@ -234,11 +237,11 @@ class Totals:
         found: dict[bytes, _Loaded] = {}
         absent: list[tuple[bytes, int]] = []
         for key in wanted:
-            value = self._cache.get(key)
-            if value is None:
+            cached = self._cache.lookup(key)
+            if cached is None:
                 absent.append((key, self._cache.begin(key)))
             else:
-                found[key] = _Loaded(Total(total=value))
+                found[key] = _Loaded(Total(total=cached[0], age_ms=int(cached[1] * 1000)))
         if absent:
             try:
                 async with asyncio.timeout(timeout_s):

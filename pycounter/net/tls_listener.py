@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 __all__ = ["TlsListener"]
 
@@ -73,6 +73,14 @@ class TlsListener:
         except OSError:
             self.close()
             raise
+
+    def adopt(self, listeners: Iterable[socket.socket]) -> None:
+        """Accepts on sockets that listen already."""
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            listener.setblocking(False)
+            self.sockets.append(listener)
+            loop.add_reader(listener, self._accept, listener)
 
     def close(self) -> None:
         """Accepts no more, and ends the handshakes that aren't done."""

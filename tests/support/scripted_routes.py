@@ -196,10 +196,16 @@ class ScriptedCache:
     def __init__(self) -> None:
         self.values: dict[bytes, tuple[int, int]] = {}
         self.versions: dict[bytes, int] = {}
+        #: Of every value, as it says.
+        self.age_s = 0.0
 
     def get(self, key: bytes) -> int | None:
         value, version = self.values.get(key, (0, -1))
         return value if version == self.begin(key) else None
+
+    def lookup(self, key: bytes) -> tuple[int, float] | None:
+        value = self.get(key)
+        return None if value is None else (value, self.age_s)
 
     def begin(self, key: bytes) -> int:
         return self.versions.get(key, 0)

@@ -7,6 +7,7 @@ mod delta;
 mod errors;
 mod folder_copies;
 mod foreign_keys;
+mod glob;
 mod journaled_counters;
 mod journaled_folder;
 mod key;
@@ -44,5 +45,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<load_generator::ConstantReplies>()?;
     module.add_function(wrap_pyfunction!(load_generator::serve_constant_replies, module)?)?;
     module.add_function(wrap_pyfunction!(errors::error_codes, module)?)?;
+    module.add_function(wrap_pyfunction!(glob::glob_matches, module)?)?;
     Ok(())
 }

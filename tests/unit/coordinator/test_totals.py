@@ -191,9 +191,12 @@ async def test_a_replica_behind_what_this_client_wrote_is_not_believed(mirrored)
 
 async def test_cached_reads_ask_once(routes):
     routes.shards[0].add(KEYS[0], 3)
-    totals = totals_of(routes, cache=ScriptedCache())
+    cache = ScriptedCache()
+    totals = totals_of(routes, cache=cache)
     assert [await totals.get(KEYS[0], accuracy="cached") for _ in range(3)] == [3, 3, 3]
-    assert (await totals.total(KEYS[0], accuracy="cached")).total == 3
+    cache.age_s = 0.25
+    total = await totals.total(KEYS[0], accuracy="cached")
+    assert (total.total, total.age_ms, total.exact) == (3, 250, False)
     assert routes.requests("get", "get_many") == 1
 
 

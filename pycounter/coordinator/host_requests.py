@@ -1,0 +1,321 @@
+"""The rare requests of raw clients, which the router leaves to Python: those that take all shards.
+
+They come decoded from their wire, checked by the router; answers are plain values that it encodes for the client's
+protocol. One event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgpack
+
+from pycounter._native import glob_matches
+from pycounter.coordinator.crowd import Crowd
+from pycounter.coordinator.listing import PAGE, Counter, Listing
+from pycounter.coordinator.removals import Removals
+from pycounter.coordinator.scan_cursors import ScanCursors
+from pycounter.coordinator.shard_routes import ShardRoutes
+from pycounter.coordinator.total import wire_integer
+from pycounter.coordinator.totals import Totals
+from pycounter.errors import BadRequest, RpcError, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.topology import Topology
+
+__all__ = ["HostRequests"]
+
+_log = logging.getLogger(__name__)
+
+#: As a shard's own defaults.
+SCAN_COUNT = 100
+TOP_COUNT = 10
+#: Keys of DEL, and of FLUSHALL's pages, that are deleted at the same time.
+DELETES_AT_A_TIME = 64
+#: Clients that wait for a newer topology.
+WATCHERS_MAX = 10_000
+_GLOB_SPECIAL = b"*?[\\"
+
+
+class HostRequests:
+    """Answers requests.
+
+    Args:
+        routes: the shards.
+        totals, removals, listing: on the same shards.
+        bump: told of each key that is written, when it is sent and when it is settled.
+        stats, health: what the coordinator says of itself.
+        now_ms: the time that the router tells clients in `hello`.
+        timeout_s: of one request.
+    """
+
+    def __init__(
+        self,
+        routes: ShardRoutes,
+        *,
+        totals: Totals,
+        removals: Removals,
+        listing: Listing,
+        bump: Callable[[bytes], object],
+        stats: Callable[[], dict[str, Any]],
+        health: Callable[[], dict[str, Any]],
+        now_ms: Callable[[], int],
+        timeout_s: float,
+    ) -> None:
+        self._routes = routes
+        self._totals = totals
+        self._removals = removals
+        self._listing = listing
+        self._bump = bump
+        self._stats = stats
+        self._health = health
+        self._now_ms = now_ms
+        self._timeout_s = timeout_s
+        self._cursors = ScanCursors(listing, len(routes.shards))
+        self._topology: Topology | None = None
+        self._watchers: set[asyncio.Future[Topology]] = set()
+        self._methods: dict[str, Callable[..., Awaitable[Any]]] = {
+            "get": self._get,
+            "get_many": self._get_many,
+            "total": self._total,
+            "total_many": self._total_many,
+            "drain": self._drain,
+            "delete": self._delete,
+            "scan": self._scan,
+            "top": self._top,
+            "stats": self._tell(stats),
+            "health": self._tell(health),
+            "watch_topology": self._watch_topology,
+        }
+        self._commands: dict[str, Callable[..., Awaitable[Any]]] = {
+            "get": self._resp_get,
+            "mget": self._resp_mget,
+            "set": self._resp_set,
+            "getdel": self._resp_getdel,
+            "del": self._resp_del,
+            "exists": self._resp_exists,
+            "scan": self._resp_scan,
+            "dbsize": self._resp_dbsize,
+            "type": self._resp_type,
+            "flushall": self._resp_flushall,
+        }
+
+    async def answer(self, method: str, params: bytes, protocol: str) -> bytes:
+        """The encoded result. Raises RpcError."""
+        methods = self._methods if protocol == "msgpack-rpc" else self._commands
+        answer = methods.get(method)
+        if answer is None:
+            raise UnknownMethod(f"a coordinator has no {method}: ask a shard, `topology` says where they are")
+        # Text as bytes: it is keys for the most part, of any bytes.
+        arguments = msgpack.unpackb(params, raw=True, strict_map_key=False)
+        encoded: bytes = msgpack.packb(await answer(*arguments))
+        return encoded
+
+    def set_topology(self, topology: Topology) -> None:
+        """Tells whoever watches."""
+        self._topology = topology
+        watchers, self._watchers = self._watchers, set()
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(topology)
+
+    # --- MessagePack-RPC -------------------------------------------------------------------------------------------
+
+    async def _get(self, key: bytes, options: Any = None) -> Any:
+        return (await self._values([key], options))[0]
+
+    async def _get_many(self, keys: list[bytes], options: Any = None) -> Any:
+        return await self._values(keys, options)
+
+    async def _values(self, keys: list[bytes], options: Any) -> list[int | str | None]:
+        how = _options(options)
+        accuracy = _text(how.get("accuracy"), "recent")
+        values: Sequence[int | None]
+        if how.get("or_nil"):
+            values = await self._totals.find_many(keys, accuracy=accuracy, timeout_s=self._timeout_s)
+        else:
+            values = await self._totals.get_many(keys, **self._reading(how))
+        return [None if value is None else wire_integer(value) for value in values]
+
+    async def _total(self, key: bytes, options: Any = None) -> Any:
+        return (await self._totals.total(key, **self._reading(_options(options)))).to_wire()
+
+    async def _total_many(self, keys: list[bytes], options: Any = None) -> Any:
+        totals = await self._totals.total_many(keys, **self._reading(_options(options)))
+        return [total.to_wire() for total in totals]
+
+    def _reading(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("min_commit") is not None:
+            raise BadRequest("min_commit is a number of one shard's log, and this read asks several")
+        accuracy = _text(options.get("accuracy"), "recent")
+        source = _text(options.get("read_from"), "primary")
+        return {"accuracy": accuracy, "read_from": source, "timeout_s": self._timeout_s}
+
+    async def _drain(self, key: bytes, options: Any = None) -> Any:
+        return await self._remove(self._removals.drain, key, _options(options))
+
+    async def _delete(self, key: bytes, options: Any = None) -> Any:
+        return await self._remove(self._removals.delete, key, _options(options))
+
+    async def _remove(self, remove: Callable[..., Awaitable[int]], key: bytes, options: dict[str, Any]) -> Any:
+        born, number, level = options.get("born"), options.get("id"), options.get("level")
+        level = None if level is None else _text(level, "")
+        # An id without a time of birth is the client's affair, as at a shard.
+        age_ms = None if born is None else max(0, self._now_ms() - born)
+        taken = await remove(key, operation_id=number, age_ms=age_ms, level=level, timeout_s=self._timeout_s)
+        value = wire_integer(taken)
+        if not options.get("detail"):
+            return value
+        # Each shard has its own commits.
+        return {"value": value, "exact": True, "level": level or self._stats().get("level"), "commit": None}
+
+    async def _scan(self, cursor: int | None = None, count: int | None = None, prefix: bytes | None = None) -> Any:
+        following, found = await self._cursors.page(
+            cursor or 0, SCAN_COUNT if count is None else min(count, PAGE * 10), prefix or b""
+        )
+        return [following, _rows(found)]
+
+    async def _top(self, n: int | None = None, prefix: bytes | None = None) -> Any:
+        return _rows(await self._listing.top(TOP_COUNT if n is None else n, prefix or b""))
+
+    def _tell(self, say: Callable[[], dict[str, Any]]) -> Callable[..., Awaitable[Any]]:
+        async def tell(*_: object) -> Any:
+            return say()
+
+        return tell
+
+    async def _watch_topology(self, known: int | None = None, *_: object) -> Any:
+        topology = self._topology
+        if topology is None or (known is not None and topology.version <= known):
+            if len(self._watchers) >= WATCHERS_MAX:
+                raise Unavailable("too many clients watch the topology: ask for it now and then")
+            watcher: asyncio.Future[Topology] = asyncio.get_running_loop().create_future()
+            self._watchers.add(watcher)
+            try:
+                topology = await watcher
+            finally:
+                self._watchers.discard(watcher)
+        return topology.to_wire()
+
+    # --- RESP ------------------------------------------------------------------------------------------------------
+
+    async def _resp_get(self, key: bytes) -> Any:
+        return (await self._resp_mget(key))[0]
+
+    async def _resp_mget(self, *keys: bytes) -> Any:
+        values = await self._totals.find_many(keys, timeout_s=self._timeout_s)
+        return [None if value is None else wire_integer(value) for value in values]
+
+    async def _resp_set(self, key: bytes, value: int, get: bool = False) -> Any:
+        before = await self._removals.exchange(key, value, timeout_s=self._timeout_s)
+        return wire_integer(before) if get and before is not None else None
+
+    async def _resp_getdel(self, key: bytes) -> Any:
+        (before,) = await self._totals.find_many([key], accuracy="exact", timeout_s=self._timeout_s)
+        if before is None:
+            return None
+        return wire_integer(await self._removals.delete(key, timeout_s=self._timeout_s))
+
+    async def _resp_del(self, *keys: bytes) -> Any:
+        wanted = list(dict.fromkeys(keys))
+        before = await self._totals.find_many(wanted, accuracy="exact", timeout_s=self._timeout_s)
+        existing = [key for key, value in zip(wanted, before, strict=True) if value is not None]
+        await _in_turn(existing, lambda key: self._removals.delete(key, timeout_s=self._timeout_s))
+        return len(existing)
+
+    async def _resp_exists(self, *keys: bytes) -> Any:
+        return sum(value is not None for value in await self._totals.find_many(keys, timeout_s=self._timeout_s))
+
+    async def _resp_type(self, key: bytes) -> Any:
+        return await self._resp_exists(key) > 0
+
+    async def _resp_scan(self, cursor: int, count: int, pattern: bytes | None, other_type: bool) -> Any:
+        if other_type:
+            return [0, []]
+        prefix, matches = b"", None
+        if pattern is not None:
+            prefix = pattern[: min((at for at in map(pattern.find, _bytes_of(_GLOB_SPECIAL)) if at >= 0), default=None)]
+            matches = _matcher(pattern)
+        following, found = await self._cursors.page(cursor, min(count, PAGE * 10), prefix, matches=matches)
+        return [following, [key for key, _ in found]]
+
+    async def _resp_dbsize(self) -> Any:
+        """A counter that lies on several shards counts as often: to know better, all would have to be looked at."""
+        async with Crowd() as crowd:
+            asking = [
+                crowd.create_task(shard.call("stats", timeout_s=self._timeout_s)) for shard in self._routes.shards
+            ]
+        return sum(int(task.result()["counters"]) for task in asking)
+
+    async def _resp_flushall(self) -> Any:
+        """Deletes every counter that is there now, shard by shard, and each once: it is repeated as it is."""
+        self._removals.need_all("FLUSHALL")
+        async with Crowd() as crowd:
+            for shard in range(len(self._routes.shards)):
+                crowd.create_task(self._flush(shard))
+
+    async def _flush(self, shard: int) -> None:
+        caller = self._routes.shards[shard]
+
+        async def delete(key: bytes) -> None:
+            self._bump(key)
+            try:
+                await caller.call("delete", key, timeout_s=self._timeout_s)
+            finally:
+                self._bump(key)
+
+        cursor = 0
+        while True:
+            cursor, rows = await caller.call("scan", cursor, PAGE, b"", timeout_s=self._timeout_s)
+            try:
+                await _in_turn([_key(key) for key, _ in rows], delete)
+            except RpcError as error:
+                raise UnknownOutcome(f"some counters were deleted, then {caller.name}: {error}") from error
+            if not cursor:
+                return
+
+
+async def _in_turn(keys: Sequence[bytes], work: Callable[[bytes], Awaitable[object]]) -> None:
+    """Does something for each key, for several at the same time. The first error ends it."""
+    waiting = iter(keys)
+
+    async def worker() -> None:
+        for key in waiting:
+            await work(key)
+
+    async with Crowd() as crowd:
+        for _ in range(min(DELETES_AT_A_TIME, len(keys))):
+            crowd.create_task(worker())
+
+
+def _options(options: Any) -> dict[str, Any]:
+    return {name.decode(): value for name, value in (options or {}).items()}
+
+
+def _text(word: Any, default: str) -> Any:
+    return default if word is None else word.decode()
+
+
+def _bytes_of(text: bytes) -> list[bytes]:
+    return [bytes([byte]) for byte in text]
+
+
+def _matcher(pattern: bytes) -> Callable[[bytes], bool]:
+    return lambda key: glob_matches(pattern, key)
+
+
+def _key(key: Any) -> bytes:
+    return key.encode() if isinstance(key, str) else bytes(key)
+
+
+def _rows(counters: Sequence[Counter]) -> list[list[object]]:
+    """As shards answer them: keys that are text as text."""
+    return [[_as_text(key), wire_integer(value)] for key, value in counters]
+
+
+def _as_text(key: bytes) -> str | bytes:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key
