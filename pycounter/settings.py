@@ -187,6 +187,8 @@ class ClusterSettings(ServerSettings, frozen=True, kw_only=True, forbid_unknown_
         super().__post_init__()
         if self.name is not None:
             raise ValueError("name is set, but the shards of a cluster have names of its own: shard-0, shard-1 ...")
+        if self.ring:
+            raise ValueError("ring is set, but a cluster's ring is made of its shards")
         for name, value in self.coordinator.items():
             if name not in _fields(CoordinatorSettings) or name in _SUPERVISED:
                 allowed = ", ".join(_fields(CoordinatorSettings).keys() - _SUPERVISED)

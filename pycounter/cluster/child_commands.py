@@ -86,10 +86,13 @@ class ChildCommands:
 
     def _write(self, name: str, settings: dict[str, Any]) -> Path:
         path = self._directory / "run" / f"{name}.toml"
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".toml.new")
-        temporary.write_text(f"# Written by the supervisor at each start of {name}.\n{to_toml(settings)}")
-        temporary.replace(path)
+        content = f"# Written by the supervisor when it starts {name}.\n{to_toml(settings)}"
+        # A full disk is no reason not to start what was started before.
+        if not path.exists() or path.read_text() != content:
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".toml.new")
+            temporary.write_text(content)
+            temporary.replace(path)
         return path
 
     @staticmethod

@@ -113,6 +113,9 @@ class ChildProcess:
                 reason = await self._live()
             except (PyCounterError, OSError) as error:
                 reason = f"can't be started: {error}"
+            except Exception as error:  # noqa: BLE001 - a mistake here must leave no process that nobody starts again
+                _log.exception("%s can't be watched: it is killed and started again", record.name)
+                reason = f"can't be watched: {error!r}"
             served_s = 0.0 if record.ready_at is None else self._loop.time() - record.ready_at
             record.failed(reason)
             self._on_change()
@@ -145,14 +148,17 @@ class ChildProcess:
         if self._with_input:
             tasks.append(self._loop.create_task(self._write(process)))
         try:
-            status = await process.wait()
-            # What it said at last is in the pipes.
-            await asyncio.wait(tasks[:2])
+            # What it said at last is in the pipes: they are read to their ends.
+            await asyncio.gather(process.wait(), *tasks[:2])
         finally:
             self._process = None
             for task in tasks:
                 task.cancel()
-        return exit_reason(status, list(self.record.last_lines))
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        return exit_reason(process.returncode, list(self.record.last_lines))
 
     async def _listen(self, process: Process) -> None:
         assert process.stdout is not None

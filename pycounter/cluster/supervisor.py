@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 SHARDS_FIRST_S = 10.0
 #: The line that says "ready" waits so long for replicas.
 REPLICAS_S = 10.0
+#: Who waits longer is told for whom.
+TELL_S = 5.0
 #: Beyond what a child allows itself for an orderly stop: its last checkpoint.
 STOP_EXTRA_S = 30.0
 REPLICAS_MAX = 16
@@ -132,10 +134,14 @@ class Supervisor:
     async def _settle(self, kind: str, timeout_s: float | None) -> None:
         """Waits until each of a kind is ready or has failed once."""
         loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
-        while not self._stop.is_set() and (deadline is None or loop.time() < deadline):
-            if all(member.record.is_settled for member in self._of_kind(kind)):
+        began = told = loop.time()
+        while not self._stop.is_set() and (timeout_s is None or loop.time() - began < timeout_s):
+            waited_for = [member.record.name for member in self._of_kind(kind) if not member.record.is_settled]
+            if not waited_for:
                 return
+            if loop.time() - told >= TELL_S:
+                told = loop.time()
+                self._note(f"waiting since {told - began:.0f} s for {', '.join(waited_for)} to be ready")
             await asyncio.sleep(0.01)
 
     def _ready_line(self) -> dict[str, object]:

@@ -264,6 +264,8 @@ def test_strict_prefixes_come_as_a_list_or_with_commas(load_serve):
 def test_the_shards_of_a_cluster_name_themselves(load_serve):
     with pytest.raises(SettingsError, match=r"^name is set, but the shards of a cluster"):
         load_serve(shards=2, name="blue")
+    with pytest.raises(SettingsError, match=r"^ring is set, but a cluster's ring"):
+        load_serve(shards=2, ring=["shard-0=1", "shard-1=1"])
 
 
 def test_coordinators_have_a_table_of_their_own(load_serve):
