@@ -11,18 +11,24 @@ from matplotlib import pyplot as plt
 
 from bench.peers.table import Table
 
-#: Which figure a table is about, where it isn't throughput.
-FIGURES = {"p1": "cpu_us", "p2": "cpu_us", "p12": "cpu_us"}
+#: Which figures a table is about, where that isn't throughput.
+FIGURES = {
+    "p1": ("cpu_us",),
+    "p2": ("cpu_us",),
+    "p12": ("cpu_us",),
+    "batches": ("per_second", "p99_us"),
+}
+LABELS = {"per_second": "operations/s", "cpu_us": "server CPU, us/operation", "p99_us": "p99, us"}
 WIDTH = 0.8
 
 
 def draw(path: Path, tables: Sequence[Table]) -> bool:
     """Draws those tables that have a throughput or a cost for several cases. False: there is none."""
     chosen = [
-        (table, FIGURES.get(table.name, "per_second"))
+        (table, name)
         for table in tables
-        if len({row.case for row in table.rows}) > 1
-        and all(FIGURES.get(table.name, "per_second") in row.figures for row in table.rows)
+        for name in FIGURES.get(table.name, ("per_second",))
+        if len({row.case for row in table.rows}) > 1 and all(name in row.figures for row in table.rows)
     ]
     if not chosen:
         return False
@@ -40,7 +46,7 @@ def draw(path: Path, tables: Sequence[Table]) -> bool:
         labels = [case.replace("`", "").replace(", ", "\n") for case in cases]
         axis.set_xticks(range(len(cases)), labels, fontsize="small")
         axis.set_title(f"{table.name}: {table.title}")
-        axis.set_ylabel("operations/s" if name == "per_second" else "server CPU, us/operation")
+        axis.set_ylabel(LABELS[name])
         axis.legend(fontsize="small")
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from bench.peers.run import Run
 from bench.peers.scenarios import (
     bystander,
+    clients,
     contention,
     exactness,
     growth,
@@ -22,10 +23,12 @@ SCENARIOS: Mapping[str, Callable[[Run], Table]] = {
     "p4": hot_counter.hot_counter,
     "p5": in_process.in_process,
     "p6": contention.contention,
+    "p7": clients.clients_compared,
     "p9": storage.memory,
     "p10": storage.start,
     "p11": storage.checkpoint,
     "p12": growth.growth,
     "exactness": exactness.exactness,
     "bystander": bystander.bystander,
+    "batches": clients.batches,
 }
