@@ -13,6 +13,8 @@ HEADER = ("NAME", "STATE", "PID", "ADDRESS", "RESTARTS", "")
 #: A reason's characters in a line; `--json` has all.
 REASON_CHARACTERS = 160
 DECISIONS_SHOWN = 5
+#: What a coordinator sees of a shard.
+BALANCE_HEADER = ("SHARD", "HEALTH", "WEIGHT", "DIVERTS TO", "DIVERTED", "LATENCY", "ERRORS", "")
 
 
 def status_table(answer: dict[str, Any], *, events: int) -> str:
@@ -28,7 +30,7 @@ def status_table(answer: dict[str, Any], *, events: int) -> str:
     rows = [_process_row(process, facts.get(process.name, {})) for process in topology.processes]
     lines += _table([HEADER, *(rows or [_shard_row(shard) for shard in topology.shards])])
     for name, said in facts.items():
-        lines += _balancer_lines(name, said)
+        lines += _coordinator_lines(name, said)
     recent = answer.get("events", [])[-events:]
     if recent:
         lines += ["", "Lately:", *(f"  {event['at']}  {event['text']}" for event in recent)]
@@ -58,21 +60,32 @@ def _shard_row(shard: ShardInfo) -> tuple[str, ...]:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER) - 1)]
+    """Rows whose last column has no width of its own."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in rows
     ]
 
 
-def _balancer_lines(name: str, facts: dict[str, Any]) -> list[str]:
-    """What a coordinator says of the shards that it sees, where it says so."""
-    lines = []
-    for shard in facts.get("balancer", []):
-        words = " ".join(f"{key}={value}" for key, value in shard.items() if key != "name" and value is not None)
-        lines.append(f"  {shard.get('name', '?')}  {words}")
+def _coordinator_lines(name: str, facts: dict[str, Any]) -> list[str]:
+    """What a coordinator sees of the shards, and what it decided."""
+    shards = [_balance_row(shard) for shard in facts.get("shards", [])]
+    if not shards:
+        return []
+    clients = facts.get("clients", 0)
+    lines = ["", f"{name} is {facts.get('state', '?')}, with {clients} client{'' if clients == 1 else 's'}:"]
+    lines += [f"  {line}" for line in _table([BALANCE_HEADER, *shards])]
     lines += [
-        f"  decided: {decision if isinstance(decision, str) else ' '.join(map(str, decision.values()))}"
-        for decision in facts.get("decisions", [])[-DECISIONS_SHOWN:]
+        f"  {event['age_s']:.1f} s ago, {event['shard']}: {event['what']} ({event['reason']})"
+        for event in facts.get("events", [])[-DECISIONS_SHOWN:]
     ]
-    return ["", f"{name} sees:", *lines] if lines else []
+    return lines
+
+
+def _balance_row(shard: dict[str, Any]) -> tuple[str, ...]:
+    latency = "-" if shard.get("latency_ms") is None else f"{shard['latency_ms']:.1f} ms"
+    diverted = str(shard.get("diverted", 0))
+    errors = f"{shard.get('error_rate', 0.0):.1%}"
+    to = shard.get("divert_to") or "-"
+    return shard["shard"], shard["state"], str(shard["weight"]), to, diverted, latency, errors, shard.get("reason", "")
