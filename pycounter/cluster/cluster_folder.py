@@ -101,7 +101,7 @@ class ClusterFolder:
                 "`pycounter dump` it and `pycounter load` that into the cluster",
                 self.directory,
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.directory)
         self._take_lock()
         if self._path.exists():
             file = self._read()
@@ -176,11 +176,7 @@ class ClusterFolder:
         finally:
             os.close(descriptor)
         temporary.replace(self._path)
-        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(self.directory)
         self._file = file
 
     # --- what it says ----------------------------------------------------------------------------------------------
@@ -212,3 +208,19 @@ class ClusterFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def _make_folder(path: Path) -> None:
+    """Makes a folder and those above it, whose names are then as durable as what will be in it."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

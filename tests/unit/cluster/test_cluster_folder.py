@@ -49,18 +49,29 @@ def test_nothing_is_written_where_nothing_changed(folder, monkeypatch):
     folder.change(folder.shards[0])
 
 
-def test_the_file_is_on_disk_before_it_has_its_name(folder, monkeypatch):
-    events = []
+@pytest.fixture
+def synced(monkeypatch):
+    """What was fsynced, in this order."""
+    paths = []
     real = os.fsync
 
     def fsync(descriptor):
-        events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        paths.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
+    return paths
+
+
+def test_the_file_is_on_disk_before_it_has_its_name(folder, synced):
     folder.change(msgspec.structs.replace(folder.shards[0], port=1))
-    assert events == [f"{folder.directory}/cluster.json.new", str(folder.directory)]
+    assert synced == [folder.directory / "cluster.json.new", folder.directory]
     assert not (folder.directory / "cluster.json.new").exists()
+
+
+def test_a_new_folders_name_is_as_durable_as_its_content(tmp_path, synced):
+    ClusterFolder(tmp_path / "a" / "b", 1).close()
+    assert synced[:2] == [tmp_path, tmp_path / "a"]
 
 
 def test_what_a_crash_while_writing_leaves_does_no_harm(folder):
