@@ -13,6 +13,7 @@ The file is replaced as a whole, and durable before anything is built upon it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -212,7 +213,9 @@ class ClusterFolder:
 
 def _make_folder(path: Path) -> None:
     """Makes a folder and those above it, whose names are then as durable as what will be in it."""
-    if not path.is_dir():
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    if not path.exists():
         _make_folder(path.parent)
         path.mkdir(exist_ok=True)
         _sync_folder(path.parent)
