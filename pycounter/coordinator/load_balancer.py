@@ -338,7 +338,7 @@ class LoadBalancer:
         health, serving = self._shards[shard], self._serving[shard]
         mean_s = health.window.mean_s
         return {
-            "name": self._names[shard],
+            "shard": self._names[shard],
             "state": serving.state,
             "reason": health.reason,
             "since_s": round(now - health.since, 3),
