@@ -1,0 +1,135 @@
+"""The replay log on disk: what it keeps through crashes, torn ends and failing disks."""
+
+import asyncio
+import os
+import random
+
+import pytest
+
+from pycounter.coordinator.replay_log import MAGIC, Kept, ReplayLog, Sent
+
+pytestmark = pytest.mark.timeout(30)
+
+SENT = Sent("shard-1", "ab" * 16, 12_345)
+
+
+def kept(number, *, sent=None):
+    return Kept(b"id-%d" % number, b"key\xff%d" % number, number, sent)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "replay.log"
+
+
+async def test_what_was_accepted_is_there_after_a_restart(path):
+    log = ReplayLog.open(path)
+    await asyncio.gather(*(log.accept(kept(number)) for number in range(10)))
+    await log.note_sent(log.operations[b"id-3"], SENT)
+    await log.note_sent(log.operations[b"id-4"], SENT)
+    await log.note_unsent(log.operations[b"id-4"])
+    await log.settle(log.operations[b"id-5"])
+    # No close: as after kill -9.
+    again = ReplayLog.open(path)
+    assert again.operations == log.operations
+    assert again.operations[b"id-3"] == kept(3, sent=SENT)
+    assert again.operations[b"id-4"].sent is None
+    assert b"id-5" not in again.operations
+
+
+async def test_each_record_is_on_disk_before_its_caller_goes_on(path, monkeypatch):
+    synced = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda file: (real(file), synced.append(path.stat().st_size)))
+    log = ReplayLog.open(path)
+    await log.accept(kept(1))
+    assert synced == [path.stat().st_size]
+    await asyncio.gather(*(log.accept(kept(number)) for number in range(2, 50)))
+    assert len(synced) == 2, "records of one turn share an fsync"
+    assert synced[-1] == path.stat().st_size
+
+
+async def test_a_torn_or_changed_end_is_cut(path):
+    log = ReplayLog.open(path)
+    sizes = [path.stat().st_size]
+    for number in range(5):
+        await log.accept(kept(number))
+        sizes.append(path.stat().st_size)
+    whole = path.read_bytes()
+    for length in range(len(MAGIC), len(whole) + 1):
+        path.write_bytes(whole[:length])
+        survivors = sum(size <= length for size in sizes[1:])
+        again = ReplayLog.open(path)
+        assert len(again.operations) == survivors
+        await again.accept(kept(99))
+        assert len(ReplayLog.open(path).operations) == survivors + 1
+    changed = bytearray(whole)
+    changed[sizes[2] + 3] ^= 1
+    path.write_bytes(changed)
+    assert len(ReplayLog.open(path).operations) == 2
+
+
+async def test_a_file_of_somebody_else_is_put_aside(path):
+    path.write_bytes(b"something else")
+    assert ReplayLog.open(path).operations == {}
+    assert path.with_name("replay.log.unreadable").read_bytes() == b"something else"
+
+
+async def test_a_file_of_settled_operations_is_written_anew(path, monkeypatch):
+    monkeypatch.setattr("pycounter.coordinator.replay_log.REWRITE_BYTES_MIN", 4096)
+    log = ReplayLog.open(path)
+    keeper = kept(1000, sent=SENT)
+    await log.accept(keeper)
+    await log.note_sent(keeper, SENT)
+    for number in range(300):
+        await log.accept(kept(number))
+        await log.settle(log.operations[b"id-%d" % number])
+    assert path.stat().st_size < 10_000
+    assert ReplayLog.open(path).operations == {b"id-1000": keeper}
+
+
+async def test_a_disk_that_fails_is_told_and_written_anew_when_it_works(path, monkeypatch):
+    log = ReplayLog.open(path)
+    await log.accept(kept(1))
+    real = os.fdatasync
+
+    def fail(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    await log.accept(kept(2))
+    assert "space" in log.failure
+    assert not await log.note_sent(log.operations[b"id-2"], SENT), "it must not be sent"
+    log.operations[b"id-2"].sent = None
+    monkeypatch.undo()
+    assert os.fdatasync is real
+    await log.accept(kept(3))
+    assert log.failure == ""
+    assert ReplayLog.open(path).operations == {b"id-%d" % n: kept(n) for n in (1, 2, 3)}
+
+
+async def test_random_histories_survive_a_crash_at_any_moment(path, seed):
+    """A crash is a copy of the file: all that was acknowledged then is in it, and nothing that was settled before."""
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    log = ReplayLog.open(path)
+    acknowledged, settled = {}, set()
+    for number in range(200):
+        one = kept(number)
+        await log.accept(one)
+        acknowledged[one.id] = one
+        for other in chance.sample(sorted(log.operations), min(2, len(log.operations))):
+            if chance.random() < 0.4:
+                await log.settle(log.operations[other])
+                settled.add(other)
+            elif other in log.operations:
+                await log.note_sent(log.operations[other], SENT)
+        if chance.random() < 0.1:
+            copy = path.with_name("copy")
+            copy.write_bytes(path.read_bytes())
+            assert ReplayLog.open(copy).operations == {k: v for k, v in acknowledged.items() if k not in settled}
+        if chance.random() < 0.05:
+            await log.close()
+            log = ReplayLog.open(path)
+            acknowledged = {**acknowledged, **log.operations}
