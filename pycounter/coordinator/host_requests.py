@@ -45,6 +45,7 @@ class HostRequests:
         routes: the shards.
         totals, removals, listing: on the same shards.
         bump: told of each key that is written, when it is sent and when it is settled.
+        keep: takes an increment that nobody waits for, to be counted later.
         stats, health: what the coordinator says of itself.
         now_ms: the time that the router tells clients in `hello`.
         timeout_s: of one request.
@@ -58,6 +59,7 @@ class HostRequests:
         removals: Removals,
         listing: Listing,
         bump: Callable[[bytes], object],
+        keep: Callable[[bytes, int], None],
         stats: Callable[[], dict[str, Any]],
         health: Callable[[], dict[str, Any]],
         now_ms: Callable[[], int],
@@ -68,6 +70,7 @@ class HostRequests:
         self._removals = removals
         self._listing = listing
         self._bump = bump
+        self._keep = keep
         self._stats = stats
         self._health = health
         self._now_ms = now_ms
@@ -76,6 +79,7 @@ class HostRequests:
         self._topology: Topology | None = None
         self._watchers: set[asyncio.Future[Topology]] = set()
         self._methods: dict[str, Callable[..., Awaitable[Any]]] = {
+            "incr": self._incr,
             "get": self._get,
             "get_many": self._get_many,
             "total": self._total,
@@ -121,6 +125,10 @@ class HostRequests:
                 watcher.set_result(topology)
 
     # --- MessagePack-RPC -------------------------------------------------------------------------------------------
+
+    async def _incr(self, key: bytes, delta: int | None = None, *_: object) -> None:
+        """A notification that no shard can take now."""
+        self._keep(key, 1 if delta is None else delta)
 
     async def _get(self, key: bytes, options: Any = None) -> Any:
         return (await self._values([key], options))[0]
@@ -265,15 +273,18 @@ class HostRequests:
             finally:
                 self._bump(key)
 
-        cursor = 0
-        while True:
-            cursor, rows = await caller.call("scan", cursor, PAGE, b"", timeout_s=self._timeout_s)
-            try:
+        cursor = deleted = 0
+        try:
+            while True:
+                cursor, rows = await caller.call("scan", cursor, PAGE, b"", timeout_s=self._timeout_s)
+                deleted += len(rows)
                 await _in_turn([_key(key) for key, _ in rows], delete)
-            except RpcError as error:
-                raise UnknownOutcome(f"some counters were deleted, then {caller.name}: {error}") from error
-            if not cursor:
-                return
+                if not cursor:
+                    return
+        except RpcError as error:
+            if not deleted:
+                raise
+            raise UnknownOutcome(f"some counters were deleted, then {caller.name}: {error}") from error
 
 
 async def _in_turn(keys: Sequence[bytes], work: Callable[[bytes], Awaitable[object]]) -> None:

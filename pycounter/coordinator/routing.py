@@ -23,6 +23,8 @@ from pycounter.coordinator.host_requests import HostRequests
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
+from pycounter.coordinator.replay_log import ReplayLog
+from pycounter.coordinator.replayer import Replayer
 from pycounter.coordinator.shard_links import ShardLink
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
@@ -37,10 +39,14 @@ _log = logging.getLogger(__name__)
 TICK_S = 0.05
 CLOSE_TIMEOUT_S = 1.0
 WARM_FILE = "hottest-keys"
+REPLAY_FILE = "replay.log"
 
 
 class Routing:
     """Routes the requests of raw clients to the shards of a topology.
+
+    Raises (constructor):
+        OSError: the replay log can't be read or written.
 
     Args:
         topology: the first; its shards stay, whatever else of it changes.
@@ -110,12 +116,21 @@ class Routing:
         ]
         self.totals = Totals(self.shards, foreign=self.foreign, cache=self.cache, timeout_s=settings.request_timeout_s)
         self.removals = Removals(self.shards, self.totals, bump=self.cache.bump, clock=clock)
+        self.replayer = Replayer(
+            ReplayLog.open(Path(settings.data) / REPLAY_FILE),
+            self.shards,
+            serving=lambda key: self.shards.server_of(key).number,
+            identity=lambda shard: self.shards.handles[shard].identity,
+            bump=self.cache.bump,
+            clock=clock,
+        )
         self.requests = HostRequests(
             self.shards,
             totals=self.totals,
             removals=self.removals,
             listing=Listing(self.shards, self.totals, foreign=self.foreign),
             bump=self.cache.bump,
+            keep=self.replayer.accept,
             stats=self.stats,
             health=self.health,
             now_ms=lambda: int(loop.time() * 1000),
@@ -142,6 +157,7 @@ class Routing:
         self.shards.start()
         self._follow(self.balancer.serving)
         self._warming.start()
+        self.replayer.start()
         self._tick()
 
     def update(self, topology: Topology) -> None:
@@ -176,6 +192,7 @@ class Routing:
         if self._ticker is not None:
             self._ticker.cancel()
         await self._warming.close()
+        await self.replayer.close()
         for link in self._links:
             await link.close()
         try:
@@ -235,4 +252,5 @@ class Routing:
             "links": {link.name: link.link.status() for link in self._links},
             "stats": self.stats(),
             "cache_warming": self._warming.status(),
+            "replay": self.replayer.status(),
         }

@@ -1,0 +1,210 @@
+"""What raw clients get from Python at a coordinator: decoded, asked over all shards, encoded."""
+
+import asyncio
+import random
+
+import msgpack
+import pytest
+
+from pycounter.coordinator.host_requests import HostRequests
+from pycounter.coordinator.listing import Listing
+from pycounter.coordinator.removals import Removals, RemovalSettings
+from pycounter.coordinator.totals import Totals
+from pycounter.errors import BadRequest, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.topology import Topology
+from tests.support.scripted_routes import REFUSE, ScriptedCache, ScriptedRoutes
+
+pytestmark = pytest.mark.timeout(30)
+
+
+class Asked:
+    """Answers as the server does, with everything encoded."""
+
+    def __init__(self, shards=3):
+        self.routes = ScriptedRoutes(shards)
+        self.kept = []
+        self.now_ms = 50_000
+        cache = ScriptedCache()
+        totals = Totals(self.routes, foreign=self.routes, cache=cache)
+        settings = RemovalSettings(backoff_first_s=0.001, backoff_max_s=0.002)
+        self.requests = HostRequests(
+            self.routes,
+            totals=totals,
+            removals=Removals(self.routes, totals, bump=cache.bump, settings=settings),
+            listing=Listing(self.routes, totals, foreign=self.routes),
+            bump=cache.bump,
+            keep=lambda key, delta: self.kept.append((key, delta)),
+            stats=lambda: {"level": "durable", "figure": 7},
+            health=lambda: {"state": "ok"},
+            now_ms=lambda: self.now_ms,
+            timeout_s=0.2,
+        )
+
+    async def rpc(self, method, *params):
+        answer = await self.requests.answer(method, msgpack.packb(params), "msgpack-rpc")
+        return msgpack.unpackb(answer)
+
+    async def resp(self, command, *params, protocol="resp2"):
+        answer = await self.requests.answer(command, msgpack.packb(params), protocol)
+        return msgpack.unpackb(answer, raw=True)
+
+
+@pytest.fixture
+def asked():
+    return Asked()
+
+
+KEY = b"\x00key"
+
+
+async def test_totals(asked):
+    asked.routes.shards[0].add(KEY, 2**63 - 1)
+    asked.routes.divert(1, KEY, 1)
+    assert await asked.rpc("total", KEY) == {
+        "total": "9223372036854775808",
+        "partials": {"shard-0": 2**63 - 1, "shard-1": 1},
+        "missing": [],
+        "exact": False,
+        "age_ms": 0,
+    }
+    (total,) = await asked.rpc("total_many", ["\x00key"], {"accuracy": "exact"})
+    assert total["exact"] is True
+    assert await asked.rpc("get", KEY) == "9223372036854775808"
+    assert await asked.rpc("get_many", [KEY, b"\x01x"], {"or_nil": True}) == ["9223372036854775808", None]
+    assert await asked.rpc("get", b"\x01x", {"read_from": "any"}) == 0
+    with pytest.raises(BadRequest):
+        await asked.rpc("get", KEY, {"min_commit": 3})
+
+
+async def test_a_total_names_what_is_missing_and_a_value_is_unavailable(asked):
+    asked.routes.shards[1].always = REFUSE
+    assert (await asked.rpc("total", KEY, {"accuracy": "exact"}))["missing"] == ["shard-1"]
+    with pytest.raises(Unavailable):
+        await asked.rpc("get", b"\x01x")
+
+
+@pytest.mark.parametrize("method", ["drain", "delete"])
+async def test_removals_with_and_without_an_id(asked, method):
+    asked.routes.shards[0].add(KEY, 5)
+    asked.routes.divert(2, KEY, 6)
+    options = {"id": b"raw", "born": 47_000, "level": "applied", "detail": True}
+    answer = {"value": 11, "exact": True, "level": "applied", "commit": None}
+    assert await asked.rpc(method, KEY, options) == answer
+    assert await asked.rpc(method, KEY, options) == answer, "the same id gets the same answer"
+    assert asked.routes.shards[0].requests[0][1][-1] == {"id": b"raw", "born": 997_000, "level": "applied"}
+    assert await asked.rpc(method, KEY) == 0
+    asked.routes.shards[1].is_down = True
+    with pytest.raises(Unavailable):
+        await asked.rpc(method, KEY)
+
+
+async def test_scan_and_top(asked):
+    for number in range(20):
+        asked.routes.shards[number % 3].add(bytes([number]), number)
+    asked.routes.shards[255 % 3].add(b"\xff", -1)
+    found, cursor = {}, 0
+    while True:
+        cursor, page = await asked.rpc("scan", cursor, 5)
+        found |= dict(page)
+        if not cursor:
+            break
+    assert found == {**{chr(number): number for number in range(20)}, b"\xff": -1}
+    assert await asked.rpc("top", 2) == [["\x13", 19], ["\x12", 18]]
+    assert await asked.rpc("top", 5, "\x05") == [["\x05", 5]]
+    assert len(await asked.rpc("top")) == 10
+
+
+async def test_what_it_says_of_itself(asked):
+    assert await asked.rpc("stats") == {"level": "durable", "figure": 7}
+    assert await asked.rpc("health", {"foreign_from": 0}) == {"state": "ok"}
+    with pytest.raises(UnknownMethod):
+        await asked.rpc("backup", "/tmp/x")
+
+
+async def test_a_notification_that_no_shard_takes_is_kept(asked):
+    await asked.rpc("incr", KEY)
+    await asked.rpc("incr", KEY, 7, {"level": "applied"})
+    assert asked.kept == [(KEY, 1), (KEY, 7)]
+
+
+async def test_watching_the_topology(asked):
+    def topology(version):
+        shard = {"name": "shard-0", "address": "127.0.0.1:1", "weight": 1.0, "identity": "", "state": "ok"}
+        return Topology.from_wire({"version": version, "cluster": "ab", "shards": [shard]})
+
+    first = asyncio.create_task(asked.rpc("watch_topology"))
+    await asyncio.sleep(0)
+    asked.requests.set_topology(topology(4))
+    assert (await first)["version"] == 4
+    assert (await asked.rpc("watch_topology", 3))["version"] == 4
+    watchers = [asyncio.create_task(asked.rpc("watch_topology", 4)) for _ in range(3)]
+    await asyncio.sleep(0)
+    watchers[0].cancel()
+    await asyncio.sleep(0)
+    assert not any(watcher.done() for watcher in watchers[1:])
+    asked.requests.set_topology(topology(5))
+    assert [(await watcher)["version"] for watcher in watchers[1:]] == [5, 5]
+
+
+# --- RESP ------------------------------------------------------------------------------------------------------------
+
+
+async def test_values_and_nil(asked):
+    asked.routes.shards[0].add(KEY, 5)
+    asked.routes.divert(1, KEY, -5)
+    assert await asked.resp("get", KEY) == 0
+    assert await asked.resp("mget", KEY, b"\x01no", KEY) == [0, None, 0]
+    assert await asked.resp("exists", KEY, b"\x01no", KEY) == 2
+    assert await asked.resp("type", KEY) is True
+    assert await asked.resp("type", b"\x01no") is False
+
+
+async def test_set_and_removing(asked):
+    asked.routes.divert(1, KEY, 3)
+    assert await asked.resp("set", KEY, 10, False) is None
+    assert asked.routes.total(KEY) == 10
+    assert await asked.resp("set", KEY, 11, True) == 10
+    assert await asked.resp("set", b"\x02new", 1, True) is None
+    assert await asked.resp("getdel", KEY) == 11
+    assert await asked.resp("getdel", KEY) is None
+    assert asked.routes.total(KEY) == 0
+    asked.routes.shards[0].add(KEY, 1)
+    assert await asked.resp("del", KEY, b"\x02new", b"\x01no", KEY) == 2
+    assert not any(shard.counters for shard in asked.routes.shards)
+
+
+async def test_scan_by_patterns(asked):
+    for word in (b"one", b"only", b"two", b"o*e"):
+        asked.routes.shards[asked.routes.home(word)].add(word, 1)
+
+    async def keys(pattern, other_type=False):
+        found, cursor = [], 0
+        while True:
+            cursor, page = await asked.resp("scan", cursor, 2, pattern, other_type)
+            found += page
+            if not cursor:
+                return sorted(found)
+
+    assert await keys(None) == [b"o*e", b"one", b"only", b"two"]
+    assert await keys(b"on*") == [b"one", b"only"]
+    assert await keys(b"?[mn]*") == [b"one", b"only"]
+    assert await keys(b"o\\*e") == [b"o*e"]
+    assert await keys(b"two") == [b"two"]
+    assert await keys(b"tw") == []
+    assert await keys(None, True) == []
+
+
+async def test_dbsize_and_flushall(asked):
+    chance = random.Random(1)
+    for number in range(300):
+        asked.routes.shards[number % 3].add(b"%d" % number, chance.randrange(5))
+    assert await asked.resp("dbsize") == 300
+    assert await asked.resp("flushall") is None
+    assert not any(shard.counters for shard in asked.routes.shards)
+    asked.routes.shards[1].add(b"x", 1)
+    asked.routes.shards[1].always = lambda method, _: REFUSE if method == "delete" else None
+    with pytest.raises(UnknownOutcome):
+        await asked.resp("flushall")
+    asked.routes.shards[1].is_down = True
+    with pytest.raises(Unavailable):
+        await asked.resp("flushall")
