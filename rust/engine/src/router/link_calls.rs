@@ -9,8 +9,8 @@ use super::link_types::{LinkStatistics, Outcome, Repeat};
 use crate::error_code::{Effect, ErrorCode};
 use crate::wire::msgpack_rpc as rpc;
 
-/// Memory of a call beside its bytes, about.
-const CALL_OVERHEAD: usize = 64;
+/// Memory of a call beside its bytes, about, and of the batch that it keeps from growing.
+const CALL_OVERHEAD: usize = 256;
 
 /// Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
 const fn looks_at_who_asks(code: ErrorCode) -> bool {
@@ -166,11 +166,13 @@ impl<T> Calls<T> {
                 Repeat::Never => unknown(&mut call, "it was sent, but the connection ended before its reply", done),
                 Repeat::Always | Repeat::SameShard { .. } if call.waiter.is_some() => {
                     call.is_ambiguous |= matches!(call.repeat, Repeat::SameShard { .. });
-                    self.wait(call);
+                    self.bytes += call.memory_bytes();
+                    self.again.push_back(call);
                 }
                 Repeat::Always | Repeat::SameShard { .. } => {}
             }
         }
+        self.again.make_contiguous().sort_unstable_by_key(|call| call.order);
         self.deadline_ms = u64::MAX;
     }
 

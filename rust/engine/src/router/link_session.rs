@@ -113,7 +113,6 @@ impl<T> Session<T> {
         self.next_sequence = 1;
         self.acked_through = 0;
         self.tail = AppliedTail::new(id);
-        self.first_serial = self.serial(self.window.len());
         self.window.clear();
         self.window_operations = 0;
         self.in_flight = 0;

@@ -11,5 +11,7 @@ mod link_queue;
 mod link_replies;
 mod link_session;
 mod link_tail;
+#[cfg(test)]
+mod link_tests;
 mod link_types;
 pub mod shard_link;

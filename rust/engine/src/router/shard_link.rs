@@ -381,18 +381,20 @@ impl<T> ShardLink<T> {
         let mut position = 0;
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             // Nearly every reply is whole, and read at once. For one that isn't the scanner remembers where it was.
-            if !self.is_scanning
-                && let Some(reply) = replies::read_reply(rest)?
-            {
+            if self.is_scanning {
+                match self.scanner.scan(rest, FrameLimits { bytes_max: self.settings.reply_bytes_max }) {
+                    Ok(Scan::Complete(_)) => self.is_scanning = false,
+                    Ok(Scan::Incomplete) => break,
+                    Err(_) => return Err(LinkViolation::Nonsense("a reply that is too large or no MessagePack")),
+                }
+                let reply = replies::read_reply(rest)?.ok_or(LinkViolation::Nonsense("a reply that is not whole"))?;
                 position += reply.length;
                 self.take_reply(&reply, done)?;
-                continue;
-            }
-            self.is_scanning = true;
-            match self.scanner.scan(rest, FrameLimits { bytes_max: self.settings.reply_bytes_max }) {
-                Ok(Scan::Complete(_)) => self.is_scanning = false,
-                Ok(Scan::Incomplete) => break,
-                Err(_) => return Err(LinkViolation::Nonsense("a reply that is too large or no MessagePack")),
+            } else if let Some(reply) = replies::read_reply(rest)? {
+                position += reply.length;
+                self.take_reply(&reply, done)?;
+            } else {
+                self.is_scanning = true;
             }
         }
         Ok(position)
