@@ -21,13 +21,23 @@ class ModelShard:
         self.sessions = {}
         self.totals: Counter[str] = Counter()
         self.ended = set()
+        self.snapshots = 0
         self.commit()
 
     def commit(self):
-        self.durable = ({k: list(v) for k, v in self.sessions.items()}, Counter(self.totals), set(self.ended))
+        self.durable = self.snapshot()
+
+    def snapshot(self):
+        """What a commit that begins now makes durable."""
+        self.snapshots += 1
+        sessions = {k: list(v) for k, v in self.sessions.items()}
+        return self.snapshots, sessions, Counter(self.totals), set(self.ended)
+
+    def end_commit(self, snapshot):
+        self.durable = max(self.durable, snapshot, key=lambda one: one[0])
 
     def restart(self):
-        sessions, totals, ended = self.durable
+        _, sessions, totals, ended = self.durable
         self.sessions, self.totals, self.ended = {k: list(v) for k, v in sessions.items()}, Counter(totals), set(ended)
 
     def apply(self, session, first, items):
@@ -72,7 +82,7 @@ class Simulation:
         self.chance = chance = random.Random(seed)
         self.level = level
         self.shard = ModelShard()
-        self.driver = Driver(level, in_flight_max=chance.randint(1, 4), window_max=12)
+        self.driver = Driver("applied" if level == "mixed" else level, in_flight_max=chance.randint(1, 4), window_max=12)
         self.session = self.driver.session
         self.wires: list[deque[Any]] = [deque()]  # bytes under way, the present connection last
         self.replies: deque[Any] = deque()
@@ -99,7 +109,8 @@ class Simulation:
         session, shard = self.session, self.shard
         if step < 0.25 and self.unsent:
             name = self.unsent.popleft()
-            self.driver.add(name, self.deltas[name])
+            level = self.chance.choice(["durable", "applied"]) if self.level == "mixed" else None
+            self.driver.add(name, self.deltas[name], level)
         elif step < 0.5:
             if (batch := session.take_next()) is not None:
                 self.wires[-1].append((batch, session.id, batch.first, decode_items(batch.items)))
@@ -109,7 +120,7 @@ class Simulation:
                 self.deliver(wire, is_present=wire is self.wires[-1])
         elif step < 0.88:
             if self.replies:
-                self.answer(*self.replies.popleft())
+                self.answer(*self.take_reply())
         elif step < 0.885:
             self.wires[-1].append((session.acknowledged(),))
         elif step < 0.91:
@@ -130,11 +141,25 @@ class Simulation:
             return
         answer = self.shard.apply(*where) if isinstance(what, Batch) else self.shard.hello(self.session.id)
         if is_present:
-            self.replies.append((what, answer))
+            self.replies.append((what, answer, self.shard.snapshot()))
 
-    def answer(self, what, answer):
-        if self.level == "durable":
-            self.shard.commit()
+    def take_reply(self):
+        """What waits for no commit may overtake what does."""
+        first, *_ = self.replies
+        if self.is_durable(first[0]) and self.chance.random() < 0.5:
+            overtaking = next((reply for reply in self.replies if not self.is_durable(reply[0])), first)
+            self.replies.remove(overtaking)
+            return overtaking
+        return self.replies.popleft()
+
+    @staticmethod
+    def is_durable(what):
+        return not isinstance(what, Batch) or what.level == "durable"
+
+    def answer(self, what, answer, snapshot):
+        if self.is_durable(what):
+            # It waited for the commit that covers it; what was applied since has none yet.
+            self.shard.end_commit(snapshot)
         if not isinstance(what, Batch):
             self.session.confirm(what)
         elif isinstance(answer, str):
@@ -147,7 +172,7 @@ class Simulation:
         if self.misfortunes and self.wires[-1] and isinstance(self.wires[-1][0][0], Batch):
             self.misfortunes -= 1
             batch, *_ = self.wires[-1].popleft()
-            self.replies.append((batch, f"{self.chance.choice(REFUSALS)}: no"))
+            self.replies.append((batch, f"{self.chance.choice(REFUSALS)}: no", self.shard.snapshot()))
 
     def cut(self, *, restarted):
         # After a restart an unknown session is a lost one: no shard forgets a session that was just in use.
@@ -196,7 +221,7 @@ class Simulation:
                 assert counted == 0, f"{name} was refused and counted: {outcome}"
 
 
-@pytest.mark.parametrize("level", ["durable", "applied"])
+@pytest.mark.parametrize("level", ["durable", "applied", "mixed"])
 @settings(max_examples=500)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_whatever_happens_each_operation_counts_as_its_outcome_says(level, seed):
