@@ -106,7 +106,7 @@ class Pool:
         self._clock = clock
         self._on_hello = on_hello
         self._lanes: list[_Lane] = []
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[RpcConnection]] = set()
         self._waiters: deque[asyncio.Future[_Lane]] = deque()
         self._closed: RpcError | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -276,30 +276,45 @@ class Pool:
             self._open_one()
 
     def _open_one(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._open(), name="pycounter pool connection")
+        task = asyncio.get_running_loop().create_task(self._connect(), name="pycounter pool connection")
         self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task.add_done_callback(self._on_opened)
 
-    async def _open(self) -> None:
-        try:
-            connection = await self._connect()
-        except _FINAL as error:
+    def _on_opened(self, task: asyncio.Task[RpcConnection]) -> None:
+        # First: whoever is refused may ask again, and needs a new attempt then.
+        self._opening.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, _FINAL):
             self._refuse_waiters(error)
-            return
-        except (OSError, RpcError) as error:
-            _log.debug("connecting to %s: %s", self.address, error)
-            if len(self._addresses) > 1:
-                tried = self._addresses.index(self.address)
-                self.address = self._addresses[(tried + 1) % len(self._addresses)]
-            if not self._lanes and len(self._opening) <= 1:
-                host, port = self.address
-                reason = str(error) or type(error).__name__
-                self._refuse_waiters(Unavailable(f"can't reach {host}:{port} ({reason}): nothing was sent"))
-            return
+        elif isinstance(error, OSError | RpcError):
+            self._note_unreachable(error)
+        elif error is not None:
+            self._refuse_waiters(Unavailable(f"no connection can be made: {error!r}"))
+        elif self._closed is not None:
+            task.result().abort()
+        else:
+            self._admit(task.result())
+
+    def _note_unreachable(self, error: Exception) -> None:
+        _log.debug("connecting to %s: %s", self.address, error)
+        host, port = self.address
+        if len(self._addresses) > 1:
+            tried = self._addresses.index(self.address)
+            self.address = self._addresses[(tried + 1) % len(self._addresses)]
+        if not self._lanes and not self._opening:
+            reason = str(error) or type(error).__name__
+            self._refuse_waiters(Unavailable(f"can't reach {host}:{port} ({reason}): nothing was sent"))
+
+    def _admit(self, connection: RpcConnection) -> None:
         loop = asyncio.get_running_loop()
         self.statistics.opened += 1
         connection.on_lost = self._on_lost
         self._lanes.append(_Lane(connection, loop.time()))
+        if connection.lost.is_set():
+            self._on_lost(connection)
+            return
         if self._sweep is None:
             self._sweep = loop.call_later(self.settings.idle_s / 4, self._close_idle)
         self._serve()

@@ -82,7 +82,8 @@ class Simulation:
         self.chance = chance = random.Random(seed)
         self.level = level
         self.shard = ModelShard()
-        self.driver = Driver("applied" if level == "mixed" else level, in_flight_max=chance.randint(1, 4), window_max=12)
+        default = "applied" if level == "mixed" else level
+        self.driver = Driver(default, in_flight_max=chance.randint(1, 4), window_max=12)
         self.session = self.driver.session
         self.wires: list[deque[Any]] = [deque()]  # bytes under way, the present connection last
         self.replies: deque[Any] = deque()

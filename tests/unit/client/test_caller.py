@@ -1,0 +1,162 @@
+"""Calls that are sent again, and those that are not."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pycounter.client.caller import Caller
+from pycounter.client.pool import Pool
+from pycounter.client.retry import RetryPolicy
+from pycounter.client.settings import PoolSettings
+from pycounter.clock import Clock
+from pycounter.errors import (
+    BadKey,
+    DeadlineExceeded,
+    Forbidden,
+    IdExpired,
+    Overloaded,
+    SettingsError,
+    Unavailable,
+    UnknownOutcome,
+)
+from tests.support.scripted_coordinator import ScriptedCoordinator
+from tests.support.scripted_shard import CUT, SILENCE
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture
+async def server():
+    async with ScriptedCoordinator() as scripted:
+        scripted.handlers["get"] = lambda key, *_: said if (said := scripted.before()) is not None else 7
+        scripted.handlers["reset"] = lambda *_: scripted.before()
+        yield scripted
+
+
+@pytest.fixture
+async def make_caller(server):
+    pools = []
+
+    def make(*, clock=None, on_sample=None, retries=3):
+        pools.append(Pool(server.address, settings=PoolSettings(request_timeout_s=5.0)))
+        policy = RetryPolicy(retries=retries, first_s=0.001, max_s=0.01)
+        return Caller(pools[-1], policy=policy, clock=clock or Clock(), on_sample=on_sample)
+
+    yield make
+    for pool in pools:
+        await pool.close()
+
+
+def script(*outcomes):
+    left = list(outcomes)
+
+    def act(*_) -> Any:
+        outcome = left.pop(0) if left else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return act
+
+
+async def test_a_read_is_sent_again(server, make_caller):
+    server.before = script(CUT, CUT, Overloaded("no"))
+    samples = []
+    caller = make_caller(on_sample=lambda latency_s, failure: samples.append(failure))
+    assert await caller.call("get", "a") == 7
+    assert [type(failure) for failure in samples] == [Unavailable, Unavailable, Overloaded, type(None)]
+
+
+async def test_not_more_often_than_the_policy_says(server, make_caller):
+    server.before = script(*[CUT] * 9)
+    with pytest.raises(Unavailable):
+        await make_caller(retries=2).call("get", "a")
+    assert server.count("get") == 3
+
+
+async def test_only_after_errors_that_are_named(server, make_caller):
+    server.before = script(BadKey("no"))
+    with pytest.raises(BadKey):
+        await make_caller().call("get", "a")
+    assert server.count("get") == 1
+
+
+async def test_a_change_without_id_is_never_sent_again(server, make_caller):
+    server.before = script(CUT)
+    with pytest.raises(UnknownOutcome):
+        await make_caller().call("reset", "a")
+    assert server.count("reset") == 1
+    server.before = script(UnknownOutcome("no"))
+    with pytest.raises(UnknownOutcome):
+        await make_caller().call("reset", "a")
+    assert server.count("reset") == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_change_under_an_id_goes_on_until_the_server_tells(server, make_caller, when):
+    server.totals["a"] = 5
+    setattr(server, when, script(*[CUT] * 8, UnknownOutcome("no")))
+    assert await make_caller(retries=1).call("drain", "a", {"id": b"1"}) == 5
+    assert server.count("drain") == 10
+
+
+async def test_a_refusal_at_the_door_says_nothing_about_the_attempt_before(server, make_caller):
+    server.before = script(None, Forbidden("no"))
+    server.after = script(CUT)
+    with pytest.raises(UnknownOutcome):
+        await make_caller().call("drain", "a", {"id": b"1"})
+    server.before = script(Forbidden("no"))
+    with pytest.raises(Forbidden):
+        await make_caller().call("drain", "a", {"id": b"2"})
+
+
+async def test_an_id_that_is_too_old_is_final(server, make_caller):
+    server.before = script(CUT, IdExpired("no"))
+    with pytest.raises(IdExpired):
+        await make_caller().call("drain", "a", {"id": b"1"})
+
+
+async def test_it_ends_before_the_shard_may_forget_the_id(server, make_caller):
+    class Aging(Clock):
+        age_s = 1.0
+
+        def running_s(self) -> float:
+            return self.age_s
+
+    clock = Aging()
+    server.after = lambda: CUT
+    calling = asyncio.create_task(make_caller(clock=clock).call("drain", "a", {"id": b"1"}))
+    while server.count("drain") < 2:
+        await asyncio.sleep(0.001)
+    clock.age_s = 112.0
+    with pytest.raises(UnknownOutcome, match="longer than"):
+        await calling
+
+
+async def test_a_deadline_holds_for_all_attempts_together(server, make_caller):
+    server.before = lambda: SILENCE
+    with pytest.raises(DeadlineExceeded):
+        await make_caller().call("get", "a", timeout_s=0.05)
+    server.before = lambda: CUT
+    with pytest.raises(UnknownOutcome):
+        await make_caller().call("drain", "a", {"id": b"1"}, timeout_s=0.05)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_cancelled_at_any_turn_it_leaves_nothing_behind(server, make_caller, turns):
+    server.before = script(CUT)
+    caller = make_caller()
+    calling = asyncio.create_task(caller.call("get", "a"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    assert caller.pool.waiting == 0
+    assert all(lane.reserved == 0 for lane in caller.pool._lanes)
+    assert await caller.call("get", "a") == 7
+
+
+def test_policies_that_make_no_sense():
+    with pytest.raises(SettingsError):
+        RetryPolicy(retries=-1)
