@@ -22,6 +22,9 @@ __all__ = [
     "LoadGenerator",
     "LoadReport",
     "ReadCache",
+    "Router",
+    "RouterConnection",
+    "RouterLink",
     "Shard",
     "SimulatedDisk",
     "error_codes",
@@ -818,8 +821,8 @@ class Router:
     def __new__(
         cls,
         ring: HashRing,
-        foreign: Any,
-        cache: Any | None = None,
+        foreign: ForeignKeys,
+        cache: ReadCache | None = None,
         *,
         clock: Callable[[], float],
         level: str = "durable",
@@ -894,9 +897,19 @@ class RouterLink:
     def lost(self) -> None:
         """The connection is gone. What was never sent waits for the next one, until its time runs out."""
 
+    def note_error(self, error: str) -> None:
+        """Why no connection could be made: told to those whose time runs out."""
+
+    def goodbye(self) -> bytes:
+        """The end of a settled session, to be written before the connection is closed. Nothing may be asked then."""
+
     @property
     def ready(self) -> bool:
         """Is it connected, and has the shard said hello?"""
+
+    @property
+    def silent(self) -> bool:
+        """With replies due, was nothing heard for so long that the connection is to be given up?"""
 
     @property
     def identity(self) -> str | None:

@@ -16,6 +16,7 @@ mod load_generator;
 mod opened_map;
 mod owned_by_process;
 mod read_cache;
+mod router;
 mod shard;
 mod simulated_disk;
 
@@ -39,6 +40,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<folder_copies::FolderWriter>()?;
     module.add_class::<shard::Shard>()?;
     module.add_class::<shard::Connection>()?;
+    module.add_class::<router::Router>()?;
+    module.add_class::<router::RouterLink>()?;
+    module.add_class::<router::RouterConnection>()?;
     module.add_class::<simulated_disk::SimulatedDisk>()?;
     module.add_class::<load_generator::LoadGenerator>()?;
     module.add_class::<load_generator::LoadReport>()?;

@@ -48,7 +48,6 @@ fn positive(name: &str, value: usize) -> PyResult<usize> {
 
 impl ReadCache {
     /// The engine's cache, which a router shares.
-    #[allow(dead_code, reason = "used as soon as there is a router")]
     pub(crate) fn shared(&self) -> Arc<read_cache::ReadCache> {
         self.cache.clone()
     }

@@ -22,4 +22,4 @@ pub use reply_writer::{
     reply_begin, reply_error, reply_error_text, reply_int, reply_nil, write_array_len, write_bin, write_bool,
     write_error, write_f64, write_i64, write_i128, write_key, write_map_len, write_nil, write_str, write_u64,
 };
-pub use request_parser::{Parsed, parse, request_msgid};
+pub use request_parser::{Parsed, call_of, parse, request_msgid};

@@ -45,6 +45,16 @@ pub fn request_msgid(buf: &[u8]) -> Option<u32> {
     msgid(reader.read().ok()?)
 }
 
+/// The method and the encoded params of a request or notification: for passing it on as it is.
+#[must_use]
+pub fn call_of(frame: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut reader = Reader::new(frame);
+    let Value::Array(size) = reader.read().ok()? else { return None };
+    reader.skip(u64::from(size == 4) + 1).ok()?;
+    let Value::Text(method) = reader.read().ok()? else { return None };
+    Some((method, reader.rest()))
+}
+
 /// Understands one whole frame, as measured by a scanner. Any other bytes get an error, never a panic.
 #[must_use]
 pub fn parse(frame: &[u8]) -> Parsed<'_> {
