@@ -8,26 +8,22 @@
 //!
 //! One thread, the host's, owns it. There is no clock inside: `tick` says what time it is.
 
-use std::fmt::Write as _;
+mod receiving;
+mod sending;
 
-use super::link_batch::{self, Batch};
+use super::link_batch;
 use super::link_calls::{self, Call, Calls};
-use super::link_queue::{Entry, Queue};
-use super::link_replies::{self as replies, Greeting, Reply};
-use super::link_session::{Next, Session};
+use super::link_queue::Queue;
+use super::link_session::Session;
 pub use super::link_types::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};
 use crate::error_code::ErrorCode;
-use crate::wire::msgpack_rpc::{self as rpc, FrameScanner};
+use crate::wire::msgpack_rpc::FrameScanner;
 use crate::wire::request::{Level, SessionId};
-use crate::wire::scan::{FrameLimits, Scan};
 
 /// The two highest bits of a msgid say what it belongs to: nothing for calls.
 const BATCH: u32 = 0x8000_0000;
 /// The msgid of `hello`, of which one at most is under way.
 const HELLO: u32 = 0x4000_0000;
-
-/// A connection whose replies come in pieces keeps at most so much memory for the next piece.
-const INPUT_SPARE_BYTES: usize = 64 << 10;
 
 /// How far the present connection is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +34,7 @@ enum Stage {
     Greet(SessionId),
     /// The shard was asked who it is and where this session is.
     Greeting(SessionId),
-    /// Who it is and where the present session is are known; retired sessions are asked for.
+    /// It is known who it is and where each session is: requests may be sent.
     Ready,
 }
 
@@ -220,330 +216,6 @@ impl<T> ShardLink<T> {
         error.clone_into(&mut self.last_error);
     }
 
-    /// Appends what may be written now. Once a turn of the loop, and after `feed` and `tick`.
-    pub fn flush(&mut self, out: &mut Vec<u8>) {
-        match self.stage {
-            Stage::Down | Stage::Greeting(_) => {}
-            Stage::Greet(session) => {
-                self.stage = Stage::Greeting(session);
-                self.write_hello(session, out);
-            }
-            Stage::Ready => {
-                let was_idle = !self.is_waiting();
-                let before = out.len();
-                self.write_housekeeping(out);
-                self.write_requests(out);
-                if was_idle && out.len() > before {
-                    self.heard_at_ms = self.now_ms;
-                }
-            }
-        }
-    }
-
-    fn write_hello(&self, session: SessionId, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[0x94, 0x00]);
-        rpc::write_u64(out, u64::from(HELLO));
-        rpc::write_str(out, "hello");
-        rpc::write_array_len(out, 1);
-        rpc::write_map_len(out, 2 + usize::from(self.settings.token.is_some()));
-        rpc::write_str(out, "client");
-        rpc::write_str(out, &self.settings.client);
-        rpc::write_str(out, "session");
-        rpc::write_bin(out, &session.0);
-        if let Some(token) = &self.settings.token {
-            rpc::write_str(out, "token");
-            rpc::write_bin(out, token);
-        }
-    }
-
-    /// Goodbyes to sessions that have ended, and the question for what is durable.
-    fn write_housekeeping(&mut self, out: &mut Vec<u8>) {
-        for session in self.session.ended.drain(..) {
-            write_goodbye(session, out);
-        }
-        if self.barrier.is_none() && self.session.is_unconfirmed() && self.now_ms >= self.confirm_at_ms {
-            self.barrier = Some(self.session.acknowledged());
-            self.write_hello(self.session.id, out);
-        }
-    }
-
-    fn write_requests(&mut self, out: &mut Vec<u8>) {
-        self.session.prepare(&mut self.queue);
-        let is_paused = self.is_paused();
-        // After a pause one batch finds out whether the shard takes them again.
-        let in_flight_max = if self.refusals > 0 { 1 } else { self.settings.batches_in_flight_max };
-        // First what was sent before, in its old order.
-        loop {
-            let batch = self.session.again_order().filter(|_| !is_paused);
-            let call = self.calls.again_order(self.now_ms);
-            if let Some(batch) = batch
-                && call.is_none_or(|call| batch < call)
-            {
-                if self.session.in_flight >= in_flight_max {
-                    return;
-                }
-                self.write_batch_again(out);
-            } else if call.is_some() {
-                if let Some(call) = self.calls.take_again(self.now_ms) {
-                    self.session.statistics.calls_resent += 1;
-                    self.calls.launch(call, out);
-                }
-            } else {
-                break;
-            }
-        }
-        if is_paused {
-            for call in self.queue.take_calls() {
-                self.launch_call(call, out);
-            }
-        }
-        loop {
-            match self.queue.front() {
-                Some(Entry::Batch(batch)) => {
-                    let is_full = self.session.in_flight >= in_flight_max;
-                    if is_paused || is_full || self.session.is_blocked(batch.count) {
-                        return;
-                    }
-                }
-                Some(Entry::Call(_)) => {}
-                None => return,
-            }
-            match self.queue.pop_front() {
-                Some(Entry::Batch(batch)) => self.launch_batch(batch, out),
-                Some(Entry::Call(call)) => self.launch_call(call, out),
-                None => return,
-            }
-        }
-    }
-
-    fn launch_call(&mut self, mut call: Call<T>, out: &mut Vec<u8>) {
-        self.order += 1;
-        call.order = self.order;
-        self.calls.launch(call, out);
-    }
-
-    fn launch_batch(&mut self, mut batch: Batch<T>, out: &mut Vec<u8>) {
-        self.order += 1;
-        batch.order = self.order;
-        let (session, acked) = (self.session.id, self.session.acked_through);
-        if let Some((batch, serial)) = self.session.launch(batch) {
-            write_batch(batch, session, acked, BATCH | serial, out);
-        }
-    }
-
-    fn write_batch_again(&mut self, out: &mut Vec<u8>) {
-        let (session, acked) = (self.session.id, self.session.acked_through);
-        if let Some((batch, serial)) = self.session.launch_again() {
-            write_batch(batch, session, acked, BATCH | serial, out);
-        }
-    }
-
-    // --- replies -----------------------------------------------------------------------------------------------------
-
-    /// Takes a chunk as it came from the socket, and tells what became of operations.
-    ///
-    /// # Errors
-    /// The connection can't be used any more: close it, and call `lost`.
-    pub fn feed(&mut self, chunk: &[u8], done: &mut impl FnMut(T, Outcome<'_>)) -> Result<(), LinkViolation> {
-        if self.stage == Stage::Down {
-            return Ok(());
-        }
-        self.heard_at_ms = self.now_ms;
-        let fed = self.feed_open(chunk, done);
-        if let Err(violation) = &fed {
-            self.last_error.clear();
-            let _ = write!(self.last_error, "{violation}");
-            self.session.statistics.losses += 1;
-            self.stage = Stage::Down;
-        }
-        fed
-    }
-
-    fn feed_open(&mut self, chunk: &[u8], done: &mut impl FnMut(T, Outcome<'_>)) -> Result<(), LinkViolation> {
-        if self.input.is_empty() {
-            let consumed = self.consume(chunk, done)?;
-            self.input.extend_from_slice(chunk.get(consumed..).unwrap_or_default());
-            return Ok(());
-        }
-        let mut input = std::mem::take(&mut self.input);
-        input.extend_from_slice(chunk);
-        let consumed = self.consume(&input, done)?;
-        input.drain(..consumed);
-        if consumed > 0 && input.capacity() > INPUT_SPARE_BYTES {
-            input.shrink_to(INPUT_SPARE_BYTES);
-        }
-        self.input = input;
-        Ok(())
-    }
-
-    /// Handles every whole reply; gives the number of bytes used up.
-    fn consume(&mut self, bytes: &[u8], done: &mut impl FnMut(T, Outcome<'_>)) -> Result<usize, LinkViolation> {
-        let mut position = 0;
-        while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
-            // Nearly every reply is whole, and read at once. For one that isn't the scanner remembers where it was.
-            if self.is_scanning {
-                match self.scanner.scan(rest, FrameLimits { bytes_max: self.settings.reply_bytes_max }) {
-                    Ok(Scan::Complete(_)) => self.is_scanning = false,
-                    Ok(Scan::Incomplete) => break,
-                    Err(_) => return Err(LinkViolation::Nonsense("a reply that is too large or no MessagePack")),
-                }
-                let reply = replies::read_reply(rest)?.ok_or(LinkViolation::Nonsense("a reply that is not whole"))?;
-                position += reply.length;
-                self.take_reply(&reply, done)?;
-            } else if let Some(reply) = replies::read_reply(rest)? {
-                position += reply.length;
-                self.take_reply(&reply, done)?;
-            } else {
-                self.is_scanning = true;
-            }
-        }
-        Ok(position)
-    }
-
-    fn take_reply(&mut self, reply: &Reply<'_>, done: &mut impl FnMut(T, Outcome<'_>)) -> Result<(), LinkViolation> {
-        const NOT_ASKED: LinkViolation = LinkViolation::Nonsense("a reply to what was not asked");
-        if reply.msgid == HELLO {
-            return self.take_greeting(reply, done);
-        }
-        if self.stage != Stage::Ready {
-            return Err(NOT_ASKED);
-        }
-        self.answered_at_ms = self.now_ms;
-        if reply.msgid & BATCH != 0 {
-            let index = self.session.find(reply.msgid & !BATCH).ok_or(NOT_ASKED)?;
-            return self.take_batch_reply(index, reply, done);
-        }
-        let mut call = self.calls.take_answered(reply.msgid).ok_or(NOT_ASKED)?;
-        match reply.error {
-            None => {
-                if let Some(waiter) = call.waiter.take() {
-                    done(waiter, Outcome::Reply(reply.result));
-                }
-            }
-            Some(error) => {
-                let resume_at = self.now_ms + self.settings.backoff_first_ms;
-                self.calls.refuse(call, error, resume_at, done);
-            }
-        }
-        Ok(())
-    }
-
-    fn take_batch_reply(
-        &mut self,
-        index: usize,
-        reply: &Reply<'_>,
-        done: &mut impl FnMut(T, Outcome<'_>),
-    ) -> Result<(), LinkViolation> {
-        let new_id = || (self.settings.new_session_id)();
-        let Some(error) = reply.error else {
-            let results = replies::read_results(reply.result)?;
-            self.refusals = 0;
-            return self.session.on_results(index, &results, &mut self.queue, new_id, done);
-        };
-        if self.session.on_refusal(index, error, &mut self.queue, new_id, done) == Next::Pause && !self.is_paused() {
-            error.clone_into(&mut self.last_error);
-            self.resume_at_ms = self.now_ms + self.next_pause_ms();
-        }
-        Ok(())
-    }
-
-    /// Exponential and capped, each drawn between half and all of the present step, so that links spread out.
-    fn next_pause_ms(&mut self) -> u64 {
-        let step = self.settings.backoff_first_ms.saturating_mul(1 << self.refusals.min(20));
-        self.refusals = self.refusals.saturating_add(1);
-        let step = step.clamp(1, self.settings.backoff_max_ms.max(1));
-        self.chance ^= self.chance << 13;
-        self.chance ^= self.chance >> 7;
-        self.chance ^= self.chance << 17;
-        step / 2 + self.chance % (step - step / 2 + 1)
-    }
-
-    const fn is_paused(&self) -> bool {
-        self.now_ms < self.resume_at_ms
-    }
-
-    // --- greeting ----------------------------------------------------------------------------------------------------
-
-    fn take_greeting(&mut self, reply: &Reply<'_>, done: &mut impl FnMut(T, Outcome<'_>)) -> Result<(), LinkViolation> {
-        if self.stage == Stage::Ready {
-            return self.take_confirmation(reply);
-        }
-        let Stage::Greeting(session) = self.stage else {
-            return Err(LinkViolation::Nonsense("a reply to what was not asked"));
-        };
-        if let Some(error) = reply.error {
-            return Err(LinkViolation::Refused(error.to_owned()));
-        }
-        let greeting = replies::read_greeting(reply.result)?;
-        if self.met.is_none() {
-            self.meet(&greeting, done)?;
-        } else {
-            self.session.resolve(greeting.last_sequence);
-            debug_assert_ne!(session, self.session.id, "a retired session was asked for");
-        }
-        let Some(met) = self.met else { return Ok(()) };
-        if (met.restarted || self.session.is_behind(met.last_sequence))
-            && let Some(tail) = self.session.retired.first()
-        {
-            self.stage = Stage::Greet(tail.session);
-            return Ok(());
-        }
-        self.resume(met, done);
-        Ok(())
-    }
-
-    /// The shard says who it is.
-    fn meet(&mut self, greeting: &Greeting<'_>, done: &mut impl FnMut(T, Outcome<'_>)) -> Result<(), LinkViolation> {
-        if let Some(expected) = self.expected_identity.as_ref().filter(|expected| *expected != greeting.identity) {
-            return Err(LinkViolation::WrongShard { found: greeting.identity.to_owned(), expected: expected.clone() });
-        }
-        self.session.statistics.greetings += 1;
-        if self.identity.as_deref().is_some_and(|identity| identity != greeting.identity) {
-            let reason =
-                format!("the shard is {} now: it was restored from a backup, or is another", greeting.identity);
-            let new_id = (self.settings.new_session_id)();
-            self.session.abandon(&reason, &mut self.queue, new_id, done);
-            self.calls.change_shard(done);
-            self.epoch = None;
-        } else if self.answered_at_ms > 0
-            && self.now_ms.saturating_sub(self.answered_at_ms) > self.settings.session_window_ms
-        {
-            let new_id = &self.settings.new_session_id;
-            self.session.expire(&mut self.queue, || new_id(), done);
-        }
-        self.identity = Some(greeting.identity.to_owned());
-        let restarted = self.epoch.is_some_and(|epoch| epoch != greeting.epoch);
-        // Of a session that has just begun the shard knows nothing, whatever it said of the one before.
-        let last_sequence = greeting.last_sequence.filter(|_| self.stage == Stage::Greeting(self.session.id));
-        self.met = Some(Met { epoch: greeting.epoch, last_sequence, restarted });
-        Ok(())
-    }
-
-    /// All sessions are asked for. Only now the epoch counts as known: had the connection ended before, the next one
-    /// would have to ask for the rest.
-    fn resume(&mut self, met: Met, done: &mut impl FnMut(T, Outcome<'_>)) {
-        self.epoch = Some(met.epoch);
-        self.answered_at_ms = self.now_ms;
-        let new_id = &self.settings.new_session_id;
-        self.session.on_resume(met.last_sequence, met.restarted, &mut self.queue, || new_id(), done);
-        self.stage = Stage::Ready;
-        self.resume_at_ms = self.now_ms;
-        self.confirm_at_ms = self.now_ms + self.settings.confirm_interval_ms;
-    }
-
-    /// `hello` on a connection in use waited for a commit: what was acknowledged before it is durable.
-    fn take_confirmation(&mut self, reply: &Reply<'_>) -> Result<(), LinkViolation> {
-        let Some(covered) = self.barrier.take() else {
-            return Err(LinkViolation::Nonsense("a reply to what was not asked"));
-        };
-        self.confirm_at_ms = self.now_ms + self.settings.confirm_interval_ms;
-        if reply.error.is_none() {
-            replies::read_greeting(reply.result)?;
-            self.session.confirm(&covered);
-        }
-        Ok(())
-    }
-
     // --- time --------------------------------------------------------------------------------------------------------
 
     /// What time it is, some times a second. Operations whose deadline has passed are told so: those that were never
@@ -614,9 +286,9 @@ impl<T> ShardLink<T> {
     /// Ends a settled session at the shard; nothing may be asked afterwards.
     pub fn say_goodbye(&mut self, out: &mut Vec<u8>) {
         if self.stage == Stage::Ready && self.is_settled() {
-            self.session.ended.drain(..).for_each(|session| write_goodbye(session, out));
+            self.session.ended.drain(..).for_each(|session| sending::write_goodbye(session, out));
             if self.session.has_begun() {
-                write_goodbye(self.session.id, out);
+                sending::write_goodbye(self.session.id, out);
             }
         }
     }
@@ -674,27 +346,4 @@ impl<T> ShardLink<T> {
     pub const fn session_id(&self) -> SessionId {
         self.session.id
     }
-}
-
-/// `[0, msgid, "apply", [session, first_sequence, acked_through, items, level]]`
-fn write_batch<T>(batch: &Batch<T>, session: SessionId, acked_through: u64, msgid: u32, out: &mut Vec<u8>) {
-    out.reserve(batch.items.len() + 80);
-    out.extend_from_slice(&[0x94, 0x00]);
-    rpc::write_u64(out, u64::from(msgid));
-    rpc::write_str(out, "apply");
-    rpc::write_array_len(out, 5);
-    rpc::write_bin(out, &session.0);
-    rpc::write_u64(out, batch.first);
-    rpc::write_u64(out, acked_through);
-    rpc::write_array_len(out, batch.count);
-    out.extend_from_slice(&batch.items);
-    rpc::write_str(out, batch.level.name());
-}
-
-/// `[2, "bye", [session]]`
-fn write_goodbye(session: SessionId, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[0x93, 0x02]);
-    rpc::write_str(out, "bye");
-    rpc::write_array_len(out, 1);
-    rpc::write_bin(out, &session.0);
 }
