@@ -310,7 +310,7 @@ class ShardSet:
             case {"count": int() as count, "from": int() as from_, "hashes": bytes() as hashes, "all": bool() as every}:
                 self._foreign_from[number] = self.foreign.absorb(
                     number,
-                    identity=handle.identity or "",
+                    identity=str(said.get("identity", handle.identity or "")),
                     epoch=int(said.get("epoch", 0)),
                     count=count,
                     from_=from_,
