@@ -5,7 +5,7 @@ const ENTRIES: usize = 1 << 15;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
-    /// 0: never used.
+    /// 0 where nothing was set; its value is 0, too.
     tag: u64,
     value: i64,
 }
@@ -26,12 +26,12 @@ impl Default for Partials {
 #[inline]
 const fn tag(hash: u64, shard: usize) -> u64 {
     // Hashes of keys are uniform; the golden ratio's multiples keep shards apart.
-    hash.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1
+    hash.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 #[inline]
 const fn index(tag: u64) -> usize {
-    (tag >> 1) as usize & (ENTRIES - 1)
+    tag as usize & (ENTRIES - 1)
 }
 
 impl Partials {

@@ -105,7 +105,9 @@ mod tests {
         assert_eq!((slab.remove(first), slab.remove(first), slab.len()), (Some("a"), None, 1));
         let third = slab.insert("c");
         assert_eq!(third.slot(), first.slot());
-        assert_eq!((slab.get(first), slab.get_mut(first), slab.take(first)), (None, None, None));
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.take(first), None);
         assert_eq!((slab.get(second), slab.get(third)), (Some(&"b"), Some(&"c")));
         assert_eq!(slab.get(Place::NOWHERE), None);
         let value = slab.take(third).unwrap();
