@@ -88,4 +88,5 @@ def _balance_row(shard: dict[str, Any]) -> tuple[str, ...]:
     diverted = str(shard.get("diverted", 0))
     errors = f"{shard.get('error_rate', 0.0):.1%}"
     to = shard.get("divert_to") or "-"
-    return shard["shard"], shard["state"], str(shard["weight"]), to, diverted, latency, errors, shard.get("reason", "")
+    reason = "" if shard["state"] == "healthy" else shard.get("reason", "")
+    return shard["shard"], shard["state"], str(shard["weight"]), to, diverted, latency, errors, reason

@@ -1,0 +1,90 @@
+"""`pycounter status` and `pycounter replica`: what they tell, and what they refuse."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+
+def pycounter(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "pycounter", *map(str, words)], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(start_shared_cluster):
+    return start_shared_cluster(shards=2)
+
+
+@pytest.fixture
+def free_port():
+    """A port on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def test_status_shows_every_process(cluster):
+    done = pycounter("status", "--data", cluster.directory)
+    assert done.returncode == 0, done.stderr
+    headline, header, *rows = done.stdout.splitlines()
+    assert headline.endswith("2 shards, all serving.")
+    assert header.split() == ["NAME", "STATE", "PID", "ADDRESS", "RESTARTS"]
+    shown = {row.split()[0]: row.split()[1:3] for row in rows[: rows.index("")]}
+    for name, pid in cluster.pids().items():
+        assert shown[name] == ["ok", str(pid)], name
+    assert any(row.startswith("coordinator-0 is ") for row in rows), "and what the coordinator sees"
+
+
+def test_status_as_json_is_what_the_supervisor_says(cluster):
+    done = pycounter("status", "--data", cluster.directory, "--json")
+    told = json.loads(done.stdout)
+    assert told["topology"] == cluster.status()["topology"]
+    assert told["address"] == f"127.0.0.1:{cluster.ready.port}"
+
+
+def test_status_tells_the_story_of_a_kill(cluster):
+    cluster.kill_process("shard-1")
+    cluster.wait_restarted("shard-1")
+    lines = pycounter("status", "--data", cluster.directory).stdout.splitlines()
+    (row,) = (line for line in lines if line.startswith("shard-1 "))
+    assert re.search(r" ok +\d+ +127\.0\.0\.1:\d+ +1 +ended by SIGKILL$", row)
+    assert any("shard-1 ended by SIGKILL; it is started again in" in line for line in lines)
+
+
+def test_status_asks_a_server_by_its_address(cluster, shard):
+    by_address = json.loads(pycounter("status", "--port", cluster.ready.port, "--json").stdout)["topology"]
+    assert [one["name"] for one in by_address["shards"]] == ["shard-0", "shard-1"]
+    assert {process["name"] for process in by_address["processes"]} == set(cluster.pids())
+    alone = pycounter("status", "--port", shard.address[1])
+    assert alone.stdout.startswith("One shard, shard-0, without a cluster."), alone.stderr
+    assert re.search(rf"^shard-0 +ok +- +127\.0\.0\.1:{shard.address[1]}$", alone.stdout, re.MULTILINE)
+
+
+def test_nobody_to_ask(tmp_path, free_port):
+    done = pycounter("status", "--data", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no supervisor runs on" in done.stderr
+    done = pycounter("status", "--port", free_port, "--timeout-s", "0.5")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("pycounter: ")
+    assert pycounter("status", "--data", tmp_path, "--host", "x").returncode == 2
+
+
+def test_replicas_of_shards_that_are_not_there(cluster):
+    done = pycounter("replica", "add", "shard-7", "--data", cluster.directory)
+    assert (done.returncode, done.stderr) == (1, "pycounter: there is no shard 'shard-7'; there are shard-0, shard-1\n")
+    done = pycounter("replica", "remove", "shard-0", "--data", cluster.directory)
+    assert (done.returncode, done.stderr) == (1, "pycounter: shard-0 has no replica\n")
+
+
+def test_help_teaches():
+    for words in (["serve"], ["status"], ["replica"], ["replica", "add"], ["replica", "remove"]):
+        done = pycounter(*words, "--help")
+        assert done.returncode == 0
+        assert "--data" in done.stdout or words == ["replica"]
+    assert "coordinator " not in pycounter("--help").stdout, "processes of the supervisor are no commands for people"
