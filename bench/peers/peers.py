@@ -172,6 +172,22 @@ def shard(level: str, **settings: str | float) -> Peer:
     )
 
 
+def cluster(shards: int, level: str) -> Peer:
+    """PyCounter's own cluster: a coordinator and so many shards."""
+
+    def command(port: int, folder: Path) -> list[str]:
+        arguments = ["--shards", str(shards), "--data", str(folder), "--port", str(port), "--level", level]
+        return [sys.executable, "-m", "pycounter", "serve", *arguments]
+
+    return Peer(
+        name=f"cluster-{shards}-{level}",
+        title=f"PyCounter, coordinator and {shards} shards, `{level}`",
+        program=sys.executable,
+        command=command,
+        is_ready=answers_ping,
+    )
+
+
 def _constant(name: str, title: str, *options: str) -> Peer:
     def command(port: int, _folder: Path) -> list[str]:
         return [sys.executable, "-m", "bench.peers.constant_server", str(port), *options]

@@ -16,9 +16,12 @@ FIGURES = {
     "p1": ("cpu_us",),
     "p2": ("cpu_us",),
     "p12": ("cpu_us",),
+    "p8": ("cpu_us",),
+    "shards": ("cpu_us",),
+    "totals": ("p50_us",),
     "batches": ("per_second", "p99_us"),
 }
-LABELS = {"per_second": "operations/s", "cpu_us": "server CPU, us/operation", "p99_us": "p99, us"}
+LABELS = {"per_second": "operations/s", "cpu_us": "server CPU, us/operation", "p50_us": "p50, us", "p99_us": "p99, us"}
 WIDTH = 0.8
 
 

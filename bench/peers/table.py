@@ -15,6 +15,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "p999_us": ("p99.9 us", ",.0f"),
     "cpu_us": ("CPU us/op", ".3f"),
     "cpu_ratio": ("CPU to {reference}", ".2f"),
+    "coordinator_us": ("coordinator's CPU us/op", ".3f"),
     "generator_us": ("generator us/op", ".3f"),
     "nanoseconds": ("ns/op", ",.1f"),
     "time_ratio": ("time to {reference}", ".2f"),

@@ -6,6 +6,7 @@ from bench.peers.run import Run
 from bench.peers.scenarios import (
     bystander,
     clients,
+    cluster,
     contention,
     exactness,
     growth,
@@ -24,6 +25,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Table]] = {
     "p5": in_process.in_process,
     "p6": contention.contention,
     "p7": clients.clients_compared,
+    "p8": cluster.coordinator,
     "p9": storage.memory,
     "p10": storage.start,
     "p11": storage.checkpoint,
@@ -31,4 +33,6 @@ SCENARIOS: Mapping[str, Callable[[Run], Table]] = {
     "exactness": exactness.exactness,
     "bystander": bystander.bystander,
     "batches": clients.batches,
+    "shards": cluster.shards,
+    "totals": cluster.totals,
 }
