@@ -10,6 +10,7 @@ import typer
 
 from pycounter.cli.shard_address import ShardAddress, TimeoutS, Tls, TlsCa, TokenFile
 from pycounter.cli.terminal import print_json
+from pycounter.errors import PyCounterError
 
 __all__ = ["coordinator", "replica_app", "status"]
 
@@ -137,5 +138,8 @@ def coordinator(
     async def serve_until_stopped() -> None:
         await CoordinatorServer(settings).run(ready)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_until_stopped())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_until_stopped())
+    except OSError as error:
+        raise PyCounterError(str(error)) from error

@@ -116,10 +116,7 @@ class Supervisor:
         for entry in self._folder.shards:
             self._start_shard(entry)
         await self._settle("shard", SHARDS_FIRST_S)
-        shards = self._of_kind("shard")
-        if all(shard.record.state == "down" for shard in shards) and not self._stop.is_set():
-            reasons = "; ".join(f"{shard.record.name} {shard.record.reason}" for shard in shards[:3])
-            raise PyCounterError(f"no shard of the cluster in {self._folder.directory} can start: {reasons}")
+        self._refuse_without("shard")
         for entry in self._folder.shards:
             for _ in range(self._settings.replicas - len(entry.replicas)):
                 self._remember_replica(entry.name)
@@ -128,6 +125,7 @@ class Supervisor:
         for number in range(self._settings.coordinators):
             self._start_coordinator(f"coordinator-{number}")
         await self._settle("coordinator", None)
+        self._refuse_without("coordinator")
         await self._settle("replica", REPLICAS_S)
         return not self._stop.is_set()
 
@@ -143,6 +141,13 @@ class Supervisor:
                 told = loop.time()
                 self._note(f"waiting since {told - began:.0f} s for {', '.join(waited_for)} to be ready")
             await asyncio.sleep(0.01)
+
+    def _refuse_without(self, kind: str) -> None:
+        """Raises PyCounterError if not one of a kind can start: then nothing can be served."""
+        members = self._of_kind(kind)
+        if all(member.record.can_not_start for member in members) and not self._stop.is_set():
+            reasons = "; ".join(f"{member.record.name} {member.record.reason}" for member in members[:3])
+            raise PyCounterError(f"no {kind} of the cluster in {self._folder.directory} can start: {reasons}")
 
     def _ready_line(self) -> dict[str, object]:
         records = [member.record for member in self._members.values()]

@@ -185,6 +185,18 @@ def test_where_no_shard_can_start_the_start_is_refused_with_the_reason(start_clu
     assert cluster.children_left() == []
 
 
+def test_where_no_coordinator_can_start_the_start_is_refused_too(start_cluster):
+    cluster = start_cluster(shards=1)
+    cluster.terminate()
+    shutil.rmtree(cluster.directory / "coordinators")
+    (cluster.directory / "coordinators").touch()
+    with pytest.raises(ShardEnded) as end:
+        cluster.start()
+    assert end.value.status == 1
+    assert "no coordinator of the cluster in" in end.value.output
+    assert cluster.children_left() == []
+
+
 # --- what stalls is left alone ---------------------------------------------------------------------------------------
 
 
