@@ -1,0 +1,103 @@
+"""The simulation finds what it is there for: bugs planted in the real code, each within so many seeds.
+
+The seeds are always the same, so that the time it takes is too.
+"""
+
+import pytest
+
+from pycounter.client.coalescer import Coalescer
+from pycounter.client.session import Session
+from pycounter.client.session_client import SessionClient
+from tests.simulation.ledger import Violation
+from tests.simulation.planted import Bug, planted
+from tests.simulation.world import simulate
+
+FIRST_SEED = 1
+SEEDS_MAX = 1500
+
+REFUSAL_SETTLES = Bug(
+    "a refusal settles an operation of which an earlier attempt is unanswered",
+    SessionClient,
+    "call",
+    "if not (is_ambiguous and error.retryable):",
+    "if True:",
+)
+SHARD_BUGS = [
+    Bug(
+        "after a lost connection a batch goes on under a new session",
+        Session,
+        "on_disconnect",
+        "self._settle()",
+        "self._renew([batch for batch in self.window if not batch.is_answered])",
+    ),
+    Bug(
+        "what was in flight when a connection broke is not sent again",
+        Session,
+        "_rewind",
+        "if not batch.is_answered:",
+        "if not batch.is_answered and not batch.is_ambiguous:",
+    ),
+    Bug(
+        "what was in flight when a connection broke is taken for never sent",
+        Session,
+        "on_disconnect",
+        "batch.is_ambiguous = True",
+        "batch.is_ambiguous = False",
+    ),
+    Bug(
+        "a lost tail of applied operations is not reported",
+        Session,
+        "_report",
+        "if lost is not None:",
+        "if False:",
+    ),
+    Bug(
+        "what was acknowledged at applied counts as durable at once",
+        Session,
+        "on_results",
+        'if batch.level_reached == "durable":',
+        "if True:",
+    ),
+    Bug(
+        "a batch of increments answers its callers in the wrong order",
+        Coalescer,
+        "_answer",
+        "zip(replies, results, strict=True)",
+        "zip(replies, reversed(results), strict=True)",
+    ),
+    Bug(
+        "a batch that is settled leaves no room",
+        Coalescer,
+        "_answer",
+        "self._room.leave(len(replies))",
+        "pass",
+    ),
+    Bug(
+        "the server may be silent for ever",
+        SessionClient,
+        "_watch",
+        "if loop.time() - silent_since > limit:",
+        "if False:",
+    ),
+]
+
+
+BUGS = [("ids", REFUSAL_SETTLES), *(("shard", bug) for bug in SHARD_BUGS)]
+
+
+def find(bug, scenario, first=FIRST_SEED, count=SEEDS_MAX):
+    """How many histories it takes to see that something is wrong, and what is seen."""
+    with planted(bug):
+        for number in range(first, first + count):
+            try:
+                simulate(scenario, number)
+            except Violation as seen:
+                return number - first + 1, str(seen).splitlines()[0]
+    return None
+
+
+@pytest.mark.parametrize(("scenario", "bug"), BUGS, ids=[bug.name for _, bug in BUGS])
+def test_a_planted_bug_is_found(scenario, bug):
+    found = find(bug, scenario)
+    assert found is not None, f"not found in {SEEDS_MAX} seeds"
+    print(f"{bug.name}: seen after {found[0]} histories: {found[1]}")

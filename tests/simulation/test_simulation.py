@@ -1,0 +1,45 @@
+"""Thousands of histories of clients and shards, each from one seed, and what must hold in all of them."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.world import SCENARIOS, simulate
+from tests.support.shard_process import ROOT
+
+#: So many parts, for the worker processes of a test run.
+PARTS = 4
+#: In each part.
+SEEDS = {"shard": 300, "ids": 50}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("scenario", SEEDS)
+def test_every_history_keeps_every_promise(scenario, part, seed):
+    first = random.Random(seed).randrange(10**9)
+    print(f"seeds from {first}")
+    acknowledged = kills = 0
+    for number in range(first, first + SEEDS[scenario]):
+        report = simulate(scenario, number)
+        acknowledged += report.acknowledged
+        kills += report.kills
+    assert acknowledged > 5 * SEEDS[scenario], "nearly nothing was counted: the simulation tests nothing"
+    assert kills > SEEDS[scenario], "nearly nobody died: the simulation tests nothing"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_seed_is_one_history_in_every_process(scenario, seed):
+    number = random.Random(seed).randrange(10**9)
+    digests = {simulate(scenario, number).digest, simulate(scenario, number).digest}
+    script = f"from tests.simulation.world import simulate; print(simulate({scenario!r}, {number}).digest)"
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        told = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        digests.add(told.stdout.strip())
+    assert len(digests) == 1, f"seed {number} has several histories"
