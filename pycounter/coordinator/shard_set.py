@@ -260,7 +260,8 @@ class ShardSet:
         self.balancer.tick()
         self._follow()
         due = set(self.balancer.probes_due())
-        for handle in self.handles:
+        # Of a shard alone nothing follows: nobody else could serve.
+        for handle in self.handles if len(self.handles) > 1 or self.handles[0].replicas else ():
             number = handle.number
             is_late = now - self._asked_at[number] >= self._settings.coordinator.probe_interval_s
             if (number in due or is_late) and number not in self._asking and handle.info.endpoint is not None:

@@ -10,6 +10,7 @@ from tests.support.fixtures import (
     rpc,
     shard,
     shared_shard,
+    start_cluster,
     start_shard,
     start_shared_shard,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "rpc",
     "shard",
     "shared_shard",
+    "start_cluster",
     "start_shard",
     "start_shared_shard",
 ]

@@ -17,6 +17,7 @@ import pytest
 import pycounter
 from pycounter.client import LostTail
 from pycounter.errors import DeadlineExceeded, Overloaded, SessionLost, Unavailable
+from pycounter.topology import format_address
 from tests.support.fault_proxy import Direction, FaultProxy
 from tests.support.topology_server import TopologyServer
 
@@ -119,6 +120,30 @@ async def test_shards_are_killed_and_stopped_under_load(shards, level):
             values = await other.get_many(sorted(tally.most), timeout_s=10.0)
             exact = await other.get_many(sorted(tally.most), accuracy="exact", timeout_s=10.0)
             assert values == exact
+
+
+@pytest.mark.parametrize("route", ["direct", "coordinator"])
+async def test_a_cluster_loses_its_processes_under_load(start_cluster, route):
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    cluster = start_cluster(shards=2, coordinators=2)
+    url = f"pycounter://{format_address(*cluster.address)}?route={route}"
+    tally, ended = Tally(), asyncio.Event()
+    async with pycounter.connect(url, increment_timeout_s=5.0) as client:
+
+        async def misfortune():
+            for name in chance.sample(["shard-0", "shard-1", "coordinator-0", "coordinator-1"], 4):
+                await asyncio.sleep(chance.uniform(0.1, 0.5))
+                await asyncio.to_thread(cluster.kill_process, name)
+                await asyncio.to_thread(cluster.wait_restarted, name)
+            ended.set()
+
+        await asyncio.gather(misfortune(), work_until(ended, tally, client, chance))
+        assert await client.unknown.wait(timeout_s=60) == []
+        assert sum(tally.least.values()) > 500
+    async with pycounter.connect(url) as client:
+        await tally.check(client)
 
 
 async def test_a_dead_shard_costs_its_callers_little(shards):

@@ -1,7 +1,10 @@
 """`pycounter.connect` against real shards: one alone, and several that a topology names."""
 
 import asyncio
+import contextlib
+import resource
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -83,6 +86,110 @@ async def test_a_shard_that_has_moved_is_found_again(shards, can_watch, monkeypa
         assert await client.incr(key) == 2
         assert client.topology.version == server.document["version"]
         assert await client.get(key, accuracy="exact") == 2
+
+
+@pytest.fixture(scope="module")
+def cluster(start_shared_cluster):
+    return start_shared_cluster(shards=2)
+
+
+@pytest.mark.parametrize("route", ["direct", "coordinator", "auto"])
+async def test_a_cluster_either_way(cluster, route):
+    async with pycounter.connect(url_of(cluster, f"?route={route}")) as client:
+        assert client.route == {"auto": "direct"}.get(route, route)
+        keys = [f"{route}-{number}" for number in range(20)]
+        assert await asyncio.gather(*(client.incr(key) for key in keys)) == [1] * 20
+        detail = await client.incr(keys[0], 4, detail=True)
+        assert (detail.value, detail.level, detail.exact) == (5, "durable", True)
+        assert (await client.incr(keys[0], level="applied", detail=True)).level == "applied"
+        results = await client.incr_many([(keys[0], 1), ("", 1), (keys[1], 2)])
+        assert [result if isinstance(result, int) else type(result) for result in results] == [7, BadKey, 3]
+        assert await client.get_many(keys[:3]) == [7, 3, 1]
+        assert await client.get(keys[0], accuracy="exact") == await client.get(keys[0]) == 7
+        total = await client.total(keys[0], accuracy="exact")
+        assert (total.total, total.exact, total.missing) == (7, True, ())
+        assert [total.total for total in await client.total_many(keys[:2])] == [7, 3]
+        prefix = f"{route}-"
+        expected = {key.encode(): 1 for key in keys} | {keys[0].encode(): 7, keys[1].encode(): 3}
+        assert dict([entry async for entry in client.scan(prefix)]) == expected
+        assert await client.top(2, prefix) == [(keys[0].encode(), 7), (keys[1].encode(), 3)]
+        assert await client.set(keys[2], 9) == 1
+        assert await client.drain(keys[2]) == 9
+        assert await client.delete(keys[2]) == 0
+        assert await client.get(keys[2]) == 0
+        assert client.status()["route"] == client.route
+        assert client.statistics["pending"] == 0
+        assert len(client.topology.shards) == 2
+
+
+async def test_a_key_that_is_no_key_is_refused_before_it_travels(cluster):
+    async with pycounter.connect(url_of(cluster)) as client:
+        bad: list[Any] = ["", "x" * 1025, 5, None, "\ud800"]
+        for key in bad:
+            with pytest.raises(BadKey):
+                await client.incr(key)
+            with pytest.raises(BadKey):
+                await client.incr(key, level="durable")
+            with pytest.raises(BadKey):
+                await client.get(key)
+        assert await client.incr_many([]) == []
+        assert await client.get_many([]) == []
+
+
+async def test_what_a_client_wrote_it_reads_though_it_caches(cluster):
+    async with pycounter.connect(url_of(cluster)) as client, pycounter.connect(url_of(cluster)) as other:
+        for value in range(1, 30):
+            assert await client.incr("cached") == value
+            assert await client.get("cached", accuracy="cached") == value
+            assert await client.get("cached", accuracy="cached") == value
+        assert client.status()["cache"]["l1_hits"] >= 29
+        # Another client's write is seen when the time of the cache is over, or by a read that isn't cached.
+        await other.incr("cached")
+        assert await client.get("cached") == 30
+
+
+@pytest.mark.slow
+async def test_a_thousand_clients_connect_at_once(shard):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    connected = 0
+    everybody = asyncio.Event()
+
+    async def count(number):
+        nonlocal connected
+        async with pycounter.connect(url_of(shard), connect_timeout_s=60.0, increment_timeout_s=60.0) as client:
+            await client.incr("all")
+            await client.incr(f"own-{number}")
+            connected += 1
+            if connected == 1000:
+                everybody.set()
+            await everybody.wait()
+
+    try:
+        await asyncio.gather(*(count(number) for number in range(1000)))
+        async with pycounter.connect(url_of(shard)) as client:
+            assert await client.get("all") == 1000
+            assert await client.get_many([f"own-{number}" for number in range(1000)]) == [1] * 1000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55])
+async def test_cancelled_at_any_turn_connecting_leaves_nothing_open(shard, turns):
+    before = len(asyncio.all_tasks())
+    connecting = asyncio.create_task(open_client(url_of(shard)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    connecting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await (await connecting).close()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == before
+
+
+async def open_client(url):
+    return await pycounter.connect(url)
 
 
 async def test_nobody_listens(start_shard):
