@@ -103,14 +103,14 @@ def remove_replica(
     data: Cluster,
     json_: Json = False,
 ) -> None:
-    """Stop a replica of a running cluster and delete its copy. The shard itself is not touched."""
+    """Stop a replica of a running cluster, for good. The shard itself is not touched."""
     from pycounter.cluster.control import ask_supervisor
 
     name = ask_supervisor(data, {"do": "replica remove", "shard": shard}, timeout_s=120.0)
     if json_:
         print_json({"removed": name})
     else:
-        sys.stdout.write(f"{name} is stopped and its copy is deleted.\n")
+        sys.stdout.write(f"{name} is stopped, and the cluster has forgotten it.\n")
 
 
 def coordinator(

@@ -5,7 +5,6 @@
     control.sock          where `pycounter status` and `pycounter replica` talk to the supervisor
     run/NAME.toml         the settings that a process was started with, written at each start
     shards/shard-0/       a shard's own folder
-    replicas/NAME/        a replica's
     coordinators/NAME/    a coordinator's
 
 The file is replaced as a whole, and durable before anything is built upon it.

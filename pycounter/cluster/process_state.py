@@ -113,6 +113,8 @@ class ProcessRecord:
     restarts: int = 0
     #: Why it is in this state or was started again.
     reason: str = ""
+    #: Why its last life ended; empty if this is the first.
+    last_end: str = ""
     #: When it was ready, None if it isn't.
     ready_at: float | None = None
     #: Did its last life end before it was ready?
@@ -144,8 +146,10 @@ class ProcessRecord:
         self.identity = identity
         self.ready_at = now
         self.is_settled = True
-        if not self.restarts:
-            self.reason = ""
+        self.reason = self.last_end
+        if self.kind == "replica":
+            # It can be asked, and doesn't answer reads before it has caught up with its shard.
+            self.state = "starting"
 
     def looked(self, stalled: str, health: str, health_reason: str) -> None:
         """What a look at it gave: why it counts as stalled, and the state and reason that it gives itself."""
@@ -153,17 +157,20 @@ class ProcessRecord:
             return
         if stalled:
             self.state, self.reason = "stalled", stalled
-        elif health == "read_only":
-            self.state, self.reason = "read_only", health_reason
+        elif health in {"read_only", "starting"}:
+            self.state = "read_only" if health == "read_only" else "starting"
+            self.reason = health_reason or self.last_end
         elif self.state in {"stalled", "read_only"}:
             self.state, self.reason = "ok", f"it was {self.state.replace('_', ' ')}, and has recovered"
+        elif health == "ok" and self.state == "starting":
+            self.state, self.reason = "ok", self.last_end
 
     def failed(self, reason: str) -> None:
         """It ended, or could not be started."""
         self.state = "down"
         self.can_not_start = self.ready_at is None
         self.pid = 0
-        self.reason = reason
+        self.reason = self.last_end = reason
         self.ready_at = None
         self.is_settled = True
         self.facts = {}

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -275,7 +274,6 @@ class Supervisor:
         member = self._members.pop(name)
         self._changed()
         await member.child.stop(self._settings.stop_timeout_s)
-        await asyncio.to_thread(shutil.rmtree, self._commands.directory("replica", name), ignore_errors=True)
         return name
 
     # --- watching and telling --------------------------------------------------------------------------------------

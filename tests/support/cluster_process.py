@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pycounter.cluster.control import ask_supervisor
+from pycounter.cluster.parent import SUPERVISOR_VARIABLE
 from pycounter.topology import ProcessInfo, Topology, parse_address
 from tests.support.shard_process import START_TIMEOUT_S, Launcher, Ready, ShardEnded, ShardProcess
 from tests.support.waiting import wait_until
@@ -46,9 +47,12 @@ class ClusterProcess(ShardProcess):
         super().__init__(directory, launcher=launcher, settings=settings, arguments=[*counts, *arguments])
         self.said: dict[str, Any] = {}
         self._restarts_seen: dict[str, int] = {}
+        self._supervisors: set[int] = set()
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Ready:
         """Waits for the ready line. Raises ShardEnded where the supervisor ends instead."""
+        assert self._child is not None
+        self._supervisors.add(self._child.pid)
         line = self._read_line(timeout_s)
         if not line.endswith(b"\n"):
             raise ShardEnded(self.wait(), self.output())
@@ -130,13 +134,13 @@ class ClusterProcess(ShardProcess):
         return found
 
     def children_left(self) -> list[int]:
-        """The pids of processes that were started for this folder and are there, whoever started them."""
+        """The pids of processes that a supervisor of this cluster started and that are there, in any of its lives."""
         return [int(process.name) for process in Path("/proc").glob("[0-9]*") if self._is_child(process)]
 
     def _is_child(self, process: Path) -> bool:
         with contextlib.suppress(OSError):
-            # The last byte, so that `cluster` isn't taken for `cluster-2`.
-            return os.fsencode(self.directory) + b"/" in (process / "cmdline").read_bytes()
+            environment = (process / "environ").read_bytes().split(b"\0")
+            return any(f"{SUPERVISOR_VARIABLE}={pid}".encode() in environment for pid in self._supervisors)
         return False
 
 

@@ -155,6 +155,27 @@ def test_what_a_look_gives(record):
     assert record.state == "ok"
 
 
+def test_a_replica_serves_once_it_says_that_it_has_caught_up():
+    record = ProcessRecord("shard-0-replica-0", "replica")
+    record.began(17)
+    record.ready(1.0, address="127.0.0.1:1", identity="")
+    assert record.state == "starting"
+    record.looked("", "", "")
+    assert record.state == "starting", "it hasn't been asked yet"
+    record.looked("", "starting", "127.0.0.1:2: Connection refused")
+    assert (record.state, record.reason) == ("starting", "127.0.0.1:2: Connection refused")
+    record.looked("", "ok", "")
+    assert (record.state, record.reason) == ("ok", "")
+    record.looked("stopped", "ok", "")
+    record.looked("", "starting", "")
+    assert record.state == "starting", "it has dropped its state"
+    record.failed("ended by SIGKILL")
+    record.began(18)
+    record.ready(2.0, address="127.0.0.1:1", identity="")
+    record.looked("", "ok", "")
+    assert (record.state, record.reason) == ("ok", "ended by SIGKILL")
+
+
 def test_a_look_at_one_that_is_not_ready_changes_nothing():
     record = ProcessRecord("shard-0", "shard")
     record.began(17)
