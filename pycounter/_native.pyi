@@ -874,6 +874,12 @@ class Router:
     def is_settled(self) -> bool:
         """Is no client owed a reply, and no shard's answer missing?"""
 
+    def take_unserved(self, *, unsent: bool = False) -> list[tuple[bytes, int]]:
+        """Increments that came as notifications and that no shard takes: (key, delta), for the host to keep.
+
+        None of them was sent. With `unsent` also those that wait for a shard: the router ends.
+        """
+
     def samples(self) -> list[tuple[int, float, bool]]:
         """(shard, seconds until it answered, was it no error) since the last call; at most some hundred."""
 

@@ -45,7 +45,6 @@ class HostRequests:
         routes: the shards.
         totals, removals, listing: on the same shards.
         bump: told of each key that is written, when it is sent and when it is settled.
-        keep: takes an increment that nobody waits for, to be counted later.
         stats, health: what the coordinator says of itself.
         now_ms: the time that the router tells clients in `hello`.
         timeout_s: of one request.
@@ -59,7 +58,6 @@ class HostRequests:
         removals: Removals,
         listing: Listing,
         bump: Callable[[bytes], object],
-        keep: Callable[[bytes, int], None],
         stats: Callable[[], dict[str, Any]],
         health: Callable[[], dict[str, Any]],
         now_ms: Callable[[], int],
@@ -70,7 +68,6 @@ class HostRequests:
         self._removals = removals
         self._listing = listing
         self._bump = bump
-        self._keep = keep
         self._stats = stats
         self._health = health
         self._now_ms = now_ms
@@ -79,7 +76,6 @@ class HostRequests:
         self._topology: Topology | None = None
         self._watchers: set[asyncio.Future[Topology]] = set()
         self._methods: dict[str, Callable[..., Awaitable[Any]]] = {
-            "incr": self._incr,
             "get": self._get,
             "get_many": self._get_many,
             "total": self._total,
@@ -125,10 +121,6 @@ class HostRequests:
                 watcher.set_result(topology)
 
     # --- MessagePack-RPC -------------------------------------------------------------------------------------------
-
-    async def _incr(self, key: bytes, delta: int | None = None, *_: object) -> None:
-        """A notification that no shard can take now."""
-        self._keep(key, 1 if delta is None else delta)
 
     async def _get(self, key: bytes, options: Any = None) -> Any:
         return (await self._values([key], options))[0]

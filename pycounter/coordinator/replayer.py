@@ -85,6 +85,8 @@ class Replayer:
         #: When those that aren't under way are due: (the loop's time, id), a heap.
         self._due: list[tuple[float, bytes]] = []
         self._under_way = 0
+        #: What brings operations to disk, and what sends them.
+        self._keeping: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
@@ -96,7 +98,8 @@ class Replayer:
         self._runner = asyncio.get_running_loop().create_task(self._run(), name="pycounter replay")
 
     async def close(self) -> None:
-        """Stops to send. What isn't settled is on disk."""
+        """Stops to send. What was accepted and isn't settled is on disk, if that works."""
+        await asyncio.gather(*self._keeping)
         tasks = [*self._tasks, *([] if self._runner is None else [self._runner])]
         for task in tasks:
             task.cancel()
@@ -112,7 +115,7 @@ class Replayer:
         self.accepted += 1
         operation = Kept(self._clock.random_bytes(ID_BYTES), key, delta)
         self._tries[operation.id] = 0
-        self._begin(self._keep(operation))
+        self._begin(self._keep(operation), self._keeping)
 
     def status(self) -> dict[str, int | str]:
         """Figures by name; `failure` is why the disk takes nothing, empty if it does."""
@@ -240,10 +243,11 @@ class Replayer:
 
     # --- all of them -------------------------------------------------------------------------------------------------
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    @staticmethod
+    def _begin(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -253,7 +257,7 @@ class Replayer:
                 _, number = heapq.heappop(self._due)
                 if (operation := self._log.operations.get(number)) is not None:
                     self._under_way += 1
-                    self._begin(self._attempt(operation))
+                    self._begin(self._attempt(operation), self._tasks)
             is_full = self._under_way >= self._settings.concurrent_max
             wait = None if is_full or not self._due else max(0.0, self._due[0][0] - loop.time())
             with contextlib.suppress(TimeoutError):

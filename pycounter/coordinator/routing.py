@@ -130,7 +130,6 @@ class Routing:
             removals=self.removals,
             listing=Listing(self.shards, self.totals, foreign=self.foreign),
             bump=self.cache.bump,
-            keep=self.replayer.accept,
             stats=self.stats,
             health=self.health,
             now_ms=lambda: int(loop.time() * 1000),
@@ -188,9 +187,10 @@ class Routing:
         return True
 
     async def close(self) -> None:
-        """Ends all connections to shards."""
+        """Ends all connections to shards. What was accepted without a waiting caller and never sent goes to disk."""
         if self._ticker is not None:
             self._ticker.cancel()
+        self._keep_unserved(unsent=True)
         await self._warming.close()
         await self.replayer.close()
         for link in self._links:
@@ -211,7 +211,13 @@ class Routing:
         self.router.tick(self._loop.time())
         for shard, latency_s, ok in self.router.samples():
             self.balancer.record(shard, latency_s, ok)
+        self._keep_unserved()
         self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    def _keep_unserved(self, *, unsent: bool = False) -> None:
+        """Notifications that no shard takes go to disk."""
+        for key, delta in self.router.take_unserved(unsent=unsent):
+            self.replayer.accept(key, delta)
 
     def _follow(self, serving: list[Serving]) -> None:
         """Copies what the balancer has decided into the router."""

@@ -214,7 +214,11 @@ class ShardSet:
         handle = self.handles[shard]
         if self._sends_increments and handle.is_connected:
             return False
-        return handle.info.endpoint is None or handle.info.state == "down" or self._serving[shard].state == "dead"
+        return (
+            handle.info.endpoint is None
+            or handle.info.state in {"down", "stalled"}
+            or self._serving[shard].state == "dead"
+        )
 
     def time_ms(self, shard: int) -> int | None:
         """The shard's clock; None where it never answered."""

@@ -282,6 +282,14 @@ impl Router {
         lock(&self.host.router).is_settled()
     }
 
+    /// Increments that nobody waits for and no shard takes: (key, delta). With `unsent`, those too that wait for a
+    /// shard and were never sent.
+    #[pyo3(signature = (*, unsent = false))]
+    fn take_unserved<'py>(&self, py: Python<'py>, unsent: bool) -> Vec<(Bound<'py, PyBytes>, i64)> {
+        let taken = lock(&self.host.router).take_unserved(unsent);
+        taken.into_iter().map(|(key, delta)| (PyBytes::new(py, &key), delta)).collect()
+    }
+
     /// (shard, seconds until it answered, was it no error) since the last call.
     fn samples(&self) -> Vec<(usize, f64, bool)> {
         let samples = lock(&self.host.router).take_samples();

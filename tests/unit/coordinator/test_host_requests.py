@@ -22,7 +22,6 @@ class Asked:
 
     def __init__(self, shards=3):
         self.routes = ScriptedRoutes(shards)
-        self.kept = []
         self.now_ms = 50_000
         cache = ScriptedCache()
         totals = Totals(self.routes, foreign=self.routes, cache=cache)
@@ -33,7 +32,6 @@ class Asked:
             removals=Removals(self.routes, totals, bump=cache.bump, settings=settings),
             listing=Listing(self.routes, totals, foreign=self.routes),
             bump=cache.bump,
-            keep=lambda key, delta: self.kept.append((key, delta)),
             stats=lambda: {"level": "durable", "figure": 7},
             health=lambda: {"state": "ok"},
             now_ms=lambda: self.now_ms,
@@ -119,12 +117,6 @@ async def test_what_it_says_of_itself(asked):
     assert await asked.rpc("health", {"foreign_from": 0}) == {"state": "ok"}
     with pytest.raises(UnknownMethod):
         await asked.rpc("backup", "/tmp/x")
-
-
-async def test_a_notification_that_no_shard_takes_is_kept(asked):
-    await asked.rpc("incr", KEY)
-    await asked.rpc("incr", KEY, 7, {"level": "applied"})
-    assert asked.kept == [(KEY, 1), (KEY, 7)]
 
 
 async def test_watching_the_topology(asked):

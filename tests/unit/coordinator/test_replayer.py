@@ -174,6 +174,12 @@ async def test_without_the_shards_time_or_identity_nothing_is_sent(ground, route
     assert routes.total(KEY) == 5
 
 
+async def test_what_was_accepted_just_before_the_end_is_on_disk(ground):
+    ground.replayer.accept(KEY, 1)
+    await ground.replayer.close()
+    assert [one.delta for one in ReplayLog.open(ground.path).operations.values()] == [1]
+
+
 async def test_there_is_a_bound(routes, tmp_path):
     ground = Ground(routes, tmp_path / "replay.log", operations_max=2)
     for _ in range(5):

@@ -140,6 +140,7 @@ impl Core {
             (Kind::ReadGroup, outcome) => self.read_group_done(shard, place, outcome),
             (Kind::IncrGroup, outcome) => self.incr_group_done(shard, place, outcome),
             (Kind::ShardTime, Outcome::Reply(reply)) => self.shard_times[shard] = time_of(reply),
+            (Kind::ShardTime, Outcome::Error { code, .. }) => self.stopwatches[shard].note_error(code),
             (Kind::ShardTime, _) => {}
             (_, Outcome::Error { code, message }) => {
                 self.stopwatches[shard].note_error(code);

@@ -34,6 +34,7 @@ pub mod shard_link;
 mod slab;
 mod statistics;
 mod unfinished_input;
+mod unserved;
 mod waiter;
 
 use std::sync::Arc;
@@ -55,6 +56,7 @@ use crate::wire::scan::FrameLimits;
 use connection::Protocol;
 use groups::ReadBatch;
 use shard_link::ShardLink;
+use unserved::Unserved;
 use waiter::Kind;
 pub use waiter::Waiter;
 
@@ -137,6 +139,7 @@ pub struct Router {
     flush_scheduled: bool,
     samples: Vec<Sample>,
     scratch: Vec<u8>,
+    unserved: Unserved,
 }
 
 impl Router {
@@ -171,6 +174,7 @@ impl Router {
             flush_scheduled: false,
             samples: Vec::new(),
             scratch: Vec::new(),
+            unserved: Unserved::default(),
         }
     }
 

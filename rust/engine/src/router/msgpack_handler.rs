@@ -252,6 +252,11 @@ impl Router {
                 waiting.take(index, Err((code, code.meaning())));
                 continue;
             }
+            if place == Place::NOWHERE && item.id.is_none() {
+                // Nobody waits, neither for the items together nor for this one.
+                self.route_incr(item.key, item.delta, level, place, 0, Kind::Incr);
+                continue;
+            }
             waiting.expect();
             let Some(id) = item.id else {
                 self.route_incr(item.key, item.delta, level, gather, index, Kind::PartIncr);

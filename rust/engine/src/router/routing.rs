@@ -59,6 +59,8 @@ impl Router {
             if now.weight < before.weight && now.divert_to.is_some() {
                 // So much of what the last change left is to leave now.
                 self.divert_unsent(shard, 1.0 - now.weight / before.weight);
+            } else if now.is_dead() && !before.is_dead() {
+                self.keep_unsent(shard);
             }
         }
         self.core.tell_late(&self.names);
@@ -73,12 +75,14 @@ impl Router {
         });
         self.core.stopwatches[shard].answered += taken.len() as u64;
         for (key, delta, level, deadline_ms, waiter) in taken {
-            let to = match self.serving[shard].divert_to {
+            let serving = self.serving[shard];
+            let to = match serving.divert_to {
                 Some(other) if !self.is_strict(&key) => {
                     self.core.foreign.note(other, waiter.hash);
                     self.core.statistics.diverted += 1;
                     other
                 }
+                _ if serving.is_dead() && self.keep_unserved(&key, delta, &waiter) => continue,
                 _ => shard,
             };
             self.send_incr(to, &key, delta, level, deadline_ms, waiter);
@@ -98,6 +102,7 @@ impl Router {
         if self.some_unhealthy {
             match self.serving_shard(shard, key, hash) {
                 Some(serving) => shard = serving,
+                None if self.keep_unserved(key, delta, &waiter) => return,
                 None => return self.core.late.push(Late::Refused(waiter, ErrorCode::Unavailable, shard)),
             }
         }
@@ -107,7 +112,15 @@ impl Router {
     }
 
     #[inline]
-    fn send_incr(&mut self, shard: usize, key: &[u8], delta: i64, level: Level, deadline_ms: u64, waiter: Waiter) {
+    pub(super) fn send_incr(
+        &mut self,
+        shard: usize,
+        key: &[u8],
+        delta: i64,
+        level: Level,
+        deadline_ms: u64,
+        waiter: Waiter,
+    ) {
         self.before_change(shard, waiter.hash);
         match self.links[shard].link.incr(key, delta, level, deadline_ms, waiter) {
             Ok(()) => self.core.stopwatches[shard].asked += 1,
