@@ -10,6 +10,7 @@ from typing import Any
 
 from pycounter._native import Shard, SimulatedDisk
 from pycounter.errors import StorageError
+from pycounter.net.clients import Clients
 from pycounter.server.shard_protocol import ShardProtocol
 from tests.simulation.network import Network
 from tests.simulation.virtual_loop import VirtualLoop
@@ -17,6 +18,7 @@ from tests.simulation.virtual_loop import VirtualLoop
 TICK_S = 0.1
 PORT = 7400
 CONNECTIONS_MAX = 64
+HELD_BYTES_MAX = 1 << 20
 #: A failed commit is tried again after a pause between these, as the commit thread does.
 RETRY_S = (0.1, 1.0)
 
@@ -38,26 +40,13 @@ class Process:
     def __init__(self, host: "ShardHost", shard: Shard) -> None:
         self.host = host
         self.shard = shard
-        self.stopping = False
+        self.clients = Clients(connections_max=CONNECTIONS_MAX, held_bytes_max=HELD_BYTES_MAX)
         self.alive = True
-        self.connections: set[ShardProtocol] = set()
         self._step_scheduled = False
         #: What is to be done once it runs again.
         self._postponed: list[Callable[[], Any]] = []
 
     # --- for ShardProtocol -----------------------------------------------------------------------------------------
-
-    def admit(self, connection: ShardProtocol) -> bool:
-        if self.stopping or len(self.connections) >= CONNECTIONS_MAX:
-            return False
-        self.connections.add(connection)
-        return True
-
-    def forget(self, connection: ShardProtocol) -> None:
-        self.connections.discard(connection)
-
-    def note_unsent(self, connection: ShardProtocol, size: int) -> None:
-        """The weather bounds it."""
 
     def answer_later(self, connection: ShardProtocol, msgid: int | None, method: str, argument: str) -> None:
         connection.reply(msgid, f"unknown_method: {method} is not known to this server", None)
@@ -220,5 +209,5 @@ class ShardHost:
             self.disk.kill()
         process.shard.stop()
         # The engine holds its connections' protocols, and Python's collector doesn't see that.
-        for connection in process.connections:
+        for connection in process.clients:
             connection._connection.shutdown()
