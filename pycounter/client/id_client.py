@@ -143,7 +143,20 @@ class IdClient:
         timeout_s: float | None = None,
     ) -> int | Detail:
         """Adds to a counter and gives its value after. Errors as `SessionClient.incr`."""
-        (reply,) = await self._count([(key, delta)], level, timeout_s, detail=detail)
+        deadline = asyncio.get_running_loop().time() + (
+            self.settings.call_timeout_s if timeout_s is None else timeout_s
+        )
+        await self._enter(deadline)
+        operation = self._add((key, delta), level or self._level, detail=detail)
+        try:
+            async with asyncio.timeout_at(deadline):
+                reply = await operation.reply
+        except TimeoutError:
+            reply = _late(operation)
+            self._leave([operation])
+        except asyncio.CancelledError:
+            self._leave([operation])
+            raise
         if isinstance(reply, RpcError):
             raise reply
         answer: int | Detail = reply
@@ -153,23 +166,13 @@ class IdClient:
         self, items: Sequence[Item], *, level: Level | None = None, timeout_s: float | None = None
     ) -> list[int | RpcError]:
         """Adds to many counters and gives, for each item, its value after or its error."""
-        return await self._count(items, level, timeout_s, detail=False)
-
-    async def _count(
-        self, items: Sequence[Item], level: Level | None, timeout_s: float | None, *, detail: bool
-    ) -> list[Any]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.settings.call_timeout_s if timeout_s is None else timeout_s)
         operations: list[_Operation] = []
         try:
             for item in items:
-                if self._refusal is not None:
-                    raise self._refusal.with_traceback(None)
-                if not self._room.try_enter():
-                    async with Limit(deadline) as limit:
-                        limit.is_sent = False
-                        await self._room.enter(1)
-                operations.append(self._add(item, level or self._level, detail=detail))
+                await self._enter(deadline)
+                operations.append(self._add(item, level or self._level, detail=False))
             replies = [operation.reply for operation in operations]
             await asyncio.wait(replies, timeout=max(0.0, deadline - loop.time()))
         except BaseException as error:
@@ -183,6 +186,15 @@ class IdClient:
         ]
         self._leave(late)
         return outcomes
+
+    async def _enter(self, deadline: float) -> None:
+        """Waits for room for one operation."""
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+        if not self._room.try_enter():
+            async with Limit(deadline) as limit:
+                limit.is_sent = False
+                await self._room.enter(1)
 
     def _add(self, item: Item, level: Level, *, detail: bool) -> _Operation:
         loop = asyncio.get_running_loop()

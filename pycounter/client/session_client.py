@@ -50,6 +50,8 @@ _READS = frozenset({"get", "get_many", "total", "total_many", "scan", "top", "pi
 _WITH_ID = frozenset({"incr", "drain", "delete"})
 #: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
 _DOORS = frozenset({"unauthenticated", "forbidden"})
+#: Said by who isn't the right one, or doesn't let us in: to ask again helps nobody.
+_FINAL = (Unauthenticated, Forbidden, WrongShard)
 _LEVELS = frozenset({"applied", "durable"})
 
 
@@ -79,6 +81,7 @@ class SessionClient:
         identity: the shard's, 32 hex digits; None takes the first that answers.
         settings: everything else.
         name: what the shard is called in `unknown`; its address otherwise.
+        may_move: the shard may be at another address, which somebody will tell: to meet another one there is no end.
         on_lost_tail: told of operations that were acknowledged at `applied` and lost in a crash; logged otherwise.
         on_unknown: told of operations that stay unknown for ever and whose callers wait no longer; `unknown` reports
             them otherwise.
@@ -98,6 +101,7 @@ class SessionClient:
         identity: str | None = None,
         settings: ClientSettings | None = None,
         name: str = "",
+        may_move: bool = False,
         on_lost_tail: Callable[[LostTail], None] | None = None,
         on_unknown: Callable[[list[UnknownOperation]], None] | None = None,
         on_sample: Callable[[float, RpcError | None], None] | None = None,
@@ -113,6 +117,7 @@ class SessionClient:
         self.epoch: int | None = None
         self._token = token
         self._tls = tls
+        self._may_move = may_move
         self._on_lost_tail = on_lost_tail
         self._on_sample = on_sample
         self._on_connection = on_connection
@@ -434,6 +439,11 @@ class SessionClient:
                 await asyncio.sleep(self._pause.next_s())
 
     @property
+    def unconfirmed(self) -> int:
+        """Operations that were acknowledged at `applied` and aren't known to be durable yet."""
+        return self._session.unconfirmed_operations
+
+    @property
     def unsettled(self) -> int:
         """Operations that were accepted and have no outcome yet, their callers still waiting or not."""
         return self._room.operations
@@ -674,10 +684,11 @@ class SessionClient:
         while self._failure is None:
             try:
                 connection = await self._open()
-            except (Unauthenticated, Forbidden, WrongShard) as error:
-                self._fail(error, str(error))
-                return
             except (OSError, RpcError) as error:
+                is_final = isinstance(error, _FINAL) and not (self._may_move and isinstance(error, WrongShard))
+                if is_final and isinstance(error, RpcError):
+                    self._fail(error, str(error))
+                    return
                 self._trouble = error
                 await asyncio.sleep(backoff.next_s())
                 continue

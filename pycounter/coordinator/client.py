@@ -146,7 +146,7 @@ class Client:
             topology,
             settings=settings,
             clock=self._clock,
-            is_behind_tls=_is_alone(topology),
+            is_alone=_is_alone(topology),
             foreign=self._foreign,
             balancer=self._balancer,
             on_unknown=self.unknown.end,
@@ -296,7 +296,8 @@ class Client:
         """
         if self._through is not None:
             raise Forbidden("a coordinator can't tell what is durable: count at the level `durable` instead")
-        await asyncio.gather(*(handle.session.flush(timeout_s=timeout_s) for handle in self.shards.handles))
+        sessions = [handle.session for handle in self.shards.handles]
+        await asyncio.gather(*(session.flush(timeout_s=timeout_s) for session in sessions if session.unconfirmed))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class Routing:
             topology,
             settings=connect,
             clock=clock,
-            is_behind_tls=False,
+            is_alone=False,
             foreign=self.foreign,
             balancer=self.balancer,
             on_unknown=lambda operations: None,

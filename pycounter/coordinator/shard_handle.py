@@ -81,7 +81,7 @@ class ShardHandle:
         number: of the shard, in the ring's order.
         info: what the topology says.
         settings: the client's.
-        is_behind_tls: it is reached as the client's address is.
+        is_alone: it is the only one, without cluster, and reached as the client's address is.
         clock: time and random numbers.
         owner: who is told.
     """
@@ -92,7 +92,7 @@ class ShardHandle:
         info: ShardInfo,
         *,
         settings: ConnectSettings,
-        is_behind_tls: bool,
+        is_alone: bool,
         clock: Clock,
         owner: HandleOwner,
     ) -> None:
@@ -104,7 +104,8 @@ class ShardHandle:
         #: The values that increments here had, of the latest counters.
         self.partials: dict[str | bytes, int] = {}
         self._settings = settings
-        self._tls = settings.tls if is_behind_tls else None
+        self._is_alone = is_alone
+        self._tls = settings.tls if is_alone else None
         self._clock = clock
         self._owner = owner
         self._is_started = False
@@ -169,6 +170,7 @@ class ShardHandle:
             identity=self.info.identity or None,
             settings=self._settings.session(),
             name=self.name,
+            may_move=not self._is_alone,
             on_lost_tail=owner.on_lost_tail,
             on_unknown=owner.on_unknown,
             on_sample=lambda latency_s, failure: owner.on_sample(number, latency_s, failure),

@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 #: How often time passes for the balancer.
 _TICK_S = 0.1
+#: Once one shard is connected, the others are waited for so long: one that is down must not hold up the rest.
+_OTHERS_S = 0.5
 
 
 class ShardSet:
@@ -38,7 +40,7 @@ class ShardSet:
         topology: of now; `update` takes newer ones.
         settings: the client's.
         clock: time and random numbers.
-        is_behind_tls: the shards are reached as the client's address is.
+        is_alone: it is one shard without cluster, reached as the client's address is.
         foreign: which counters other shards than the home may hold; shared with a router, or made here.
         balancer: shared with a router, or made here.
         on_unknown: told of operations that stay unknown for ever and whose callers wait no longer.
@@ -53,7 +55,7 @@ class ShardSet:
         *,
         settings: ConnectSettings,
         clock: Clock,
-        is_behind_tls: bool,
+        is_alone: bool,
         foreign: ForeignKeys | None = None,
         balancer: LoadBalancer | None = None,
         on_unknown: Callable[[list[UnknownOperation]], None],
@@ -81,7 +83,7 @@ class ShardSet:
             on_lost_tail=on_lost_tail,
         )
         self.handles = [
-            ShardHandle(number, info, settings=settings, is_behind_tls=is_behind_tls, clock=clock, owner=owner)
+            ShardHandle(number, info, settings=settings, is_alone=is_alone, clock=clock, owner=owner)
             for number, info in enumerate(self._in_order(topology))
         ]
         #: By name: the hot path's look-up.
@@ -114,22 +116,31 @@ class ShardSet:
         self._tick()
 
     async def wait_connected(self, timeout_s: float) -> None:
-        """Waits until every shard that the topology calls well is connected; with one of them that is enough at last.
+        """Waits until the shards are connected: for the first one as long as it takes, for the others a moment more.
 
         Raises:
-            RpcError: none can be reached.
+            RpcError: none can be reached in time, or none lets us in.
         """
         wanted = [handle for handle in self.handles if handle.info.endpoint is not None]
         if not wanted:
             raise Unavailable("no shard has an address yet: nothing was applied")
-        waits = [handle.session.connect(timeout_s=timeout_s) for handle in wanted]
-        outcomes = await asyncio.gather(*waits, return_exceptions=True)
-        failures = [outcome for outcome in outcomes if outcome is not None]
-        if len(failures) == len(outcomes):
+        waiting = {self._loop.create_task(handle.session.connect(timeout_s=timeout_s)) for handle in wanted}
+        try:
+            done: set[asyncio.Task[None]] = set()
+            while waiting and not any(task.exception() is None for task in done):
+                newly, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                done |= newly
+            if waiting:
+                newly, waiting = await asyncio.wait(waiting, timeout=min(timeout_s, _OTHERS_S))
+                done |= newly
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        failures = [failure for task in done if (failure := task.exception()) is not None]
+        if len(failures) == len(done):
             raise failures[0]
         for failure in failures:
-            if not isinstance(failure, RpcError):
-                raise failure
             _log.warning("connecting: %s", failure)
 
     def update(self, topology: Topology) -> bool:

@@ -216,3 +216,39 @@ async def test_nobody_listens(start_shard):
 def test_a_url_that_is_none(url):
     with pytest.raises(SettingsError):
         pycounter.connect(url)
+
+
+async def test_one_shard_that_is_down_holds_up_nobody(shards):
+    addresses = addresses_of(shards)
+    shards["shard-1"].kill()
+    async with TopologyServer(addresses) as server, pycounter.connect(server.url) as client:
+        ring = client.topology.ring
+        keys = [key for key in map("key-{}".format, range(50)) if ring.home(key) != "shard-1"]
+        assert await client.incr_many([(key, 1) for key in keys]) == [1] * len(keys)
+
+
+async def test_another_shard_at_the_address_is_not_the_end(shards):
+    """A port may be taken by another process before anybody says where the shard is now."""
+    swapped = dict(zip(shards, [shards["shard-1"], shards["shard-0"], shards["shard-2"]], strict=True))
+    async with TopologyServer(addresses_of(shards)) as server:
+        for entry, shard in zip(server.document["shards"], shards.values(), strict=True):
+            entry["identity"] = shard.ready.identity
+        async with pycounter.connect(server.url, increment_timeout_s=30.0) as client:
+            ring = client.topology.ring
+            key = next(key for key in map("key-{}".format, range(100)) if ring.home(key) == "shard-1")
+            assert await client.incr(key) == 1
+            right = server.document
+            server.place(addresses_of(swapped))
+            for entry, shard in zip(server.document["shards"], shards.values(), strict=True):
+                entry["identity"] = shard.ready.identity
+            server.server.cut()
+            while client.topology.version != server.document["version"]:
+                await asyncio.sleep(0.01)
+            shards["shard-1"].restart()
+            server.document = {**right, "version": server.document["version"] + 1}
+            for entry, shard in zip(server.document["shards"], shards.values(), strict=True):
+                entry["address"] = format_address(*shard.address)
+            server.server.cut()
+            while (await client.incr(key, detail=True)).shard != "shard-1":
+                await asyncio.sleep(0.05)
+            assert await client.unknown.wait() == []
