@@ -21,6 +21,7 @@ __all__ = [
     "ProtocolViolation",
     "ReplyDecoder",
     "apply_frame",
+    "check_level",
     "decode_items",
     "encode_batches",
     "notification",
@@ -34,11 +35,20 @@ Level = Literal["applied", "durable"]
 
 MSGID_MAX = 0xFFFF_FFFF
 _RESPONSE = 1
+_LEVELS = ("applied", "durable")
 _APPLY = msgpack.packb("apply")
 
 
 class ProtocolViolation(ConnectionError):
     """The server sent what is no MessagePack-RPC response: the connection can't be used any more."""
+
+
+def check_level(level: Any) -> Level:
+    """A level that somebody gave, if it is one. Raises BadRequest."""
+    if level not in _LEVELS:
+        raise BadRequest(f"a level is 'durable' or 'applied', not {level!r}: nothing was applied")
+    checked: Level = level
+    return checked
 
 
 def request(msgid: int, method: str, params: Sequence[object]) -> bytes:
