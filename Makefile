@@ -67,7 +67,7 @@ setup: $(NATIVE_STAMP) ## install the locked tools and build the native module, 
 # --- use ---------------------------------------------------------------------------------------------------------
 
 .PHONY: run
-run: setup ## set up, then start the demo: a shard server, clients and live figures
+run: setup ## set up, then start the demo: a cluster, clients, kills and live figures
 	@exec $(BIN)/pycounter demo
 
 # --- tests -------------------------------------------------------------------------------------------------------

@@ -147,13 +147,16 @@ def serve(
 
 @app.command()
 def demo(
-    kills: Annotated[int, typer.Option(min=0, help="How often the server is killed with -9 on the way.")] = 3,
+    kills: Annotated[
+        int, typer.Option(min=0, help="How often a process is killed with -9: shards and the coordinator in turn.")
+    ] = 3,
+    shards: Annotated[int, typer.Option(min=1, max=64, help="Shards of the cluster.")] = 2,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Client processes.")] = 2,
-    level: Annotated[str, typer.Option(help="The server's level.", metavar="durable|applied")] = "durable",
+    level: Annotated[str, typer.Option(help="The cluster's level.", metavar="durable|applied")] = "durable",
     limit_files: Annotated[int | None, typer.Option(min=1, help="Count only so many files.", metavar="N")] = None,
     json_: Json = False,
 ) -> None:
-    """Count every word of Python's standard library over TCP while the server is killed, and check every total.
+    """Count every word of Python's standard library over TCP while a cluster is killed bit by bit; check every total.
 
     Exit code 0 only if all totals are right.
     """
@@ -161,7 +164,7 @@ def demo(
 
     if level not in {"applied", "durable"}:
         raise typer.BadParameter("durable or applied", param_hint="--level")
-    if not show_demo(kills=kills, clients=clients, level=level, limit_files=limit_files, as_json=json_):
+    if not show_demo(kills=kills, shards=shards, clients=clients, level=level, limit_files=limit_files, as_json=json_):
         raise typer.Exit(1)
 
 

@@ -1,8 +1,9 @@
-"""The demo: count real words over real TCP while the server is killed again and again, and check every total.
+"""The demo: count real words over real TCP while a cluster loses processes again and again, and check every total.
 
-Three kinds of processes: this one, which supervises, kills and checks; a durable shard server in a fresh folder; and
-client processes, each of which counts the words of its share of the files. What is expected is counted here, on its
-own, with `collections.Counter` over the same files.
+Three kinds of processes: this one, which kills and checks; a cluster in a fresh folder, with its supervisor, shards and
+coordinator; and client processes, each of which counts the words of its share of the files. Every second client goes
+straight to the shards, the others through the coordinator. What is expected is counted here, on its own, with
+`collections.Counter` over the same files.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import IO, Any
 
-from pycounter.client import ClientSettings, SessionClient
-from pycounter.errors import PyCounterError
+from pycounter.cluster.control import ask_supervisor
+from pycounter.coordinator.client import Client
+from pycounter.coordinator.connecting import connect
+from pycounter.errors import PyCounterError, Unavailable
+from pycounter.topology import ProcessInfo, Topology
 
 __all__ = ["DemoResult", "run_demo", "stdlib_files"]
 
@@ -43,6 +47,9 @@ HOST = "127.0.0.1"
 CALL_WORDS = 1000
 CALLS_OUTSTANDING = 32
 START_TIMEOUT_S = 60.0
+#: Below the two minutes for which shards know ids.
+INCREMENT_TIMEOUT_S = 100.0
+RETRY_S = 0.1
 #: Nothing counted for so long: something is wrong.
 STALL_TIMEOUT_S = 120.0
 POLL_S = 0.02
@@ -59,6 +66,7 @@ class DemoResult:
 
     files: int = 0
     words: int = 0
+    shards: int = 0
     counters: int = 0
     seconds: float = 0.0
     kills: int = 0
@@ -85,6 +93,7 @@ def stdlib_files(limit: int | None = None) -> list[Path]:
 def run_demo(
     *,
     kills: int = 3,
+    shards: int = 2,
     clients: int = 2,
     level: str = "durable",
     files: Sequence[Path] | None = None,
@@ -93,9 +102,10 @@ def run_demo(
     """Runs the demo in a temporary folder, which is gone afterwards, as are all processes.
 
     Args:
-        kills: how often the server is killed with -9 on the way.
+        kills: how often a process is killed with -9 on the way: shards and the coordinator in turn.
+        shards: of the cluster.
         clients: client processes.
-        level: the server's: "durable" or "applied". At "applied" a kill may lose what was acknowledged.
+        level: the cluster's: "durable" or "applied". At "applied" a kill may lose what was acknowledged.
         files: what to count; the standard library by default.
         on_progress: gets the share done (0 to 1), the words acknowledged, and the kills so far, often.
 
@@ -107,14 +117,14 @@ def run_demo(
         raise PyCounterError("there are no files to count")
     folder = Path(tempfile.mkdtemp(prefix="pycounter-demo-"))
     try:
-        with _Server(folder, level) as server, _Clients(files, clients, server.port) as workers:
-            return _supervise(server, workers, files, kills, on_progress)
+        with _Cluster(folder, shards, level) as cluster, _Clients(files, clients, cluster.port) as workers:
+            return _supervise(cluster, workers, files, kills, on_progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _supervise(
-    server: _Server,
+    cluster: _Cluster,
     workers: _Clients,
     files: Sequence[Path],
     kills: int,
@@ -125,7 +135,7 @@ def _supervise(
     counting.start()
     # Spread over the run, each at a random moment of its part.
     moments = [(number + random.uniform(0.2, 0.8)) / kills for number in range(kills)]
-    result = DemoResult(files=len(files), kills_planned=kills, level=server.level)
+    result = DemoResult(files=len(files), kills_planned=kills, level=cluster.level, shards=cluster.shards)
     began = moved = time.monotonic()
     words = 0
     while not workers.are_done():
@@ -133,19 +143,18 @@ def _supervise(
         if words_now > words:
             words, moved = words_now, time.monotonic()
         elif time.monotonic() - moved > STALL_TIMEOUT_S:
-            raise PyCounterError(f"nothing was counted for {STALL_TIMEOUT_S:.0f} s. {server.last_words()}")
+            raise PyCounterError(f"nothing was counted for {STALL_TIMEOUT_S:.0f} s. {cluster.last_words()}")
         if result.kills < kills:
             # However little there is to count, it is not all counted before the next kill. Clients whose next
             # portion is beyond that wait, and all progress with them.
             workers.hold_at(moments[result.kills] + HOLD_SHARE)
             if share >= moments[result.kills] or time.monotonic() - moved > HELD_S:
-                server.kill()
+                cluster.kill_one()
                 result.kills += 1
-                server.start()
                 moved = time.monotonic()
         else:
             workers.hold_at(1.0)
-        server.check()
+        cluster.check()
         on_progress(share, words, result.kills)
         time.sleep(POLL_S)
     result.seconds = time.monotonic() - began
@@ -153,7 +162,7 @@ def _supervise(
     result.resent = sum(report["resent"] for report in reports)
     result.reconnects = sum(report["reconnects"] for report in reports)
     counting.join()
-    found = asyncio.run(_read_all(server.port))
+    found = asyncio.run(_read_all(cluster.port))
     result.words = expected.total()
     result.counters = len(found)
     result.differences = sum(found.get(key, 0) != expected.get(key, 0) for key in found.keys() | expected.keys())
@@ -172,15 +181,9 @@ def _count(files: Sequence[Path], into: Counter[bytes]) -> None:
 
 
 async def _read_all(port: int) -> dict[bytes, int]:
-    """Every counter of the server."""
-    found: dict[bytes, int] = {}
-    async with SessionClient(HOST, port) as client:
-        cursor = 0
-        while True:
-            cursor, page = await client.call("scan", cursor, 10_000)
-            found.update((key.encode() if isinstance(key, str) else key, value) for key, value in page)
-            if cursor == 0:
-                return found
+    """Every counter of the cluster."""
+    async with connect(f"pycounter://{HOST}:{port}") as client:
+        return {key: value async for key, value in client.scan()}
 
 
 def die_with_parent() -> None:
@@ -192,33 +195,41 @@ def die_with_parent() -> None:
 _SERVE = "from pycounter.cli.demo import die_with_parent; die_with_parent(); from pycounter.cli import main; main()"
 
 
-class _Server:
-    """The shard server: started on a port of its own choice, later again on the same."""
+class _Cluster:
+    """A cluster on a port of its own choice, whose processes are killed one after the other."""
 
-    def __init__(self, folder: Path, level: str) -> None:
+    def __init__(self, folder: Path, shards: int, level: str) -> None:
+        self.shards = shards
         self.level = level
         self.port = 0
-        self._data = folder / "shard"
-        self._log_path = folder / "server.log"
+        self._data = folder / "cluster"
+        self._log_path = folder / "cluster.log"
         self._log: IO[bytes] = self._log_path.open("ab")
         self._process: subprocess.Popen[bytes] | None = None
+        # A shard, the coordinator, the next shard, the coordinator ...
+        names = (name for shard in range(shards) for name in (f"shard-{shard}", "coordinator-0"))
+        self._victims = itertools.cycle(names)
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> _Cluster:
         try:
-            self.start()
+            self._start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        if self._process is not None:
+            # All its processes end with the supervisor.
+            self._process.kill()
+            self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
         self._log.close()
 
-    def start(self) -> None:
-        """Starts it and waits until it is ready."""
+    def _start(self) -> None:
         command = [sys.executable, "-c", _SERVE, "serve", "--json", "--data", str(self._data)]
-        command += ["--host", HOST, "--port", str(self.port), "--level", self.level]
+        command += ["--host", HOST, "--port", "0", "--level", self.level, "--shards", str(self.shards)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYCOUNTER_")}
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             command,
@@ -229,28 +240,40 @@ class _Server:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        # Recovery ends by itself; a server that hangs is killed, which ends this line.
+        # A cluster that hangs is killed, which ends this line.
         watchdog = threading.Timer(START_TIMEOUT_S, self._process.kill)
         watchdog.start()
         line = self._process.stdout.readline()
         watchdog.cancel()
         if not line:
-            raise PyCounterError(f"the demo's server did not start. {self.last_words()}")
-        self.port = int(json.loads(line)["address"].rpartition(":")[2])
+            raise PyCounterError(f"the demo's cluster did not start. {self.last_words()}")
+        ready = json.loads(line)
+        if ready["not_ready"]:
+            raise PyCounterError(f"not everything of the demo's cluster could start: {ready['not_ready']}")
+        self.port = int(ready["address"].rpartition(":")[2])
 
-    def kill(self) -> None:
-        """Kill -9: no handler runs, nothing is flushed."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-            self._process = None
+    def kill_one(self) -> None:
+        """Kill -9 for the next process in turn, and waits until its supervisor has it running again."""
+        name = next(self._victims)
+        before = self._look(name)
+        # No handler runs, nothing is flushed.
+        os.kill(before.pid, signal.SIGKILL)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while (now := self._look(name)).state != "ok" or now.restarts == before.restarts:
+            self.check()
+            if time.monotonic() > deadline:
+                raise PyCounterError(f"the demo's {name} did not come back: {now.reason}. {self.last_words()}")
+            time.sleep(POLL_S)
+
+    def _look(self, name: str) -> ProcessInfo:
+        process = Topology.from_wire(ask_supervisor(self._data, {"do": "status"})["topology"]).process(name)
+        assert process is not None
+        return process
 
     def check(self) -> None:
-        """Raises if it exited without being killed by us."""
+        """Raises if the supervisor has ended."""
         if self._process is not None and self._process.poll() is not None:
-            raise PyCounterError(f"the demo's server exited with {self._process.returncode}. {self.last_words()}")
+            raise PyCounterError(f"the demo's cluster ended with {self._process.returncode}. {self.last_words()}")
 
     def last_words(self) -> str:
         """The end of its log, for an error message."""
@@ -272,7 +295,8 @@ class _Clients:
             here, there = context.Pipe(duplex=False)
             done = (context.Value("Q", 0), context.Value("Q", 0))
             share = [str(path) for path in files[number::count]]
-            process = context.Process(target=_client, args=(share, port, *done, self._hold, there), daemon=True)
+            url = f"pycounter://{HOST}:{port}?route={'coordinator' if number % 2 else 'direct'}"
+            process = context.Process(target=_client, args=(share, url, *done, self._hold, there), daemon=True)
             self._processes.append(process)
             self._pipes.append((here, there))
             self._done.append(done)
@@ -309,7 +333,7 @@ class _Clients:
         return [here.recv() for here, _ in self._pipes]
 
 
-def _client(paths: list[str], port: int, bytes_done: Any, words_done: Any, hold: Any, report: Any) -> None:
+def _client(paths: list[str], url: str, bytes_done: Any, words_done: Any, hold: Any, report: Any) -> None:
     """A client process."""
     die_with_parent()
     # Ctrl-C is the supervisor's to handle.
@@ -320,21 +344,18 @@ def _client(paths: list[str], port: int, bytes_done: Any, words_done: Any, hold:
         import uvloop
 
         uvloop.install()
-    report.send(asyncio.run(_count_over_tcp(paths, port, bytes_done, words_done, hold)))
+    report.send(asyncio.run(_count_over_tcp(paths, url, bytes_done, words_done, hold)))
 
 
-async def _count_over_tcp(paths: list[str], port: int, bytes_done: Any, words_done: Any, hold: Any) -> dict[str, int]:
+async def _count_over_tcp(paths: list[str], url: str, bytes_done: Any, words_done: Any, hold: Any) -> dict[str, int]:
     bytes_total = _size(paths)
     bytes_sent = 0
-    settings = ClientSettings(backoff_max_s=0.2, call_timeout_s=600.0)
     room = asyncio.Semaphore(CALLS_OUTSTANDING)
-    async with SessionClient(HOST, port, settings=settings) as client:
+    async with connect(url, increment_timeout_s=INCREMENT_TIMEOUT_S) as client:
 
         async def send(words: list[bytes], share: int) -> None:
             try:
-                for outcome in await client.apply([(word, 1) for word in words]):
-                    if not isinstance(outcome, int):
-                        raise outcome
+                await _count_words(client, words)
             finally:
                 room.release()
             with bytes_done.get_lock():
@@ -350,8 +371,21 @@ async def _count_over_tcp(paths: list[str], port: int, bytes_done: Any, words_do
                     await asyncio.sleep(POLL_S)
                 await room.acquire()
                 tasks.create_task(send(words, share))
-        statistics = client.statistics
-        return {"resent": statistics.operations_resent, "reconnects": statistics.reconnects}
+        done = client.statistics
+        return {"resent": int(done["batches_resent"]), "reconnects": int(done["reconnects"])}
+
+
+async def _count_words(client: Client, words: list[bytes]) -> None:
+    """Counts each word once. What was refused, because its shard was away, changed nothing: it is tried again."""
+    while True:
+        outcomes = await client.incr_many([(word, 1) for word in words])
+        for outcome in outcomes:
+            if not isinstance(outcome, int | Unavailable):
+                raise outcome
+        words = [word for word, outcome in zip(words, outcomes, strict=True) if isinstance(outcome, Unavailable)]
+        if not words:
+            return
+        await asyncio.sleep(RETRY_S)
 
 
 def _size(paths: list[str]) -> int:

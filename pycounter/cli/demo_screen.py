@@ -14,14 +14,14 @@ from pycounter.cli.demo import DemoResult, run_demo, stdlib_files
 __all__ = ["show_demo"]
 
 
-def show_demo(*, kills: int, clients: int, level: str, limit_files: int | None, as_json: bool) -> bool:
+def show_demo(*, kills: int, shards: int, clients: int, level: str, limit_files: int | None, as_json: bool) -> bool:
     """Runs the demo with a progress bar, prints what came out, and says whether all totals are right."""
     console = Console(stderr=True)
     files = stdlib_files(limit_files)
     if not as_json:
         console.print(
-            f"Counting every word of {len(files)} files of Python's standard library: {clients} client processes, one "
-            f"{level} shard server, {kills} times kill -9 on the way."
+            f"Counting every word of {len(files)} files of Python's standard library: {clients} client processes, a "
+            f"{level} cluster of {shards} shards behind a coordinator, {kills} times kill -9 on the way."
         )
     columns = (
         TextColumn("{task.description}"),
@@ -37,7 +37,7 @@ def show_demo(*, kills: int, clients: int, level: str, limit_files: int | None, 
             elapsed = progress.tasks[task].elapsed or 0.0
             progress.update(task, completed=share, words=words, kills=killed, rate=words / elapsed if elapsed else 0.0)
 
-        result = run_demo(kills=kills, clients=clients, level=level, files=files, on_progress=update)
+        result = run_demo(kills=kills, shards=shards, clients=clients, level=level, files=files, on_progress=update)
     if as_json:
         facts = {**asdict(result), "words_per_s": round(result.words / result.seconds), "succeeded": result.succeeded}
         sys.stdout.write(json.dumps(facts) + "\n")
@@ -58,8 +58,9 @@ def _tell(result: DemoResult) -> None:
 words counted         {result.words:,}
 distinct counters     {result.counters:,}
 rate                  {result.words / result.seconds:,.0f} a second, {result.level}, over TCP, kills included
-kill -9               {result.kills}
-operations resent     {result.resent:,} (applied once all the same)
+shards                {result.shards}
+kill -9               {result.kills}, of shards and of the coordinator
+batches resent        {result.resent:,} (applied once all the same)
 differences           {result.differences}   to collections.Counter over the same text
 
 {verdict}
@@ -68,7 +69,7 @@ The ten most frequent:
 {top}
 
 Serve for real:
-  pycounter serve --data ./counters
+  pycounter serve --data ./counters --shards {result.shards}
   redis-cli -p 7400 incr visits
 """
     )
