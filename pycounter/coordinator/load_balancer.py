@@ -269,11 +269,13 @@ class LoadBalancer:
             if able:
                 best = min(able, key=self._mean)
                 current = self._serving[home].divert_to
-                # To stay is better than to scatter a home's counters over many shards for a few microseconds.
-                if current in able and self._mean(best) >= self._mean(current) * self._settings.target_ratio:
-                    return current
-                return best
+                return current if current in able and not self._is_worth(best, current) else best
         return None
+
+    def _is_worth(self, best: int, current: int) -> bool:
+        """Is it so much faster? To stay is better than to scatter a home's counters over many shards for little."""
+        before, after = self._mean(current), self._mean(best)
+        return after < before * self._settings.target_ratio and before - after >= self._settings.target_gain_s
 
     def _mean(self, shard: int) -> float:
         mean_s = self._shards[shard].window.mean_s

@@ -248,7 +248,11 @@ class Routing:
             state = "ok"
         else:
             state = "unavailable" if all(state == "dead" for state in states) else "degraded"
-        return {"state": state, "topology": self._topology.version, "shards": self.balancer.status()}
+        shards = self.balancer.status()
+        for shard, link in zip(shards, self._links, strict=True):
+            # The router diverts what passes through it, and the balancer has counted the others.
+            shard["diverted"] += link.link.status()["diverted"]
+        return {"state": state, "topology": self._topology.version, "shards": shards}
 
     def facts(self) -> dict[str, Any]:
         """What the supervisor is told for `pycounter status`."""

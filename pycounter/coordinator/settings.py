@@ -54,8 +54,10 @@ class CoordinatorSettings:
     # --- what follows from it ---
     #: The share of its never-sent operations that an unhealthy shard keeps.
     unhealthy_weight: float = 0.5
-    #: Diverted operations go on to the same healthy shard until another's latency is below this share of its own.
+    #: Diverted operations go on to the same healthy shard until another's latency is below this share of its own, and
+    #: by so much: a counter on many shards costs every reader.
     target_ratio: float = 0.7
+    target_gain_s: float = 0.005
     #: A replica is read while its mean latency is below this and its share of failed reads below that.
     replica_latency_max_s: float = 0.100
     replica_errors_max: float = 0.05

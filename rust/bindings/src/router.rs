@@ -389,6 +389,7 @@ impl RouterLink {
                 ("operations_lost", Number(own.operations_lost)),
                 ("operations_resent", Number(own.operations_resent)),
                 ("operations_taken", Number(own.operations_taken)),
+                ("diverted", Number(router.diverted(self.shard))),
                 ("batches", Number(own.batches)),
                 ("batches_resent", Number(own.batches_resent)),
                 ("batches_refused", Number(own.batches_refused)),

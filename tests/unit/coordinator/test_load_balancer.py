@@ -106,6 +106,9 @@ def test_the_target_stays_for_a_small_advantage_and_goes_for_a_great_one() -> No
     assert balancer.serving[0].divert_to == 1
     feed(balancer, clock, 2, 0.002)
     assert balancer.serving[0].divert_to == 2
+    # Half the latency, and a millisecond: not worth another holder of each counter.
+    feed(balancer, clock, 1, 0.001)
+    assert balancer.serving[0].divert_to == 2
 
 
 def test_a_dead_shard_keeps_nothing_and_a_short_cut_changes_nothing() -> None:

@@ -114,6 +114,8 @@ struct Link {
     connected: bool,
     /// When the shard was last asked for the time.
     asked_time_at: Option<u64>,
+    /// Increments of keys whose home the shard is, and which another one took.
+    diverted: u64,
 }
 
 /// The hot path of a coordinator.
@@ -157,6 +159,7 @@ impl Router {
             reads: ReadBatch::default(),
             connected: false,
             asked_time_at: None,
+            diverted: 0,
         };
         Self {
             links: names.iter().map(|_| link()).collect(),
@@ -358,7 +361,7 @@ impl Router {
         let outcome = self.links[shard].link.feed(chunk, &mut |waiter, outcome| core.done(shard, waiter, outcome));
         // An answer makes room for what waits to be sent.
         self.wants_flush = true;
-        self.sample(shard, now_ms);
+        self.sample(shard, now_ms, true);
         outcome
     }
 
@@ -375,6 +378,12 @@ impl Router {
     #[must_use]
     pub fn link(&self, shard: usize) -> &ShardLink<Waiter> {
         &self.links[shard].link
+    }
+
+    /// How many increments, whose home the shard is, were given to others.
+    #[must_use]
+    pub fn diverted(&self, shard: usize) -> u64 {
+        self.links[shard].diverted
     }
 
     /// Why no connection to a shard could be made.
@@ -397,7 +406,7 @@ impl Router {
             let core = &mut self.core;
             self.links[shard].link.tick(now, &mut |waiter, outcome| core.done(shard, waiter, outcome));
             self.ask_time(shard);
-            self.sample(shard, now_ms);
+            self.sample(shard, now_ms, false);
         }
         self.wants_flush = true;
     }
@@ -418,8 +427,8 @@ impl Router {
         self.core.stopwatches[shard].asked += u64::from(accepted);
     }
 
-    fn sample(&mut self, shard: usize, now_ms: f64) {
-        if let Some((latency_ms, ok)) = self.core.stopwatches[shard].look(now_ms)
+    fn sample(&mut self, shard: usize, now_ms: f64, heard: bool) {
+        if let Some((latency_ms, ok)) = self.core.stopwatches[shard].look(now_ms, heard)
             && self.samples.len() < SAMPLES_MAX
         {
             self.samples.push(Sample { shard, latency_ms, ok });

@@ -80,6 +80,7 @@ impl Router {
                 Some(other) if !self.is_strict(&key) => {
                     self.core.foreign.note(other, waiter.hash);
                     self.core.statistics.diverted += 1;
+                    self.links[self.ring.home_of_hash(waiter.hash)].diverted += 1;
                     other
                 }
                 _ if serving.is_dead() && self.keep_unserved(&key, delta, &waiter) => continue,
@@ -158,6 +159,7 @@ impl Router {
         // Before it is sent: who reads the key from now on asks there too.
         self.core.foreign.note(other, hash);
         self.core.statistics.diverted += 1;
+        self.links[home].diverted += 1;
         Some(other)
     }
 

@@ -68,17 +68,17 @@ impl Stopwatch {
         }
     }
 
-    /// Answers came. Gives latency, and whether there was no error.
-    pub(super) fn look(&mut self, now_ms: f64) -> Option<(f64, bool)> {
+    /// Gives latency, and whether there was no error, if that is known now. `heard`: the shard has sent something.
+    pub(super) fn look(&mut self, now_ms: f64, heard: bool) -> Option<(f64, bool)> {
         let (until, started) = self.running?;
         let errors = std::mem::take(&mut self.errors);
-        if errors == 0 && self.answered < until {
-            return None;
-        }
-        if self.answered >= until {
+        let is_over = self.answered >= until;
+        if is_over {
             self.running = None;
         }
-        Some(((now_ms - started).max(0.0), errors == 0))
+        // What was given up, or taken away, is over too, and says nothing for the shard.
+        let is_known = errors > 0 || (is_over && heard);
+        is_known.then(|| ((now_ms - started).max(0.0), errors == 0))
     }
 
     /// An error came: one that tells that the shard isn't well counts.
@@ -127,5 +127,40 @@ impl Router {
             ("bytes_received", Number(own.bytes_received)),
             ("bytes_sent", Number(own.bytes_sent)),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(asked: u64) -> Stopwatch {
+        let mut watch = Stopwatch { asked, ..Stopwatch::default() };
+        watch.start(100.0);
+        watch
+    }
+
+    #[test]
+    fn a_sample_is_taken_when_what_was_asked_is_answered() {
+        let mut watch = running(3);
+        watch.answered = 2;
+        assert_eq!(watch.look(101.0, true), None);
+        watch.answered = 3;
+        assert_eq!(watch.look(102.0, true), Some((2.0, true)));
+        assert_eq!(watch.look(103.0, true), None);
+    }
+
+    #[test]
+    fn what_a_silent_shard_never_answered_is_no_good_sample() {
+        let mut watch = running(3);
+        // Given up without an error, or taken away to be given to another shard.
+        watch.answered = 3;
+        assert_eq!(watch.look(2100.0, false), None);
+        watch.asked = 4;
+        watch.start(2200.0);
+        watch.note_error(ErrorCode::Deadline);
+        assert_eq!(watch.look(4200.0, false), Some((2000.0, false)));
+        watch.answered = 4;
+        assert_eq!(watch.look(4300.0, false), None);
     }
 }
