@@ -129,6 +129,10 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         lane = await self._lease(deadline)
+        if loop.time() >= deadline:
+            lane.reserved -= 1
+            self._serve()
+            raise Unavailable(f"the time ran out before {method} was sent")
         connection = lane.connection
         try:
             # From here to the first await of `call` nothing else runs: the place is taken by the request itself.

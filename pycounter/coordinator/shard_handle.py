@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from pycounter.client import LostTail, SessionClient
 from pycounter.client.caller import Caller
 from pycounter.client.pool import Pool
@@ -150,6 +152,14 @@ class ShardHandle:
         if self._is_started:
             self.start()
         self._update_replicas(info)
+
+    def accept_another(self) -> None:
+        """Another shard answers at the only address there is: counts there from now on, in a session of its own."""
+        self.info = msgspec.structs.replace(self.info, identity="")
+        self._leave_session()
+        self._pool.identity = None
+        self._pool.cut()
+        self.start()
 
     def _is_beyond_hope(self, before: ShardInfo) -> bool:
         """Did the session meet another shard than it should, and does the topology now know more?"""

@@ -20,7 +20,7 @@ from pycounter.coordinator.connect_settings import ConnectSettings
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.shard_handle import HandleOwner, ReplicaHandle, ShardHandle
 from pycounter.coordinator.shard_health import is_shard_failure
-from pycounter.errors import RpcError, Unavailable
+from pycounter.errors import RpcError, Unavailable, WrongShard
 from pycounter.topology import ShardInfo, Topology
 
 __all__ = ["ShardSet"]
@@ -74,6 +74,7 @@ class ShardSet:
         self._loop = loop
         self._on_serving = on_serving
         self._sends_increments = sends_increments
+        self._is_alone = is_alone
         self._strict = topology.strict_prefixes
         owner = HandleOwner(
             on_sample=self._note_sample,
@@ -272,6 +273,8 @@ class ShardSet:
     def _tick(self) -> None:
         now = self._loop.time()
         self._note_stalls(now)
+        if self._is_alone and isinstance(self.handles[0].session.failure, WrongShard):
+            self.handles[0].accept_another()
         self.balancer.tick()
         self._follow()
         due = set(self.balancer.probes_due())

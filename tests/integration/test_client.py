@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pycounter
-from pycounter.errors import BadDelta, BadKey, SettingsError, Unavailable
+from pycounter.errors import BadDelta, BadKey, SettingsError, Unavailable, WrongShard
 from pycounter.topology import format_address
 from tests.support.topology_server import TopologyServer
 
@@ -252,3 +252,24 @@ async def test_another_shard_at_the_address_is_not_the_end(shards):
             while (await client.incr(key, detail=True)).shard != "shard-1":
                 await asyncio.sleep(0.05)
             assert await client.unknown.wait() == []
+
+
+async def test_another_shard_alone_at_the_address(start_shard):
+    """As after a restore: what was unanswered is unknown, and what comes is counted there."""
+    shard = start_shard(name="first")
+    async with pycounter.connect(url_of(shard), increment_timeout_s=30.0) as client:
+        assert await client.incr("a") == 1
+        host, port = shard.address
+        shard.kill()
+        # What was sent before the cut is noticed stays unknown.
+        while client.shards.handles[0].is_connected:
+            await asyncio.sleep(0.01)
+        other = start_shard(name="second", arguments=["--port", str(port)])
+        assert other.address == (host, port)
+        while True:
+            with contextlib.suppress(WrongShard, Unavailable):
+                assert await client.incr("a") == 1
+                break
+            await asyncio.sleep(0.02)
+        assert await client.get("a") == 1
+        assert client.shards.handles[0].identity == other.ready.identity
