@@ -22,6 +22,7 @@ __all__ = [
     "LoadGenerator",
     "LoadReport",
     "ReadCache",
+    "Replica",
     "Router",
     "RouterConnection",
     "RouterLink",
@@ -404,7 +405,38 @@ class JournaledFolder:
         """Reads durable commits, as many as fit into the memory for it. None: there is nothing new."""
 
     def end_fold(self, fold: Fold) -> None:
-        """The fold's root is safe in the store: tells the manifest, and drops the log below it."""
+        """The fold's root is safe in the store: tells the manifest, and drops the log below it that no pin holds."""
+
+    def read_tail(
+        self, identity: str | None, after: int, epoch: int, last_hash: int, index: int, *, upto: int, about_bytes: int
+    ) -> tuple[Literal["records", "unknown", "late"], bytes]:
+        """What there is for a replica from a place in the history on, up to commit `upto`, which is durable.
+
+        Args:
+            identity: of the shard that the place is of.
+            after: the last commit that the replica has whole; 0: none.
+            epoch: the newest epoch that it knows.
+            last_hash: of that commit's last record.
+            index: how many records of the next commit it has.
+            upto: the newest commit to give.
+            about_bytes: at least one record, if there is one.
+
+        Returns:
+            "records" and whole records; "unknown" and why the place isn't in this history; "late" where the log begins
+            later.
+        """
+
+    def pin_log(self, after: int) -> int:
+        """Keeps the log above commit `after`, as far as it is there still, until `unpin_log`. Gives the pin."""
+
+    def move_pin(self, pin: int, after: int) -> None:
+        """A pin needs only the log above commit `after` from now on."""
+
+    def unpin_log(self, pin: int) -> None:
+        """Ends a pin. What it kept goes with the next checkpoint."""
+
+    def read_root(self, row: bytes) -> tuple[int, int, int, list[bytes]]:
+        """What a checkpoint's root says: fold, commit, hash of the commit's last record, keys of the pages."""
 
 @final
 class ReadCache:
@@ -717,6 +749,91 @@ class Shard(JournaledFolder):
         """Ends the commit thread and unlocks the folder. Idempotent."""
 
 @final
+class Replica:
+    """Another shard's counters, kept up with it in memory, and reads of them, for the event loop that owns it.
+
+    Whoever owns it asks the primary (`tail`, see `docs/wire.md`) from `place` on, and hands on the answers here.
+
+    Args:
+        call_soon: the loop's.
+        name: the replica's own.
+        primary: the address of the shard that it follows, as `health` shows it.
+        token: what clients must send first.
+        counters_bytes_max: memory of counters; twice that while a state is taken in beside an old one.
+
+    Raises:
+        DamagedData: from whatever takes records or pages: they aren't what comes next. Begin `anew`.
+        StorageError: likewise: they don't fit into `counters_bytes_max`.
+    """
+
+    def __new__(
+        cls,
+        call_soon: Callable[..., object],
+        *,
+        name: str,
+        primary: str,
+        server_version: str = "",
+        token: bytes | None = None,
+        frame_bytes_max: int = 1048576,
+        input_bytes_max: int = 268435456,
+        connections_max: int = 10000,
+        reply_bytes_max: int = 4194304,
+        held_bytes_max: int = 268435456,
+        counters_bytes_max: int = 8589934592,
+    ) -> Replica: ...
+    def connect(self, owner: _Owner) -> Connection:
+        """Begins a client's connection. `owner.attend()` is called on the loop when the connection needs a look."""
+
+    @property
+    def place(self) -> tuple[str | None, int, int, int, int]:
+        """What to ask the primary for next: identity (None: there is no state), after, epoch, hash, index."""
+
+    def primary(self, identity: str, shard: str, epoch: int) -> None:
+        """Who the primary says that it is; another one than before: the state is dropped."""
+
+    def anew(self) -> None:
+        """Drops the state: the primary doesn't know it."""
+
+    def begin_checkpoint(self) -> None:
+        """Begins to take in a checkpoint. What is here answers until that has caught up."""
+
+    def page(self, row: bytes) -> None:
+        """Takes in a page of the checkpoint."""
+
+    def end_checkpoint(self, commit: int, last_hash: int) -> None:
+        """All pages are in, and with them everything up to this commit, whose last record has this hash."""
+
+    def records(self, records: bytes) -> int:
+        """Takes in whole records. Gives the last whole commit."""
+
+    def heard(self, durable: int, age_s: float) -> None:
+        """Commit `durable` was the primary's newest `age_s` ago: if it is here, reads are answered; that's the lag."""
+
+    def lost(self, reason: str, ended: bool) -> None:
+        """The primary can't be reached; `ended`: its process has ended, and so the lag stays what it is."""
+
+    def tick(self) -> None:
+        """Housekeeping, about every 100 ms."""
+
+    def set_topology(self, address: str) -> None:
+        """Where this replica serves, for `topology`."""
+
+    def topology(self) -> bytes:
+        """What `topology` answers, as an encoded value."""
+
+    def report(self, connections_refused: int) -> None:
+        """What only the server counts."""
+
+    def health(self) -> dict[str, str | int]:
+        """`state` is "starting" until it has caught up once, then "ok"; `lag_ms` is there with "ok"."""
+
+    def stats(self) -> dict[str, str | int]:
+        """Every figure that it counts, by name."""
+
+    def stop(self) -> None:
+        """Drops everything. Idempotent."""
+
+@final
 class SimulatedDisk:
     """Files and clock of a simulated shard: nothing leaves memory, and a seed decides what failing power leaves.
 
@@ -782,7 +899,7 @@ class Connection:
     def take_requests(self) -> list[tuple[int | None, str, Any]]:
         """Rare requests that Python answers: (msgid or None, method, argument).
 
-        The argument is a backup's folder, or the known version of the topology.
+        The argument is a backup's folder, the known version of the topology, or what a replica has and wants by name.
         """
 
     def reply(self, msgid: int, error: str | None, result: bytes | None) -> bytes:

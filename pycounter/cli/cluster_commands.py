@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Cluster = Annotated[str, typer.Option(help="The cluster's folder.", metavar="DIR")]
 
 replica_app = typer.Typer(
-    help="Add replicas to a running cluster, or remove them.",
+    help="Add replicas to a running cluster, or remove them; or run one of a single shard.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -111,6 +111,33 @@ def remove_replica(
         print_json({"removed": name})
     else:
         sys.stdout.write(f"{name} is stopped, and the cluster has forgotten it.\n")
+
+
+@replica_app.command("serve")
+def serve_replica(
+    primary: Annotated[str, typer.Option(help="The shard to follow.", metavar="HOST:PORT")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 lets the system choose.")] = 0,
+    name: Annotated[str, typer.Option(help="The replica's name.")] = "replica-0",
+    token_file: Annotated[
+        str | None, typer.Option(help="The shard's token; clients must send it too.", metavar="FILE")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen where others can connect, without a token.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Follow a shard and answer reads. A replica holds its copy in memory, and has it from the shard at each start.
+
+    A cluster runs its own replicas (`pycounter serve --replicas`); this is for a shard alone, or by hand.
+    """
+    from pycounter.cli.serving import serve_replica as run
+    from pycounter.replica import ReplicaSettings
+
+    settings = ReplicaSettings(
+        primary=primary, host=host, port=port, name=name, token_file=token_file, insecure=insecure
+    )
+    run(settings, as_json=json_)
 
 
 def coordinator(

@@ -11,9 +11,10 @@ import uvloop
 from pycounter._native import VERSION
 from pycounter.cli.terminal import print_json
 from pycounter.errors import PyCounterError
+from pycounter.replica.replica_settings import ReplicaSettings
 from pycounter.settings import ClusterSettings, ServerSettings
 
-__all__ = ["serve_cluster", "serve_shard"]
+__all__ = ["serve_cluster", "serve_replica", "serve_shard"]
 
 
 def serve_shard(settings: ServerSettings, *, as_json: bool) -> None:
@@ -32,6 +33,30 @@ def serve_shard(settings: ServerSettings, *, as_json: bool) -> None:
 
     async def serve_until_stopped() -> None:
         await ShardServer(settings).run(ready)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_until_stopped())
+    except OSError as error:
+        raise PyCounterError(f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
+
+
+def serve_replica(settings: ReplicaSettings, *, as_json: bool) -> None:
+    """One replica of a shard."""
+    from pycounter.replica import ReplicaServer
+
+    def ready(facts: dict[str, object]) -> None:
+        if as_json:
+            print_json({"event": "ready", **facts})
+        else:
+            sys.stdout.write(
+                f"pycounter {VERSION}: replica {facts['name']} of {facts['primary']} answers reads at "
+                f"{facts['address']} once it has caught up, pid {facts['pid']}. Ctrl-C stops it.\n"
+            )
+            sys.stdout.flush()
+
+    async def serve_until_stopped() -> None:
+        await ReplicaServer(settings).run(ready)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

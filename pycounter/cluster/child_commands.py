@@ -63,7 +63,7 @@ class ChildCommands:
 
     def replica(self, name: str, primary: str, port: int) -> list[str]:
         """Starts a replica of the shard at `primary`. Raises OSError as `shard`."""
-        words = ["--json", "--data", str(self.directory("replica", name)), "--name", name, "--primary", primary]
+        words = ["--json", "--name", name, "--primary", primary]
         words += ["--host", LOOPBACK, "--port", str(port)]
         token_file = _absolute({"token_file": self._settings.token_file})["token_file"]
         if token_file is not None:

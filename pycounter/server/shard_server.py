@@ -1,7 +1,7 @@
 """A shard behind an event loop: opening, serving, stopping.
 
-Threads: the loop's, which owns the shard; the engine's commit thread; the checkpoint thread; and for the length of a
-backup one more.
+Threads: the loop's, which owns the shard; the engine's commit thread; the checkpoint thread; one that reads for
+replicas; and for the length of a backup one more.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 import msgspec
 
 from pycounter._native import VERSION, HashRing, Shard
-from pycounter.errors import SettingsError, StorageError
+from pycounter.errors import RpcError, SettingsError, StorageError
 from pycounter.net.clients import Clients
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.net.tls_listener import TlsListener
 from pycounter.server.shard_protocol import ShardProtocol
+from pycounter.server.tail_service import TailService
 from pycounter.settings import ServerSettings, parse_ring
 from pycounter.storage.backup import write_backup
 from pycounter.storage.checkpointer import Checkpointer
@@ -45,7 +46,7 @@ SWITCH_INTERVAL_S = 1e-4
 #: Blocks of memory from this size on go back to the system when they are freed.
 LARGE_BLOCK_BYTES = 512 * 1024
 #: How many requests of a method may be under way. Of backups one is made at a time.
-CROWD_MAX = {"backup": 8, "watch_topology": 10_000}
+CROWD_MAX = {"backup": 8, "watch_topology": 10_000, "tail": 64}
 #: After so long without news `watch_topology` answers all the same.
 WATCH_S = 25.0
 
@@ -80,6 +81,7 @@ class ShardServer:
             log_bytes=settings.checkpoint_log_bytes,
             interval_s=settings.checkpoint_interval_s,
         )
+        self._store = store
 
     def _open_shard(self, token: bytes | None) -> Shard:
         settings = self.settings
@@ -138,6 +140,7 @@ class ShardServer:
                     "power went. Nobody was told that it is durable, unless the disk broke its word about fsync",
                     self.shard.torn_bytes,
                 )
+            self._tails = TailService(self.shard, self._store)
             loop.add_reader(self.shard.wake_fd, self._release)
             listener = self._tls or await loop.create_server(
                 lambda: ShardProtocol(self), self.settings.host, self.settings.port, backlog=BACKLOG
@@ -175,6 +178,7 @@ class ShardServer:
             for task in housekeeping:
                 task.cancel()
             loop.remove_reader(self.shard.wake_fd)
+            await self._tails.close()
             await asyncio.to_thread(self._close_storage)
 
     def stop(self) -> None:
@@ -194,6 +198,7 @@ class ShardServer:
         answers: dict[str, Callable[[Any], Awaitable[bytes]]] = {
             "backup": self._backup,
             "watch_topology": self._watch_topology,
+            "tail": self._tails.answer,
         }
         task = asyncio.get_running_loop().create_task(self._answer(connection, msgid, answers[method](argument)))
         crowd.add(task)
@@ -202,6 +207,8 @@ class ShardServer:
     async def _answer(self, connection: ShardProtocol, msgid: int | None, answer: Awaitable[bytes]) -> None:
         try:
             result = await answer
+        except RpcError as error:
+            connection.reply(msgid, error.wire_text, None)
         except StorageError as error:
             connection.reply(msgid, f"storage: {error}", None)
         else:
@@ -220,11 +227,13 @@ class ShardServer:
     def _release(self) -> None:
         for connection, replies in self.shard.release():
             connection.write(replies)
+        self._tails.on_durable()
 
     async def _tick(self) -> None:
         while True:
             self._report()
             self.shard.tick()
+            self._tails.tick()
             await asyncio.sleep(TICK_S)
 
     def _report(self) -> None:
@@ -243,6 +252,7 @@ class ShardServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.stop_timeout_s
         self.clients.stop()
+        self._tails.stop()
         tasks = set().union(*self._crowds.values())
         if tasks:
             await asyncio.wait(tasks, timeout=self.settings.stop_timeout_s)

@@ -1,8 +1,9 @@
 """The rows of a checkpoint, in RocksDB.
 
-Only the checkpoint thread writes. The binding holds the interpreter lock while it writes, so writes are small and
-never wait for RocksDB to make room (`no_slowdown`): they are tried again after a pause without the lock.
-Damage is found by the engine, which checks every page's hash against the root; RocksDB's own recovery isn't trusted.
+Only the checkpoint thread writes; who reads for replicas has a view of its own. The binding holds the interpreter lock
+while it writes, so writes are small and never wait for RocksDB to make room (`no_slowdown`): they are tried again after
+a pause without the lock. Damage is found by the engine, which checks every page's hash against the root; RocksDB's own
+recovery isn't trusted.
 
 RocksDB refuses all writes after one that failed, for as long as it is open. So whoever writes calls `reopen_if_broken`
 first. Opening reads back what it has and writes it to new files, so nothing rests on pages that an fsync failed on.
@@ -13,9 +14,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rocksdict import (
     AccessType,
@@ -30,7 +34,7 @@ from rocksdict import (
 
 from pycounter.errors import DamagedData, FolderLocked, StorageError, StorageFull
 
-__all__ = ["FOLDER_NAME", "CheckpointStore"]
+__all__ = ["FOLDER_NAME", "CheckpointStore", "StoreView"]
 
 #: The store's folder within a shard's.
 FOLDER_NAME = "checkpoint"
@@ -96,6 +100,36 @@ def _shadow(path: Path) -> tempfile.TemporaryDirectory[str]:
     return shadow
 
 
+class StoreView:
+    """The rows as they were at one moment, whatever is written later. Any thread may use it.
+
+    It ends with the store, too; what is read then raises StorageError.
+    """
+
+    def __init__(self, path: Path, rows: Rdict) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with _mapped(path):
+            self._rows: Any = rows.snapshot()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row's value, None where there is none."""
+        with self._lock:
+            if self._rows is None:
+                raise StorageError(f"the view of the checkpoint store in {self._path} has ended", self._path)
+            with _mapped(self._path):
+                try:
+                    value: bytes = self._rows[key]
+                except KeyError:
+                    return None
+                return value
+
+    def close(self) -> None:
+        """Lets the store drop what only this shows. Idempotent."""
+        with self._lock:
+            self._rows = None
+
+
 class CheckpointStore:
     """An ordered store of rows: keys and values are bytes. Opening it makes it, if it isn't there.
 
@@ -112,6 +146,9 @@ class CheckpointStore:
     def __init__(self, directory: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = Path(directory) / FOLDER_NAME
         self._shadow = _shadow(self.path) if read_only else None
+        # While one of them is there, RocksDB keeps its files locked.
+        self._views: weakref.WeakSet[StoreView] = weakref.WeakSet()
+        self._views_lock = threading.Lock()
         try:
             self._open()
         except BaseException:
@@ -156,6 +193,13 @@ class CheckpointStore:
             value: bytes | None = self._rows.get(key)
             return value
 
+    def view(self) -> StoreView:
+        """The rows as they are now. Any thread may call it."""
+        with self._views_lock:
+            view = StoreView(self.path, self._rows)
+            self._views.add(view)
+            return view
+
     def keys(self) -> list[bytes]:
         """All keys, in order."""
         with _mapped(self.path):
@@ -196,9 +240,12 @@ class CheckpointStore:
             self._rows.flush()
 
     def close(self) -> None:
-        """Closes it. Idempotent."""
-        with _mapped(self.path):
-            self._rows.close()
+        """Closes it, and all its views. Idempotent."""
+        with self._views_lock:
+            for view in self._views:
+                view.close()
+            with _mapped(self.path):
+                self._rows.close()
         self._clean_shadow()
 
     def _clean_shadow(self) -> None:

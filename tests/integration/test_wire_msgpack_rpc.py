@@ -243,7 +243,7 @@ BAD_PARAMS: list[tuple[str, list[object], str]] = [
     ("backup", [""], "bad_request"),
     ("backup", ["relative/path"], "bad_request"),
     ("backup", ["nul\0"], "bad_request"),
-    ("tail", [0, 0], "unknown_method"),
+    ("tail", [0, 0, "ff"], "bad_request"),
     ("watch_topology", ["1"], "bad_request"),
     ("health", [{"foreign_from": -1}], "bad_request"),
     ("INCR", ["a"], "unknown_method"),

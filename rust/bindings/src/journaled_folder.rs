@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pycounter_engine::checkpoint::{self, ROOT_KEY, Root};
 use pycounter_engine::folder::{Checkpointer, FolderError, Recovered, Recovery};
 use pycounter_engine::hash_ring::HashRing;
-use pycounter_engine::journal::JournalOptions;
 use pycounter_engine::journal::commit_thread::Durable;
+use pycounter_engine::journal::tail::{Tail, TailPlace, TailReaders};
+use pycounter_engine::journal::{JournalOptions, Position};
 use pycounter_engine::operation_id_table::OperationIdSettings;
 use pycounter_engine::session_table::SessionSettings;
 use pycounter_engine::shard::StateSettings;
@@ -47,7 +48,7 @@ pub(crate) struct FolderSettings<'r> {
 }
 
 impl FolderSettings<'_> {
-    fn state(&self) -> PyResult<StateSettings> {
+    pub(crate) fn state(&self) -> PyResult<StateSettings> {
         let milliseconds = |name: &str, seconds: f64| {
             // 2^53: the largest f64 up to which every whole number has its own.
             if seconds > 0.0 && seconds * 1000.0 < 9e15 {
@@ -97,6 +98,7 @@ pub struct JournaledFolder {
 #[derive(Clone)]
 struct Running {
     checkpointer: Arc<Checkpointer>,
+    tails: Arc<TailReaders>,
     durable: Arc<Durable>,
     epoch: u64,
     torn_bytes: u64,
@@ -143,6 +145,7 @@ impl JournaledFolder {
         let recovered = py.detach(|| start(recovery)).map_err(|error| errors::folder(py, &self.directory, &error))?;
         *lock(&self.running) = Some(Running {
             checkpointer: Arc::clone(&recovered.checkpointer),
+            tails: Arc::clone(&recovered.tails),
             durable: recovered.journal.durable_handle(),
             epoch: recovered.epoch,
             torn_bytes: recovered.torn_bytes,
@@ -251,6 +254,57 @@ impl JournaledFolder {
         let root = lock(&fold.state).1.take();
         let root = root.ok_or_else(|| PyRuntimeError::new_err("the fold is not finished, or ended already"))?;
         py.detach(|| running.checkpointer.end(root)).map_err(|error| self.failed(py, error))
+    }
+
+    /// What there is for a replica from a place on, up to commit `upto`: ("records", whole records), ("unknown", why the
+    /// place isn't in this history), or ("late", b"") where the log begins later.
+    #[pyo3(signature = (identity, after, epoch, last_hash, index, *, upto, about_bytes))]
+    #[allow(clippy::too_many_arguments, reason = "what a replica has")]
+    fn read_tail<'py>(
+        &self,
+        py: Python<'py>,
+        identity: Option<&str>,
+        after: u64,
+        epoch: u64,
+        last_hash: u64,
+        index: u32,
+        upto: u64,
+        about_bytes: usize,
+    ) -> PyResult<(&'static str, Bound<'py, PyBytes>)> {
+        let tails = self.running()?.tails;
+        let identity = identity.and_then(|identity| identity.parse().ok());
+        let place = TailPlace { after: Position { commit: after, hash: last_hash }, index };
+        let tail = py.detach(|| tails.read(identity, epoch, place, upto, about_bytes));
+        Ok(match tail.map_err(|error| self.failed(py, error))? {
+            Tail::Records(records) => ("records", PyBytes::new(py, &records)),
+            Tail::Unknown(reason) => ("unknown", PyBytes::new(py, reason.as_bytes())),
+            Tail::BeginsLate => ("late", PyBytes::new(py, b"")),
+        })
+    }
+
+    /// Keeps the log above commit `after`, as far as it is there still, until `unpin_log`. Gives the pin.
+    fn pin_log(&self, after: u64) -> PyResult<u64> {
+        Ok(self.running()?.checkpointer.pin(after))
+    }
+
+    /// A pin needs only the log above commit `after` from now on.
+    fn move_pin(&self, pin: u64, after: u64) -> PyResult<()> {
+        self.running()?.checkpointer.move_pin(pin, after);
+        Ok(())
+    }
+
+    /// Ends a pin. After `close` too.
+    fn unpin_log(&self, pin: u64) {
+        if let Some(running) = lock(&self.running).as_ref() {
+            running.checkpointer.unpin(pin);
+        }
+    }
+
+    /// What a root's row says: fold, commit, hash of the commit's last record, keys of the pages.
+    fn read_root<'py>(&self, py: Python<'py>, row: &[u8]) -> PyResult<(u64, u64, u64, Vec<Bound<'py, PyBytes>>)> {
+        let root = self.running()?.checkpointer.read_root(row).map_err(|error| self.failed(py, error))?;
+        let keys = root.page_keys().iter().map(|key| PyBytes::new(py, key)).collect();
+        Ok((root.fold, root.position.commit, root.position.hash, keys))
     }
 }
 

@@ -16,6 +16,7 @@ mod load_generator;
 mod opened_map;
 mod owned_by_process;
 mod read_cache;
+mod replica;
 mod router;
 mod shard;
 mod simulated_disk;
@@ -40,6 +41,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<folder_copies::FolderWriter>()?;
     module.add_class::<shard::Shard>()?;
     module.add_class::<shard::Connection>()?;
+    module.add_class::<replica::Replica>()?;
     module.add_class::<router::Router>()?;
     module.add_class::<router::RouterLink>()?;
     module.add_class::<router::RouterConnection>()?;

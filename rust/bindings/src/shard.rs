@@ -11,6 +11,7 @@ use pycounter_engine::journal::commit_thread::Step;
 use pycounter_engine::shard;
 use pycounter_engine::shard::{Fed, Figure, HostCall, HostFigures, HostRequest, ShardSettings};
 use pycounter_engine::wire::msgpack_rpc as rpc;
+use pycounter_engine::wire::request::TailRequest;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -31,14 +32,15 @@ pub(crate) fn to_dict<'py>(py: Python<'py>, figures: Vec<(&'static str, Figure)>
     Ok(dict)
 }
 
-/// The loop's `call_soon`, and the shard's own `commit` to be called by it.
-struct LoopCalls {
-    call_soon: Py<PyAny>,
-    commit: Py<PyAny>,
+/// The loop's `call_soon`, and the shard's own `commit` to be called by it, if there is ever anything to commit.
+pub(crate) struct LoopCalls {
+    pub(crate) call_soon: Py<PyAny>,
+    pub(crate) commit: Option<Py<PyAny>>,
 }
 
 /// What the shard and its connections share.
-struct Host {
+#[derive(Default)]
+pub(crate) struct Host {
     shard: Mutex<Option<shard::Shard>>,
     /// By slot. A connection that ended leaves `None`.
     owners: Mutex<Vec<Option<Py<PyAny>>>>,
@@ -47,6 +49,35 @@ struct Host {
 }
 
 impl Host {
+    /// Goes to work.
+    pub(crate) fn start(&self, shard: shard::Shard, calls: LoopCalls) {
+        *self.loop_calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(calls);
+        *self.lock() = Some(shard);
+    }
+
+    /// Calls nothing any more, and gives the shard back.
+    pub(crate) fn stop(&self) -> Option<shard::Shard> {
+        let calls = self.loop_calls.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(calls);
+        self.lock().take()
+    }
+
+    /// Uses the shard. RuntimeError where there is none.
+    pub(crate) fn with<R>(&self, use_shard: impl FnOnce(&mut shard::Shard) -> R) -> PyResult<R> {
+        self.lock().as_mut().map(use_shard).ok_or_else(not_running)
+    }
+
+    /// Begins a connection.
+    pub(crate) fn connect(self: &Arc<Self>, owner: Py<PyAny>) -> PyResult<Connection> {
+        let slot = self.with(shard::Shard::connect)?;
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.len() <= slot {
+            owners.resize_with(slot + 1, || None);
+        }
+        owners[slot] = Some(owner);
+        Ok(Connection { host: Arc::clone(self), slot: Mutex::new(Some(slot)) })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<shard::Shard>> {
         // A panic inside the engine is a bug that leaves one chunk half done; counting on would hide it.
         self.shard.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,7 +95,9 @@ impl Host {
         }
         let calls = {
             let calls = self.loop_calls.lock().unwrap_or_else(PoisonError::into_inner);
-            calls.as_ref().map(|calls| (calls.call_soon.clone_ref(py), calls.commit.clone_ref(py)))
+            calls
+                .as_ref()
+                .map(|calls| (calls.call_soon.clone_ref(py), calls.commit.as_ref().map(|commit| commit.clone_ref(py))))
         };
         let Some((call_soon, commit)) = calls else { return Ok(()) };
         if fed.attend
@@ -72,7 +105,9 @@ impl Host {
         {
             call_soon.call1(py, (owner.getattr(py, "attend")?,))?;
         }
-        if fed.commit {
+        if fed.commit
+            && let Some(commit) = commit
+        {
             call_soon.call1(py, (commit,))?;
         }
         Ok(())
@@ -157,9 +192,8 @@ impl Shard {
             },
             simulated,
         )?;
-        let host = Host { shard: Mutex::new(None), owners: Mutex::default(), loop_calls: Mutex::default() };
         Ok(PyClassInitializer::from(folder).add_subclass(Self {
-            host: Arc::new(host),
+            host: Arc::default(),
             settings,
             clock: simulated.map(|disk| disk.clock.clone()),
         }))
@@ -174,8 +208,7 @@ impl Shard {
         let clock = this.clock.clone().unwrap_or_else(Clock::system);
         let shard = shard::Shard::with_clock(recovered, this.settings.clone(), clock);
         let commit = slf.getattr("commit")?.unbind();
-        *this.host.loop_calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(LoopCalls { call_soon, commit });
-        *this.host.lock() = Some(shard);
+        this.host.start(shard, LoopCalls { call_soon, commit: Some(commit) });
         Ok(commits)
     }
 
@@ -227,13 +260,7 @@ impl Shard {
 
     /// Begins a connection. `owner.attend()` is called on the loop when the connection needs a look.
     fn connect(&self, owner: Py<PyAny>) -> PyResult<Connection> {
-        let slot = self.with(shard::Shard::connect)?;
-        let mut owners = self.host.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.len() <= slot {
-            owners.resize_with(slot + 1, || None);
-        }
-        owners[slot] = Some(owner);
-        Ok(Connection { host: Arc::clone(&self.host), slot: Mutex::new(Some(slot)) })
+        self.host.connect(owner)
     }
 
     /// Housekeeping, about every 100 ms: expiry, and write-behind of `applied` changes.
@@ -296,10 +323,9 @@ impl Shard {
     /// Ends the commit thread and unlocks the folder. Idempotent.
     fn stop(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        let calls = this.host.loop_calls.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(calls);
+        let shard = this.host.stop();
         slf.py().detach(|| {
-            if let Some(mut shard) = this.host.lock().take() {
+            if let Some(mut shard) = shard {
                 shard.stop();
             }
         });
@@ -310,8 +336,21 @@ impl Shard {
 
 impl Shard {
     fn with<R>(&self, use_shard: impl FnOnce(&mut shard::Shard) -> R) -> PyResult<R> {
-        self.host.lock().as_mut().map(use_shard).ok_or_else(not_running)
+        self.host.with(use_shard)
     }
+}
+
+/// What a replica has and wants, by name.
+fn tail_request<'py>(py: Python<'py>, request: &TailRequest) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("identity", request.identity.map(|identity| format!("{identity:032x}")))?;
+    dict.set_item("after", request.after)?;
+    dict.set_item("epoch", request.epoch)?;
+    dict.set_item("hash", request.hash)?;
+    dict.set_item("index", request.index)?;
+    dict.set_item("page", request.page)?;
+    dict.set_item("wait_ms", request.wait_ms)?;
+    Ok(dict)
 }
 
 /// A request that Python answers: msgid, method, argument.
@@ -395,13 +434,14 @@ impl Connection {
         self.ask("", |connection| connection.protocol_name())
     }
 
-    /// Rare requests that Python answers: (msgid or None, method, argument). The argument is a backup's folder or
-    /// the known version of the topology.
+    /// Rare requests that Python answers: (msgid or None, method, argument). The argument is a backup's folder,
+    /// the known version of the topology, or what a replica has and wants by name.
     fn take_requests<'py>(&self, py: Python<'py>) -> PyResult<Vec<Asked<'py>>> {
         let requests = self.ask(Vec::new(), shard::Connection::take_host_requests);
         let named = requests.into_iter().map(|HostRequest { msgid, call }| {
             Ok(match call {
                 HostCall::Backup(folder) => (msgid, "backup", folder.into_pyobject(py)?.into_any()),
+                HostCall::Tail(request) => (msgid, "tail", tail_request(py, &request)?.into_any()),
                 HostCall::WatchTopology(known) => (msgid, "watch_topology", known.into_pyobject(py)?.into_any()),
             })
         });

@@ -259,6 +259,26 @@ impl Root {
     }
 }
 
+/// Gives every entry of a page to `sink`, where only its own checksum can tell what it is: a replica trusts that its
+/// primary sends the pages that the root names.
+///
+/// # Errors
+/// The row isn't a page of this shard, or was changed.
+pub fn read_sent_page(
+    identity: &ShardIdentity,
+    row: &[u8],
+    sink: &mut dyn FnMut(&Entry<'_>),
+) -> Result<(), CheckpointError> {
+    let number = |at: usize| row.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+    let hash = row.len().checked_sub(8).and_then(number);
+    let (start, fold, hash) = (number(8).unwrap_or(0), number(16).unwrap_or(0), hash.unwrap_or(0));
+    let mut reader = open_page(identity, &PageInfo { start, fold, hash }, Some(row))?;
+    while let Some((_, entry)) = reader.next()? {
+        sink(&entry);
+    }
+    Ok(())
+}
+
 /// When ended things leave the checkpoint: the tables' own rules.
 #[derive(Debug, Clone, Copy)]
 pub struct Windows {

@@ -4,6 +4,7 @@
 //! [`Recovery`] is used by one thread, before anything else runs. [`Checkpointer`] is shared with the checkpoint
 //! thread, which reads durable commits only, and the root, which nobody else changes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use crate::checkpoint::{CheckpointError, Fold, Root, Windows};
 use crate::foreign_list::ForeignList;
 use crate::hash_ring::HashRing;
 use crate::journal::commit_thread::CommitThread;
+use crate::journal::tail::TailReaders;
 use crate::journal::{
     self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position,
     SegmentAppender, SegmentedLog,
@@ -59,6 +61,8 @@ pub struct Recovered {
     pub journal: CommitThread,
     /// For the checkpoint thread.
     pub checkpointer: Arc<Checkpointer>,
+    /// For replicas.
+    pub tails: Arc<TailReaders>,
     /// The shard's uptime in all its earlier runs, in milliseconds.
     pub uptime_ms: u64,
     /// Commits read from the log.
@@ -158,6 +162,7 @@ impl Recovery {
         let manifest = started.log.manifest();
         let journal = start(started.appender, started.position.commit)
             .map_err(|error| JournalError::io("start a thread for", started.log.folder())(error))?;
+        let tails = Arc::new(TailReaders::new(Arc::clone(&started.log)));
         Ok(Recovered {
             state,
             encoder: started.encoder,
@@ -167,7 +172,9 @@ impl Recovery {
                 numbers: AtomicU64::new(root.fold),
                 root: Mutex::new(root),
                 windows,
+                pins: Mutex::default(),
             }),
+            tails,
             uptime_ms,
             commits_replayed,
             name: manifest.name.clone(),
@@ -186,9 +193,34 @@ pub struct Checkpointer {
     /// The last fold's number, also if that fold failed: whether its root reached the store may be unknown, so its
     /// pages must stay as they are until another root is there. Relaxed: only that no number comes twice matters.
     numbers: AtomicU64,
+    /// By number: the log above this commit is kept, for somebody who reads an older checkpoint.
+    pins: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Checkpointer {
+    /// Keeps the log above commit `after`, as far as it is there, until [`Checkpointer::unpin`]. Gives the pin's number.
+    pub fn pin(&self, after: u64) -> u64 {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = pins.last_key_value().map_or(1, |(last, _)| last + 1);
+        pins.insert(number, after);
+        number
+    }
+
+    /// Keeps no more than the log above commit `after` for a pin from now on.
+    pub fn move_pin(&self, pin: u64, after: u64) {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).insert(pin, after);
+    }
+
+    /// Ends a pin. What it kept goes with the next checkpoint.
+    pub fn unpin(&self, pin: u64) {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).remove(&pin);
+    }
+
+    /// What a root's row says, if it is this folder's: of the checkpoint that it names.
+    pub fn read_root(&self, row: &[u8]) -> Result<Root, FolderError> {
+        Ok(Root::decode(row, self.log.manifest().identity)?)
+    }
+
     fn root(&self) -> Root {
         self.root.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -243,7 +275,8 @@ impl Checkpointer {
         let Position { commit, .. } = root.position;
         self.log.set_checkpoint(Checkpoint { position: root.position, root_hash: root.hash, fold: root.fold })?;
         *self.root.lock().unwrap_or_else(PoisonError::into_inner) = root;
-        self.log.trim(commit)?;
+        let pinned = self.pins.lock().unwrap_or_else(PoisonError::into_inner).values().min().copied();
+        self.log.trim(commit.min(pinned.unwrap_or(u64::MAX)))?;
         Ok(())
     }
 }

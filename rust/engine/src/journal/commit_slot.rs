@@ -24,6 +24,12 @@ impl Durable {
         Self(AtomicU64::new(number))
     }
 
+    /// For who is no writer but follows one: this much is durable there.
+    fn set(&self, number: u64) {
+        // Release: as in `settle`.
+        self.0.store(number, Ordering::Release);
+    }
+
     /// Its number; 0 before the first.
     pub fn commit(&self) -> u64 {
         // Acquire: pairs with the Release in `settle`. Whoever sees the number may read the log up to it.
@@ -96,6 +102,11 @@ impl CommitSlot {
 
     pub(super) fn durable(&self) -> &Arc<Durable> {
         &self.durable
+    }
+
+    /// Nothing is ever submitted here: this much is durable elsewhere.
+    pub(super) fn follow(&self, number: u64) {
+        self.durable.set(number);
     }
 
     /// Drainer: is a commit on its way? False says that `durable` shows the last one already.

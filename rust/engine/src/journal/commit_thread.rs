@@ -103,6 +103,20 @@ impl CommitThread {
         Ok(Self { shared, thread: Mutex::new(Some(thread)), hand: None })
     }
 
+    /// A stand-in where nothing is ever appended: a replica's, whose commits become durable at its primary.
+    ///
+    /// # Errors
+    /// The system gives no eventfd.
+    pub fn elsewhere() -> std::io::Result<Self> {
+        let hand = Some(Mutex::new(Hand { appender: None, unsettled: None }));
+        Ok(Self { shared: Arc::new(Shared::new(0)?), thread: Mutex::new(None), hand })
+    }
+
+    /// Commits up to this one are durable elsewhere.
+    pub fn follow(&self, number: u64) {
+        self.shared.slot.follow(number);
+    }
+
     /// Starts no thread: [`CommitThread::step`] appends.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub mod record;
 pub mod recovery;
 pub mod segment;
 pub mod simulated_files;
+pub mod tail;
 mod walk;
 
 pub use error::JournalError;

@@ -18,6 +18,8 @@ use crate::wire::resp::Version;
 use crate::wire::scan::Scan;
 
 const NO_SESSIONS: &str = "a coordinator takes no sessions: connect to the shards that `topology` names, or send ids";
+/// Replicas follow shards.
+const NO_TAIL: &str = "a coordinator has no journal to follow: ask a shard";
 
 /// Increments with ids for one shard: encoded, and for each its key's hash and its place in the request.
 type EncodedItems = (Vec<u8>, Vec<(u64, u32)>);
@@ -142,6 +144,7 @@ impl Router {
             Request::Apply { .. } | Request::Bye { .. } | Request::Hello { session: Some(_), .. } => {
                 self.deny(connection, msgid, ErrorCode::Forbidden, NO_SESSIONS);
             }
+            Request::Tail(_) => self.deny(connection, msgid, ErrorCode::Forbidden, NO_TAIL),
             Request::Hello { token, .. } => {
                 if !token_matches(self.settings.token.as_deref(), token) {
                     self.core.statistics.refused_tokens += 1;

@@ -5,6 +5,7 @@ use super::held_replies::{HeldReplies, ReplyKind};
 use crate::error_code::ErrorCode;
 use crate::resp_connection::RespState;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner};
+use crate::wire::request::TailRequest;
 use crate::wire::resp::{self, Version};
 use crate::wire::scan;
 
@@ -30,6 +31,8 @@ pub enum HostCall {
     Backup(String),
     /// Answer the topology once it is newer than this version, or after a while.
     WatchTopology(u64),
+    /// Answer durable records.
+    Tail(TailRequest),
 }
 
 /// A request that the engine leaves to its host, such as a backup.

@@ -10,6 +10,7 @@
 
 mod connection;
 mod connections;
+mod following;
 mod held_replies;
 mod msgpack_handler;
 mod operations;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use crate::figure::Figure;
 pub use connection::{Connection, HostCall, HostRequest};
+pub use following::FollowError;
 pub use state::{RestoreError, State, StateSettings};
 pub use statistics::{HostFigures, Statistics};
 
@@ -40,6 +42,7 @@ use crate::wire::request::Level;
 use crate::wire::scan::FrameLimits;
 use connection::Protocol;
 use connections::Connections;
+use following::Following;
 use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
 
 /// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
@@ -178,6 +181,8 @@ pub struct Shard {
     host_figures: HostFigures,
     /// Cut from the log's end at the start.
     torn_bytes: u64,
+    /// Of a replica.
+    following: Option<Box<Following>>,
 }
 
 impl Shard {
@@ -190,9 +195,21 @@ impl Shard {
     /// The same under a clock that a simulation sets.
     #[must_use]
     pub fn with_clock(recovered: Recovered, settings: ShardSettings, clock: Clock) -> Self {
-        let Recovered {
-            state, encoder, journal, uptime_ms: uptime_before_ms, name, identity, epoch, torn_bytes, ..
-        } = recovered;
+        let Recovered { state, encoder, journal, uptime_ms, name, identity, epoch, torn_bytes, .. } = recovered;
+        let identity = Identity { name, identity, epoch };
+        let mut shard = Self::assemble(state, encoder, journal, identity, settings, clock);
+        (shard.uptime_before_ms, shard.uptime_ms, shard.torn_bytes) = (uptime_ms, uptime_ms, torn_bytes);
+        shard
+    }
+
+    fn assemble(
+        state: State,
+        encoder: CommitEncoder,
+        journal: CommitThread,
+        identity: Identity,
+        settings: ShardSettings,
+        clock: Clock,
+    ) -> Self {
         let now = clock.now();
         Self {
             clock,
@@ -202,7 +219,7 @@ impl Shard {
             handed_over_at: now,
             journal,
             settings,
-            identity: Identity { name, identity, epoch },
+            identity,
             connections: Connections::default(),
             waiting: Vec::new(),
             held_bytes: 0,
@@ -213,8 +230,8 @@ impl Shard {
             commit_scheduled: false,
             uptime_here: Duration::ZERO,
             uptime_at: now,
-            uptime_before_ms,
-            uptime_ms: uptime_before_ms,
+            uptime_before_ms: 0,
+            uptime_ms: 0,
             address: String::new(),
             work: 0,
             run: Vec::with_capacity(RUN_MAX),
@@ -223,7 +240,8 @@ impl Shard {
             pool: Vec::new(),
             statistics: Statistics::default(),
             host_figures: HostFigures::default(),
-            torn_bytes,
+            torn_bytes: 0,
+            following: None,
         }
     }
 

@@ -32,6 +32,7 @@ impl Shard {
         let mut position = 0;
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             if connection.authenticated
+                && self.following.is_none()
                 && let Some(fast) = rpc::fast_incr(rest)
             {
                 self.push_run(bytes, fast.key, fast.delta, fast.msgid, fast.id);
@@ -128,6 +129,9 @@ impl Shard {
 
     fn execute(&mut self, connection: &mut Connection, msgid: Option<u32>, request: Request<'_>) {
         let id = msgid.unwrap_or(0);
+        if let Some((code, message)) = self.refusal_of(&request) {
+            return self.refuse_with(Level::Applied, id, code, message);
+        }
         match request {
             Request::Incr { key, delta, options } => self.answer_change(id, Method::Incr, key, delta, &options),
             Request::Drain { key, options } => self.answer_change(id, Method::Drain, key, 0, &options),
@@ -227,6 +231,7 @@ impl Shard {
                 self.tell(id, |shard, out| shard.write_topology(out));
             }
             Request::WatchTopology { known } => leave(connection, msgid, HostCall::WatchTopology(known)),
+            Request::Tail(request) => leave(connection, msgid, HostCall::Tail(request)),
             Request::Backup { directory } => leave(connection, msgid, HostCall::Backup(directory.to_owned())),
         }
     }
@@ -257,6 +262,10 @@ impl Shard {
         let mut level = options.level.unwrap_or(self.settings.level);
         if let Some(commit) = options.min_commit {
             if commit > self.stamp() {
+                if self.following.is_some() {
+                    let message = "the replica has not got that far";
+                    return self.refuse_with(level, msgid, ErrorCode::Unavailable, message);
+                }
                 let message = "min_commit is above the newest commit: it is of another shard, or was lost";
                 return self.refuse_with(level, msgid, ErrorCode::BadRequest, message);
             }
@@ -323,9 +332,9 @@ impl Shard {
         rpc::write_str(out, "missing");
         rpc::write_array_len(out, 0);
         rpc::write_str(out, "exact");
-        rpc::write_bool(out, true);
+        rpc::write_bool(out, self.following.is_none());
         rpc::write_str(out, "age_ms");
-        rpc::write_i64(out, 0);
+        rpc::write_u64(out, self.lag_ms().unwrap_or(0));
     }
 
     /// The topology of a shard alone, which never changes.
@@ -335,10 +344,11 @@ impl Shard {
         rpc::write_u64(out, TOPOLOGY_VERSION);
         rpc::write_str(out, "shards");
         rpc::write_array_len(out, 1);
-        rpc::write_map_len(out, 5);
+        let replica = self.replica_of();
+        rpc::write_map_len(out, 5 + usize::from(replica.is_some()));
         for (name, value) in [
             ("name", self.identity.name.as_str()),
-            ("address", self.address.as_str()),
+            ("address", replica.map_or(self.address.as_str(), |(_, primary)| primary)),
             ("identity", self.identity.identity.as_str()),
             ("state", if self.journal.is_failing() { "read_only" } else { "ok" }),
         ] {
@@ -347,6 +357,15 @@ impl Shard {
         }
         rpc::write_str(out, "weight");
         rpc::write_f64(out, 1.0);
+        if let Some((name, _)) = replica {
+            rpc::write_str(out, "replicas");
+            rpc::write_array_len(out, 1);
+            rpc::write_map_len(out, 3);
+            for (field, value) in [("name", name), ("address", self.address.as_str()), ("state", "ok")] {
+                rpc::write_str(out, field);
+                rpc::write_str(out, value);
+            }
+        }
     }
 
     fn write_hello(&self, out: &mut Vec<u8>, with_session: bool, last_sequence: Option<u64>) {

@@ -22,6 +22,7 @@ impl Shard {
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             if connection.authenticated
                 && state.transaction.is_none()
+                && self.following.is_none()
                 && let Some(fast) = resp::fast_incr(rest)
             {
                 self.push_run(bytes, fast.key, fast.delta, 0, None);
@@ -136,6 +137,10 @@ impl Shard {
     }
 
     fn run_counter_command(&mut self, version: Version, command: &Command<'_>, out: &mut Vec<u8>) -> ReplyKind {
+        if let Some((code, message)) = self.refusal_of_command(command) {
+            resp::write_error(out, code, message);
+            return ReplyKind::Neutral;
+        }
         match command {
             Command::Info { sections } => {
                 resp::write_text(out, version, &self.info(sections));
@@ -280,7 +285,11 @@ impl Shard {
                     if self.host_figures.checkpoint_failure.is_some() { "err" } else { "ok" }
                 ),
             ),
-            ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
+            (
+                "Replication",
+                if self.following.is_some() { "role:slave\r\n" } else { "role:master\r\nconnected_slaves:0\r\n" }
+                    .to_owned(),
+            ),
             (
                 "Keyspace",
                 if counters == 0 { String::new() } else { format!("db0:keys={counters},expires=0,avg_ttl=0\r\n") },

@@ -79,6 +79,26 @@ impl State {
         Ok(())
     }
 
+    /// Takes a fact if it is about counters, for a replica, which keeps nothing else. It is there after
+    /// [`State::finish_counters`].
+    pub fn restore_counters(&mut self, entry: &Entry<'_>) -> Result<(), RestoreError> {
+        match entry {
+            Entry::Counter { .. } | Entry::Deleted { .. } | Entry::Cleared => self.restore(entry),
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything that was restored can be read.
+    ///
+    /// # Errors
+    /// `Counters` if the last ones don't fit.
+    pub fn finish_counters(&mut self) -> Result<(), RestoreError> {
+        let outcome = self.restoring.flush(&mut self.counters);
+        self.make_room(outcome)?;
+        self.compact_if_worthwhile();
+        Ok(())
+    }
+
     /// Deleted counters wait as absent ones, as in the shard that wrote the log, and make room like there.
     fn restore_counter(&mut self, key: &[u8], value: Option<i64>) -> Result<(), RestoreError> {
         let outcome = self.restoring.push(&mut self.counters, key, value);

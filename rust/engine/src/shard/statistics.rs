@@ -102,6 +102,9 @@ impl Shard {
     /// `ok`, or `read_only` with the reason; and why the last checkpoint failed, if it did.
     #[must_use]
     pub fn health(&self) -> Figures {
+        if let Some(following) = self.following.as_deref() {
+            return self.replica_health(following);
+        }
         let failure = self.journal.failure();
         let mut health = vec![
             ("name", Figure::Text(self.identity.name.clone())),

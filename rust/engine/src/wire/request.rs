@@ -80,6 +80,25 @@ pub struct Item<'a> {
     pub raw_hash: u64,
 }
 
+/// What a replica has, and what it wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TailRequest {
+    /// Whose history it is: 32 hexadecimal digits on the wire. `None` if it has nothing.
+    pub identity: Option<u128>,
+    /// The last commit that it has whole; 0: none.
+    pub after: u64,
+    /// The newest epoch that it knows.
+    pub epoch: u64,
+    /// The hash of that commit's last record.
+    pub hash: u64,
+    /// How many records of the next commit it has.
+    pub index: u32,
+    /// The checkpoint that it is reading, and the page that it wants next.
+    pub page: Option<(u64, u64)>,
+    /// How long to wait for something new.
+    pub wait_ms: u64,
+}
+
 /// A request to a shard.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request<'a> {
@@ -200,6 +219,8 @@ pub enum Request<'a> {
         /// The version that the client has; 0 if none.
         known: u64,
     },
+    /// Durable records for a replica.
+    Tail(TailRequest),
     /// Copy the shard's state into a folder of the server's machine.
     Backup {
         /// UTF-8 path, not empty.

@@ -3,7 +3,7 @@
 use pycounter_engine::error_code::ErrorCode;
 use pycounter_engine::limits::{FRAME_DEPTH_MAX, REQUEST_ITEMS_MAX};
 use pycounter_engine::wire::msgpack_rpc::{FrameError, FrameScanner, Parsed, parse, request_msgid};
-use pycounter_engine::wire::request::{Accuracy, ChangeOptions, Level, ReadOptions, Request, SessionId};
+use pycounter_engine::wire::request::{Accuracy, ChangeOptions, Level, ReadOptions, Request, SessionId, TailRequest};
 use pycounter_engine::wire::request_error::RequestError;
 use pycounter_engine::wire::scan::Scan;
 use rmpv::Value;
@@ -69,6 +69,31 @@ fn every_method_means_what_the_table_says() {
         ("topology", vec![], Request::Topology),
         ("watch_topology", vec![], Request::WatchTopology { known: 0 }),
         ("watch_topology", vec![3.into()], Request::WatchTopology { known: 3 }),
+        ("tail", vec![], Request::Tail(TailRequest::default())),
+        (
+            "tail",
+            vec![
+                9.into(),
+                2.into(),
+                "000000000000000000000000000000ff".into(),
+                map([
+                    ("hash", u64::MAX.into()),
+                    ("index", 3.into()),
+                    ("fold", 4.into()),
+                    ("page", 5.into()),
+                    ("wait_ms", 6.into()),
+                ]),
+            ],
+            Request::Tail(TailRequest {
+                identity: Some(255),
+                after: 9,
+                epoch: 2,
+                hash: u64::MAX,
+                index: 3,
+                page: Some((4, 5)),
+                wait_ms: 6,
+            }),
+        ),
         ("backup", vec!["/a/b".into()], Request::Backup { directory: "/a/b" }),
     ];
     for (method, params, expected) in rows {
@@ -115,6 +140,9 @@ fn wrong_requests_get_their_code() {
         ("health", vec![map([("foreign_from", "1".into())])], BadRequest),
         ("health", vec![map([("foreign_from", 1.into()), ("foreign_from", 1.into())])], BadRequest),
         ("watch_topology", vec![(-1).into()], BadRequest),
+        ("tail", vec![0.into(), 0.into(), "ff".into()], BadRequest),
+        ("tail", vec![0.into(), 0.into(), "+00000000000000000000000000000ff".into()], BadRequest),
+        ("tail", vec![0.into(), 0.into(), Value::Nil, map([("index", (1_u64 << 32).into())])], BadRequest),
         ("get_many", vec![array([key(), Value::Nil])], BadKey),
         ("get_many", vec![array([key(), array([key()])])], BadKey),
         ("get_many", vec![Value::Array(vec![key(); REQUEST_ITEMS_MAX + 1])], TooLarge),
@@ -157,7 +185,6 @@ fn wrong_requests_get_their_code() {
         ("backup", vec!["a/b".into()], BadRequest),
         ("backup", vec![bin(b"\xff")], BadRequest),
         ("backup", vec!["a\0b".into()], BadRequest),
-        ("tail", vec![0.into(), 1.into()], UnknownMethod),
         ("INCR", vec![key()], UnknownMethod),
         ("", vec![], UnknownMethod),
     ];

@@ -8,7 +8,9 @@ use crate::limits::{
     BACKUP_PATH_BYTES_MAX, HELLO_TEXT_BYTES_MAX, KEY_BYTES_MAX, OPERATION_ID_BYTES_MAX, REQUEST_ITEMS_MAX,
     SCAN_COUNT_DEFAULT, TOP_COUNT_DEFAULT,
 };
-use crate::wire::request::{Accuracy, ChangeOptions, Item, Level, ReadOptions, Request, SessionId, key_is_valid};
+use crate::wire::request::{
+    Accuracy, ChangeOptions, Item, Level, ReadOptions, Request, SessionId, TailRequest, key_is_valid,
+};
 use crate::wire::request_error::RequestError;
 
 /// What a frame turned out to be.
@@ -160,6 +162,7 @@ fn parse_method<'a>(method: &[u8], params: &mut Params<'a>) -> Result<Request<'a
         b"watch_topology" => {
             Request::WatchTopology { known: params.optional_unsigned("a version is an unsigned integer")?.unwrap_or(0) }
         }
+        b"tail" => Request::Tail(tail(params)?),
         b"backup" => Request::Backup { directory: params.directory()? },
         _ => return Err(RequestError::quoting(ErrorCode::UnknownMethod, "there is no method", method)),
     })
@@ -253,6 +256,34 @@ fn numbers<const N: usize>(params: &mut Params<'_>, names: [&str; N]) -> Result<
         };
     }
     Ok(found)
+}
+
+const NO_IDENTITY: RequestError = bad_request("an identity is 32 hexadecimal digits");
+
+fn identity(text: &[u8]) -> Option<u128> {
+    let is_hex = text.len() == 32 && text.iter().all(u8::is_ascii_hexdigit);
+    u128::from_str_radix(std::str::from_utf8(text).ok().filter(|_| is_hex)?, 16).ok()
+}
+
+fn tail(params: &mut Params<'_>) -> Result<TailRequest, RequestError> {
+    let after = params.optional_unsigned("a commit is an unsigned integer")?.unwrap_or(0);
+    let epoch = params.optional_unsigned("an epoch is an unsigned integer")?.unwrap_or(0);
+    let identity = match params.next_value()? {
+        None | Some(Value::Nil) => None,
+        Some(Value::Text(text)) => Some(identity(text).ok_or(NO_IDENTITY)?),
+        Some(_) => return Err(NO_IDENTITY),
+    };
+    let [hash, index, fold, page, wait_ms] = numbers(params, ["hash", "index", "fold", "page", "wait_ms"])?;
+    let index = u32::try_from(index.unwrap_or(0)).map_err(|_| bad_request("an index has 32 bits"))?;
+    Ok(TailRequest {
+        identity,
+        after,
+        epoch,
+        hash: hash.unwrap_or(0),
+        index,
+        page: fold.map(|fold| (fold, page.unwrap_or(0))),
+        wait_ms: wait_ms.unwrap_or(0),
+    })
 }
 
 fn session(value: Value<'_>) -> Result<SessionId, RequestError> {
