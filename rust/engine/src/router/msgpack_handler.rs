@@ -262,6 +262,11 @@ impl Router {
             }
             waiting.expect();
             let Some(id) = item.id else {
+                // Increments of one key are done in their order.
+                if !with_ids.is_empty() {
+                    let home = self.ring.home(item.key);
+                    self.send_incr_group(home, gather, &mut with_ids[home], options);
+                }
                 self.route_incr(item.key, item.delta, level, gather, index, Kind::PartIncr);
                 continue;
             };
@@ -283,18 +288,25 @@ impl Router {
                 }
             }
         }
-        for (shard, (encoded, members)) in
-            with_ids.into_iter().enumerate().filter(|(_, (_, members))| !members.is_empty())
-        {
-            self.core.statistics.increments += members.len() as u64;
-            let mut list = Vec::with_capacity(encoded.len() + 5);
-            rpc::write_array_len(&mut list, members.len());
-            list.extend_from_slice(&encoded);
-            let group = self.core.incr_groups.insert(IncrGroup { gather, items: members });
-            let waiter = Waiter { hash: 0, place: group, ticket: 0, kind: Kind::IncrGroup };
-            self.pass_incr_group(shard, &list, options, waiter);
+        for (shard, items) in with_ids.iter_mut().enumerate() {
+            self.send_incr_group(shard, gather, items, options);
         }
         self.core.late.push(Late::Begun(gather));
+    }
+
+    /// Sends increments with ids that have gathered for a shard.
+    fn send_incr_group(&mut self, shard: usize, gather: Place, items: &mut EncodedItems, options: &ChangeOptions<'_>) {
+        let (encoded, members) = std::mem::take(items);
+        if members.is_empty() {
+            return;
+        }
+        self.core.statistics.increments += members.len() as u64;
+        let mut list = Vec::with_capacity(encoded.len() + 5);
+        rpc::write_array_len(&mut list, members.len());
+        list.extend_from_slice(&encoded);
+        let group = self.core.incr_groups.insert(IncrGroup { gather, items: members });
+        let waiter = Waiter { hash: 0, place: group, ticket: 0, kind: Kind::IncrGroup };
+        self.pass_incr_group(shard, &list, options, waiter);
     }
 
     fn write_hello(&self, out: &mut Vec<u8>) {

@@ -1,0 +1,125 @@
+//! What fills a bound stops, or is refused, and nothing grows beyond.
+
+use pycounter_engine::router::{LinkSettings, RouterSettings};
+use rmpv::Value;
+
+use super::cluster::{Cluster, call, code, settings};
+
+#[test]
+fn a_connection_that_is_owed_too_much_is_not_read_any_more_until_replies_leave() {
+    let mut cluster = Cluster::with_settings(2, RouterSettings { reply_bytes_max: 64 * 100, ..settings() });
+    let client = cluster.router.connect();
+    cluster.stalled = vec![true; 2];
+    let text: String = (0..1000).map(|number| format!("INCR k{number}\r\n")).collect();
+    cluster.send(client, text.as_bytes());
+    let connection = cluster.router.connection(client).unwrap();
+    assert!(connection.is_crowded() && connection.is_owed() && !connection.is_closing());
+    assert_eq!(cluster.figure("increments"), 101, "the first one over the bound is the last");
+    cluster.stalled = vec![false; 2];
+    assert_eq!(cluster.resp(client, ""), ":1\r\n".repeat(1000));
+    assert!(!cluster.router.connection(client).unwrap().is_crowded());
+}
+
+#[test]
+fn what_waits_for_a_shard_has_a_bound() {
+    let link = LinkSettings { queue_bytes_max: 20_000, ..settings().link };
+    let mut cluster = Cluster::with_settings(2, RouterSettings { link, ..settings() });
+    let client = cluster.router.connect();
+    cluster.stalled[0] = true;
+    let (slow, fast) = (cluster.key_at(0, 0), cluster.key_at(1, 0));
+    let told = cluster.resp(client, &(format!("INCR {slow}\r\n").repeat(1000) + &format!("INCR {fast}\r\n")));
+    assert_eq!(told, "");
+    assert!(cluster.figure("overloaded") > 100);
+    cluster.stalled[0] = false;
+    let told = cluster.resp(client, "");
+    let lines: Vec<&str> = told.lines().collect();
+    let counted = lines.iter().filter(|line| line.starts_with(':')).count();
+    let refused = lines.iter().filter(|line| line.starts_with("-OOM") && line.ends_with("(overloaded)")).count();
+    assert_eq!((counted + refused, lines.len(), lines[1000]), (1001, 1001, ":1"));
+    assert_eq!(cluster.partial(0, &slow), (counted as i64 - 1).into(), "what was refused was not applied");
+}
+
+#[test]
+fn gathers_of_all_connections_have_a_bound_behind_which_all_wait() {
+    let mut cluster = Cluster::with_settings(2, RouterSettings { held_bytes_max: 100_000, ..settings() });
+    let (greedy, other) = (cluster.router.connect(), cluster.router.connect());
+    cluster.stalled = vec![true; 2];
+    let keys = Value::Array((0..1000).map(|number| format!("k{number}").into()).collect());
+    let bytes: Vec<u8> = (0..10).flat_map(|msgid| call(msgid, "get_many", &[keys.clone()])).collect();
+    cluster.send(greedy, &bytes);
+    assert!(cluster.router.connection(greedy).unwrap().is_crowded());
+    assert!(cluster.figure("held_bytes") < 200_000);
+    cluster.send(other, b"PING\r\n");
+    assert!(cluster.router.connection(other).unwrap().is_crowded());
+    cluster.stalled = vec![false; 2];
+    cluster.run();
+    assert_eq!(cluster.output(other), b"+PONG\r\n");
+    assert_eq!(super::cluster::replies(&cluster.output(greedy)).len(), 10);
+    assert_eq!(cluster.figure("held_bytes"), 0);
+}
+
+#[test]
+fn unfinished_requests_of_all_connections_have_a_bound() {
+    let mut cluster = Cluster::with_settings(2, RouterSettings { input_bytes_max: 1 << 20, ..settings() });
+    let clients: Vec<_> = (0..4).map(|_| cluster.router.connect()).collect();
+    for &client in &clients {
+        cluster.send(client, b"*2\r\n$4\r\nECHO\r\n$900000\r\n");
+        cluster.send(client, &vec![b'x'; 200_000]);
+    }
+    assert!(cluster.figure("input_bytes") <= 1 << 20);
+    let closing = clients.iter().filter(|&&client| cluster.router.connection(client).unwrap().is_closing()).count();
+    assert!(closing >= 1, "one of them was refused");
+    let said = cluster.output(clients[3]);
+    assert!(said.starts_with(b"-OOM"), "{}", said.escape_ascii());
+    for client in clients {
+        cluster.router.disconnect(client);
+    }
+    assert_eq!((cluster.figure("input_bytes"), cluster.figure("connections")), (0, 0));
+}
+
+#[test]
+fn who_sends_nothing_more_is_answered_and_then_closed() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    cluster.send(client, b"INCR a\r\nSET a 3\r\nINCR b\r\nINC");
+    cluster.router.finish(client);
+    cluster.run();
+    assert!(!cluster.router.connection(client).unwrap().is_closing());
+    let request = cluster.host_request(client);
+    cluster.answer(client, request.token, None, Value::Nil);
+    assert!(cluster.router.connection(client).unwrap().is_closing());
+}
+
+#[test]
+fn a_late_answer_does_not_reach_the_next_connection_in_the_same_slot() {
+    let mut cluster = Cluster::new(2);
+    let gone = cluster.router.connect();
+    cluster.stalled = vec![true; 2];
+    let many = Value::Array((0..10).map(|number| Value::Array(vec![format!("k{number}").into(), 1.into()])).collect());
+    cluster.send(
+        gone,
+        &[call(1, "incr", &["a".into()]), call(2, "get", &["a".into()]), call(3, "incr_many", &[many])].concat(),
+    );
+    cluster.send(gone, &call(4, "stats", &[]));
+    let request = cluster.host_request(gone);
+    cluster.router.disconnect(gone);
+    let next = cluster.router.connect();
+    assert_eq!(next.slot(), gone.slot());
+    cluster.stalled = vec![false; 2];
+    cluster.run();
+    assert!(!cluster.router.answer(gone, request.token, None, b"\xc0"));
+    assert_eq!((cluster.output(next), cluster.output(gone)), (vec![], vec![]));
+    assert_eq!(cluster.call(next, "get", vec!["a".into()]), Ok(1.into()), "it counted all the same");
+    assert_eq!((cluster.figure("under_way"), cluster.figure("held_bytes")), (0, 0));
+}
+
+#[test]
+fn requests_that_wait_at_the_host_have_a_bound() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    let calls: Vec<(&str, Vec<Value>)> = (0..65).map(|_| ("stats", vec![])).collect();
+    let bytes: Vec<u8> = (0..).zip(&calls).flat_map(|(msgid, (method, params))| call(msgid, method, params)).collect();
+    let told = super::cluster::replies(&cluster.ask(client, &bytes));
+    assert_eq!((told.len(), code(&told[&64])), (1, "overloaded"));
+    assert_eq!(cluster.host_requests(client).len(), 64);
+}

@@ -1,0 +1,8 @@
+//! A coordinator's router with real shards behind its links, without sockets.
+
+mod bounds;
+mod cluster;
+mod diversion;
+mod hostile;
+mod order;
+mod routing;
