@@ -125,6 +125,9 @@ def serve_replica(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen where others can connect, without a token.")
     ] = False,
+    counters_bytes_max: Annotated[
+        str, typer.Option(help="Memory of counters, as the shard may have.", metavar="SIZE")
+    ] = "8GiB",
     json_: Json = False,
 ) -> None:
     """Follow a shard and answer reads. A replica holds its copy in memory, and has it from the shard at each start.
@@ -133,9 +136,20 @@ def serve_replica(
     """
     from pycounter.cli.serving import serve_replica as run
     from pycounter.replica import ReplicaSettings
+    from pycounter.settings import parse_bytes
 
+    try:
+        bytes_max = parse_bytes(counters_bytes_max)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--counters-bytes-max") from error
     settings = ReplicaSettings(
-        primary=primary, host=host, port=port, name=name, token_file=token_file, insecure=insecure
+        primary=primary,
+        host=host,
+        port=port,
+        name=name,
+        token_file=token_file,
+        insecure=insecure,
+        counters_bytes_max=bytes_max,
     )
     run(settings, as_json=json_)
 

@@ -65,6 +65,8 @@ class ChildCommands:
         """Starts a replica of the shard at `primary`. Raises OSError as `shard`."""
         words = ["--json", "--name", name, "--primary", primary]
         words += ["--host", LOOPBACK, "--port", str(port)]
+        # What its shard may have: it holds the same counters.
+        words += ["--counters-bytes-max", str(self._settings.counters_bytes_max)]
         token_file = _absolute({"token_file": self._settings.token_file})["token_file"]
         if token_file is not None:
             words += ["--token-file", token_file]

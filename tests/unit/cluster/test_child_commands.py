@@ -66,3 +66,17 @@ def test_the_environments_settings_are_the_supervisors(monkeypatch):
     environment = child_environment()
     assert environment["OTHER"] == "kept"
     assert [name for name in environment if name.startswith("PYCOUNTER_")] == ["PYCOUNTER_SUPERVISOR"]
+
+
+def test_a_replica_may_hold_what_its_shard_may(commands):
+    words = commands.replica("shard-0-replica-0", "127.0.0.1:4001", 4002)
+    assert words[3:7] == ["pycounter", "replica", "serve", "--json"]
+    options = dict(zip(words[7::2], words[8::2], strict=True))
+    assert options.pop("--token-file").startswith("/")
+    assert options == {
+        "--name": "shard-0-replica-0",
+        "--primary": "127.0.0.1:4001",
+        "--host": "127.0.0.1",
+        "--port": "4002",
+        "--counters-bytes-max": str(8 << 30),
+    }
