@@ -1,3 +1,5 @@
+//! Levels, versions, bounds and evictions, by a clock that the tests set; and any steps against a plain map.
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
