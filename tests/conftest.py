@@ -31,6 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--crash-kills", type=int, default=120, metavar="N", help="kill shards with -9 about N times in the crash tests"
     )
     parser.addoption(
+        "--cluster-events",
+        type=int,
+        default=12,
+        metavar="N",
+        help="how many processes to kill or to stop in the test of a whole cluster",
+    )
+    parser.addoption(
         "--fault-rounds",
         type=int,
         default=12,
