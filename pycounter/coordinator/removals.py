@@ -145,7 +145,7 @@ class Removals:
         Raises:
             Unavailable: a shard is down, or couldn't tell what it holds: nothing was applied.
             UnknownOutcome: the difference was sent, and nobody knows.
-            CounterOverflow: the difference, or what the home would hold then, is outside 64 bits.
+            CounterOverflow: what the home would hold then is outside 64 bits.
             RpcError: it was refused: nothing was applied.
         """
         return await self.exchange(key, value, level=level, timeout_s=timeout_s) or 0
@@ -164,14 +164,17 @@ class Removals:
             (before,) = await self._totals.find_many([encoded], accuracy="exact", timeout_s=timeout_s)
         except Unavailable as error:
             raise Unavailable(f"set needs what every shard holds: {error}; nothing was applied") from error
-        delta = value - (before or 0)
-        if delta not in _I64:
-            raise CounterOverflow(f"from {before} to {value} is no step of 64 bits: nothing was applied")
         home = self._routes.home(encoded)
-        options = self._options(home, self._clock.random_bytes(ID_BYTES), 0, level)
+        settled = _Settled()
+        steps = _steps(value - (before or 0))
         self._bump(encoded)
         try:
-            settled = await self._settle(home, "incr", (encoded, delta, options), deadline)
+            for number, delta in enumerate(steps):
+                options = self._options(home, self._clock.random_bytes(ID_BYTES), 0, level)
+                settled = await self._settle(home, "incr", (encoded, delta, options), deadline)
+                if settled.error is not None:
+                    settled.is_unknown = settled.is_unknown or number > 0
+                    break
         finally:
             self._bump(encoded)
         if settled.error is None:
@@ -283,3 +286,17 @@ class Removals:
                 return _Settled(int(value))
             await asyncio.sleep(max(0.0, min(pause.next_s(), deadline - loop.time())))
         return outcome
+
+
+def _steps(difference: int) -> list[int]:
+    """A difference as increments of 64 bits: one, or two for most of what is beyond.
+
+    Raises:
+        CounterOverflow: no counter of 64 bits goes so far.
+    """
+    if difference in _I64:
+        return [difference]
+    half = difference // 2
+    if half not in _I64 or difference - half not in _I64:
+        raise CounterOverflow("the difference is beyond what a counter can hold: nothing was applied")
+    return [half, difference - half]

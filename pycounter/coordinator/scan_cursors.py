@@ -60,7 +60,12 @@ class ScanCursors:
             foreign, _ = await self._listing.foreign_shards()
             number = self._new_number() if foreign else 0
             walk = Walk(foreign)
-        found = await self._listing.visit(walk, prefix, count, matches=matches)
+        found: list[Counter] = []
+        # A shard that has little to give is not worth a page of its own.
+        for _ in range(2 * self._shards):
+            found += await self._listing.visit(walk, prefix, max(1, count - len(found)), matches=matches)
+            if len(found) >= count or self._listing.is_over(walk):
+                break
         if number:
             self._remember(number, walk)
         if self._listing.is_over(walk):

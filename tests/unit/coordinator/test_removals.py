@@ -240,10 +240,14 @@ async def test_set_takes_what_a_step_of_64_bits_can_reach(routes):
     for wrong in (2**63, -(2**63) - 1, 1.5, True, "5"):
         with pytest.raises(BadDelta):
             await removals.set(b"\x00k", wrong)
-    routes.shards[1].add(b"\x00k", 2**62)
+    assert not routes.requests("incr")
+    routes.shards[0].counters = {b"\x00k": 2**63 - 1 - 110}
+    assert await removals.set(b"\x00k", -(2**63)) == 2**63 - 1
+    assert routes.total(b"\x00k") == -(2**63), "in two steps"
+    for shard in routes.shards:
+        shard.counters[b"\x00k"] = 2**63 - 1
     with pytest.raises(CounterOverflow):
         await removals.set(b"\x00k", -(2**63))
-    assert not routes.requests("incr")
 
 
 # --- cancellation, and at random -------------------------------------------------------------------------------------
