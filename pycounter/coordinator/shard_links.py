@@ -28,6 +28,8 @@ BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 1.0
 #: A connection that lived for so long was a good one: the next attempt comes soon.
 GOOD_S = 1.0
+#: How often a connection with replies due is looked at.
+SILENCE_LOOK_S = 5.0
 #: Bytes that the other machine doesn't acknowledge for so long end the connection. A shard that only stalls still has a
 #: kernel that does.
 SILENCE_MS = 15_000
@@ -63,15 +65,22 @@ class _Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """The router has something for the shard."""
-        self._transport.write(data)
+        # Once it is lost, the transport takes nothing any more; the router hears of it within this turn of the loop.
+        if not self.lost.done():
+            self._transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(exc)
 
-    def abort(self) -> None:
-        """Drops it."""
-        self._transport.abort()
+    def close(self) -> None:
+        """Ends it once what is written has left."""
+        self._transport.close()
+
+    def abort_if_open(self) -> None:
+        """Drops it, unless it is being closed."""
+        if not self._transport.is_closing():
+            self._transport.abort()
 
 
 class ShardLink:
@@ -126,6 +135,7 @@ class ShardLink:
                     _, connection = await loop.create_connection(lambda: _Connection(self.link), *self._address)
             except OSError as error:
                 self._say(str(error) or "it doesn't answer")
+                self.link.note_error(self.trouble)
             else:
                 opened_at = loop.time()
                 await self._serve(connection)
@@ -140,12 +150,25 @@ class ShardLink:
         self.link.connected(connection)
         self._on_connected(True)
         try:
-            cause = await connection.lost
+            cause = await self._watch(connection)
             self._say("the connection ended" if cause is None else str(cause))
+        except asyncio.CancelledError:
+            # Its session there is of no more use.
+            connection.write(self.link.goodbye())
+            connection.close()
+            raise
         finally:
-            connection.abort()
+            connection.abort_if_open()
             self.link.lost()
             self._on_connected(False)
+
+    async def _watch(self, connection: _Connection) -> Exception | None:
+        """Why the connection has ended, or is to be given up."""
+        while not connection.lost.done():
+            await asyncio.wait([connection.lost], timeout=SILENCE_LOOK_S)
+            if self.link.silent and not connection.lost.done():
+                return TimeoutError("it has not answered for too long")
+        return connection.lost.result()
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

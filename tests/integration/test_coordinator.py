@@ -9,6 +9,8 @@ import time
 import pytest
 import redis
 
+from pycounter.net.security import client_tls
+from tests.support.credentials import TOKEN, make_certificate, over_tls, signed_in, write_token
 from tests.support.resp_socket import RespSocket
 from tests.support.rpc_socket import RpcError, RpcSocket, notification
 from tests.support.waiting import wait_until
@@ -295,3 +297,53 @@ def test_notifications_are_kept_while_no_shard_is_there_through_a_restart(own_cl
         wait_until(lambda: rpc.outcome("get", "kept") == 21)
         time.sleep(0.1)
         assert rpc.call("total", "kept", {"accuracy": "exact"})[b"total"] == 21
+
+
+# --- who may come in -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_tokens_and_tls(start_cluster, tmp_path):
+    certificate, key = make_certificate(tmp_path, "coordinator")
+    guards = ["--token-file", write_token(tmp_path), "--tls-cert", certificate, "--tls-key", key]
+    guarded = start_cluster(shards=2, arguments=guards)
+    context = client_tls(certificate)
+    with over_tls(RpcSocket(guarded.address), context) as rpc:
+        assert rpc.outcome("incr", "a").code == "unauthenticated"
+        assert rpc.outcome("hello", {"token": TOKEN[:-1] + "5", "session": b"s" * 16}).code == "unauthenticated"
+        assert rpc.read_to_end() == []
+    with over_tls(RpcSocket(guarded.address), context) as rpc:
+        assert signed_in(rpc).call("incr", "a") == 1
+        assert rpc.call("total", "a", {"accuracy": "exact"})[b"total"] == 1
+    with over_tls(RespSocket(guarded.address), context) as resp:
+        resp.call("AUTH", TOKEN)
+        assert resp.call("INCR", "a") == 2
+        assert resp.call("DEL", "a") == 1
+
+
+def test_a_replica_reads_for_a_shard_that_is_away(start_cluster):
+    cluster = start_cluster(shards=2, replicas=1)
+    cluster.wait_all_ok()
+    key = key_at(cluster, "shard-1")
+    with RpcSocket(cluster.address) as rpc:
+        assert rpc.call("incr", key, 7) == 7
+
+        def replica_has_it():
+            total = rpc.call("total", key, {"accuracy": "recent"})
+            return total[b"total"] == 7
+
+        wait_until(replica_has_it)
+        time.sleep(1.0)  # so that the replica has it too, and its health is known
+        cluster.send_signal_to("shard-1", signal.SIGSTOP)
+        try:
+
+            def from_replica():
+                total = rpc.call("total", key)
+                return total if b"replicas" in total else None
+
+            total = wait_until(from_replica)
+            assert (total[b"total"], total[b"missing"], total[b"exact"]) == (7, [], False)
+            assert list(total[b"replicas"]) == [b"shard-1"]
+            assert rpc.call("total", key, {"accuracy": "exact"})[b"missing"] == [b"shard-1"]
+        finally:
+            cluster.send_signal_to("shard-1", signal.SIGCONT)

@@ -33,6 +33,14 @@ class Router:
     def write(self, data):
         self.events.append(data)
 
+    silent = False
+
+    def note_error(self, error):
+        self.events.append(error)
+
+    def goodbye(self):
+        return b"goodbye"
+
     def lost(self):
         self.connection = None
         self.events.append("lost")
@@ -102,6 +110,18 @@ async def test_a_cut_connection_is_made_again(ground):
     await until(lambda: server.greetings == 4)
     assert [event for event in router.events if event != b"WELCOME"] == ["connected", "lost"] * 3 + ["connected"]
     assert told == [True, False] * 3 + [True]
+
+
+async def test_what_is_written_to_a_lost_connection_is_no_error(ground):
+    router, server, link, address, _ = ground
+    link.set_address(address)
+    link.start()
+    await until(lambda: server.greetings == 1)
+    connection = router.connection
+    server.cut()
+    await until(connection.lost.done)
+    connection.write(b"too late")
+    await until(lambda: server.greetings == 2)
 
 
 async def test_without_an_address_it_waits_and_a_new_one_is_tried_at_once(ground):

@@ -141,11 +141,11 @@ impl Router {
             Request::Stats { .. } => self.serve_at_once(connection, msgid, "stats", params),
             Request::WatchTopology { .. } => self.serve_at_once(connection, msgid, "watch_topology", params),
             Request::Health { .. } => self.serve_at_once(connection, msgid, "health", params),
-            Request::Apply { .. } | Request::Bye { .. } | Request::Hello { session: Some(_), .. } => {
+            Request::Apply { .. } | Request::Bye { .. } => {
                 self.deny(connection, msgid, ErrorCode::Forbidden, NO_SESSIONS);
             }
             Request::Tail(_) => self.deny(connection, msgid, ErrorCode::Forbidden, NO_TAIL),
-            Request::Hello { token, .. } => {
+            Request::Hello { token, session, .. } => {
                 if !token_matches(self.settings.token.as_deref(), token) {
                     self.core.statistics.refused_tokens += 1;
                     let message = "the token is missing or wrong";
@@ -154,6 +154,9 @@ impl Router {
                     return;
                 }
                 connection.authenticated = true;
+                if session.is_some() {
+                    return self.deny(connection, msgid, ErrorCode::Forbidden, NO_SESSIONS);
+                }
                 tell(connection, msgid, |out| self.write_hello(out));
             }
             Request::Ping => tell(connection, msgid, |out| rpc::write_str(out, "pong")),
