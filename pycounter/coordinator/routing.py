@@ -76,6 +76,8 @@ class Routing:
         )
         self.foreign = ForeignKeys(len(names))
         self.balancer = LoadBalancer(names, tuning, loop.time)
+        #: As the router has it.
+        self._serving: list[Serving] = []
         self.router = Router(
             topology.ring,
             self.foreign,
@@ -211,6 +213,7 @@ class Routing:
         self.router.tick(self._loop.time())
         for shard, latency_s, ok in self.router.samples():
             self.balancer.record(shard, latency_s, ok)
+        self._follow(self.balancer.serving)
         self._keep_unserved()
         self._ticker = self._loop.call_later(TICK_S, self._tick)
 
@@ -220,7 +223,10 @@ class Routing:
             self.replayer.accept(key, delta)
 
     def _follow(self, serving: list[Serving]) -> None:
-        """Copies what the balancer has decided into the router."""
+        """Copies what the balancer has decided into the router, if it is anything new."""
+        if serving == self._serving:
+            return
+        self._serving = serving
         self.router.set_serving([(one.weight, -1 if one.divert_to is None else one.divert_to) for one in serving])
 
     # --- to be shown -------------------------------------------------------------------------------------------------
@@ -243,7 +249,7 @@ class Routing:
 
     def health(self) -> dict[str, Any]:
         """`state` is "ok", "degraded" (a shard isn't healthy) or "unavailable" (none is); and each shard's own."""
-        states = [one.state for one in self.balancer.serving]
+        states = [one.state for one in self._serving]
         if all(state == "healthy" for state in states):
             state = "ok"
         else:
