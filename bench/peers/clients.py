@@ -60,11 +60,14 @@ def on_uvloop(coroutine: Coroutine[Any, Any, Figures]) -> Figures:
         return runner.run(coroutine)
 
 
-async def sample(server: Server, incr: Increment, *, coroutines: int, keys: Sequence[str], seconds: float) -> Figures:
-    """Figures of one client; `cpu_us` is the server's processor time for an operation, `generator_us` the client's."""
-    server_before, client_before = server.cpu_seconds(), time.process_time()
+async def sample(
+    servers: Sequence[Server], incr: Increment, *, coroutines: int, keys: Sequence[str], seconds: float
+) -> Figures:
+    """Figures of one client; `cpu_us` is the servers' processor time for an operation, `generator_us` the client's."""
+    server_before, client_before = sum(server.cpu_seconds() for server in servers), time.process_time()
     latencies, elapsed = await drive(incr, coroutines=coroutines, keys=keys, seconds=seconds)
     client = time.process_time() - client_before
+    spent = sum(server.cpu_seconds() for server in servers) - server_before
     latencies.sort()
     # The warm-up's operations cost as much as the others, so its share of the time is its share of the work.
     share = elapsed / (elapsed + WARM_UP_S)
@@ -72,7 +75,7 @@ async def sample(server: Server, incr: Increment, *, coroutines: int, keys: Sequ
         "per_second": len(latencies) / elapsed,
         "p50_us": latencies[len(latencies) // 2] * 1e6,
         "p99_us": latencies[len(latencies) * 99 // 100] * 1e6,
-        "cpu_us": (server.cpu_seconds() - server_before) * share / len(latencies) * 1e6,
+        "cpu_us": spent * share / len(latencies) * 1e6,
         "generator_us": client * share / len(latencies) * 1e6,
     }
 

@@ -79,6 +79,19 @@ REDIS_FSYNC = _redis("redis-fsync", "Redis, `appendfsync always`", "--appendonly
 VALKEY = _redis("valkey", "Valkey, no log", "--appendonly", "no", program="valkey-server", package="valkey-server")
 
 
+def cluster_bus(port: int) -> int:
+    """Where a node of a Redis Cluster talks with the others."""
+    return port - 10_000 if port > 55_535 else port + 10_000
+
+
+def _redis_node(port: int, folder: Path) -> list[str]:
+    return [*REDIS.command(port, folder), "--cluster-enabled", "yes", "--cluster-port", str(cluster_bus(port))]
+
+
+#: One of several; `bench.peers.redis_cluster` puts them together.
+REDIS_NODE = replace(REDIS, name="redis-node", title="Redis Cluster", command=_redis_node)
+
+
 def saving(redis: Peer) -> Peer:
     """Redis that writes an RDB when it stops, and loads it when it starts."""
 
