@@ -15,6 +15,7 @@ mod held_replies;
 mod msgpack_handler;
 mod operations;
 mod resp_handler;
+mod shard_settings;
 mod state;
 mod statistics;
 mod unfinished_input;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 pub use crate::figure::Figure;
 pub use connection::{Connection, HostCall, HostRequest};
 pub use following::FollowError;
+pub use shard_settings::ShardSettings;
 pub use state::{RestoreError, State, StateSettings};
 pub use statistics::{HostFigures, Statistics};
 
@@ -44,6 +46,7 @@ use connection::Protocol;
 use connections::Connections;
 use following::Following;
 use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
+use shard_settings::Identity;
 
 /// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
 const RUN_MAX: usize = 128;
@@ -59,41 +62,6 @@ const LOOK_WORK: usize = 32;
 
 /// A connection whose frames come in pieces keeps at most so much memory for the next piece.
 const INPUT_SPARE_BYTES: usize = 4096;
-
-/// What an operator may set, beside the bounds of the state.
-#[derive(Debug, Clone)]
-pub struct ShardSettings {
-    /// The level of operations that name none.
-    pub level: Level,
-    /// Shown by `hello`, `stats` and INFO.
-    pub server_version: String,
-    /// Clients must send it first.
-    pub token: Option<Vec<u8>>,
-    /// Longest frame, in bytes.
-    pub frame_bytes_max: usize,
-    /// Bytes of unfinished requests that all connections together may leave in memory. Half of them is anybody's; of
-    /// the other half each of `connections_max` connections has its even share.
-    pub input_bytes_max: usize,
-    /// Connections that the host admits.
-    pub connections_max: usize,
-    /// Bytes of replies that a connection may have waiting before reading from it stops.
-    pub reply_bytes_max: usize,
-    /// The same for all connections together: a slow disk must not fill the memory with answers.
-    pub held_bytes_max: usize,
-    /// Longest time for which an `applied` change may stay only in memory.
-    pub flush_interval: Duration,
-}
-
-/// Who this shard is, as `hello` tells it.
-#[derive(Debug, Clone)]
-struct Identity {
-    /// As the folder has it.
-    name: String,
-    /// 32 hexadecimal digits.
-    identity: String,
-    /// Rises with each start.
-    epoch: u64,
-}
 
 /// What the host has to do after a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
