@@ -25,6 +25,9 @@ __all__ = ["Decision", "LoadBalancer", "ReadFrom", "Serving"]
 
 _log = logging.getLogger(__name__)
 
+#: Decisions that a person should hear of without having asked: fewer shards serve, or none.
+_ALARMS = frozenset({"dead", "degraded", "refusing", "breaker open"})
+
 #: Whom a read asks: the primary as long as it is well, a replica as long as one is, or whoever is next.
 ReadFrom = Literal["primary", "replica", "any"]
 
@@ -262,12 +265,18 @@ class LoadBalancer:
         self._note_degradation()
 
     def _target(self, home: int) -> int | None:
-        """The healthy shard with the least latency; for a dead home, without a healthy one, an unhealthy one."""
+        """The healthy shard with the least latency; for a dead home, without a healthy one, an unhealthy one.
+
+        None too if the home is only slow and no other shard is much faster: where all are slow, diversion would scatter
+        counters and help nobody.
+        """
         kinds: tuple[State, ...] = ("healthy", "unhealthy") if self._states[home] == "dead" else ("healthy",)
         for kind in kinds:
             able = [shard for shard, state in enumerate(self._states) if state == kind and shard != home]
             if able:
                 best = min(able, key=self._mean)
+                if self._is_only_slow(home) and math.isfinite(self._mean(best)) and not self._is_worth(best, home):
+                    return None
                 current = self._serving[home].divert_to
                 return current if current in able and not self._is_worth(best, current) else best
         return None
@@ -276,6 +285,11 @@ class LoadBalancer:
         """Is it so much faster? To stay is better than to scatter a home's counters over many shards for little."""
         before, after = self._mean(current), self._mean(best)
         return after < before * self._settings.target_ratio and before - after >= self._settings.target_gain_s
+
+    def _is_only_slow(self, shard: int) -> bool:
+        health = self._shards[shard]
+        errors_max = self._settings.health_errors_max * self._settings.recovery_ratio
+        return health.state == "unhealthy" and len(health.window) > 0 and health.window.error_rate < errors_max
 
     def _mean(self, shard: int) -> float:
         mean_s = self._shards[shard].window.mean_s
@@ -306,7 +320,7 @@ class LoadBalancer:
     def _note(self, shard: int, what: str, reason: str) -> None:
         event = Decision(self._clock(), self._names[shard], what, reason)
         self._events.append(event)
-        level = logging.INFO if what in {"healthy", "breaker half-open", "breaker closed"} else logging.WARNING
+        level = logging.WARNING if what in _ALARMS else logging.INFO
         _log.log(level, "%s: %s: %s", event.shard, what, reason)
 
     def _note_diversion(self, shard: int, serving: Serving) -> None:
@@ -322,7 +336,7 @@ class LoadBalancer:
         elif serving.weight >= 1.0:
             self._note(shard, "serving", "keeps all its new operations")
         elif serving.weight > 0.0:
-            self._note(shard, "serving", "keeps all its new operations: no other shard is healthy")
+            self._note(shard, "serving", "keeps all its new operations: no other shard would take them better")
         else:
             self._note(shard, "refusing", "no shard can take its new operations")
 

@@ -111,6 +111,18 @@ def test_the_target_stays_for_a_small_advantage_and_goes_for_a_great_one() -> No
     assert balancer.serving[0].divert_to == 2
 
 
+def test_where_all_are_about_as_slow_nobody_diverts() -> None:
+    balancer, clock = balancer_of(3)
+    feed(balancer, clock, 1, 0.049)
+    feed(balancer, clock, 2, 0.047)
+    feed(balancer, clock, 0, 0.055)
+    assert states(balancer) == ["unhealthy", "healthy", "healthy"]
+    assert [balancer.divert(0) for _ in range(10)] == [None] * 10
+    feed(balancer, clock, 2, 0.020)
+    balancer.tick()
+    assert {balancer.divert(0) for _ in range(10)} == {None, 2}
+
+
 def test_a_dead_shard_keeps_nothing_and_a_short_cut_changes_nothing() -> None:
     balancer, clock = balancer_of(2)
     balancer.set_connected(0, True)
