@@ -85,7 +85,7 @@ class LoadBalancer:
         self._diverted = [0] * len(self._names)
         self._refused = 0
         self._judge_at = math.inf
-        self._changes = 0
+        self._version = self._version_told = 0
         self._is_degraded = False
         now = clock()
         for health in self._shards:
@@ -141,7 +141,8 @@ class LoadBalancer:
             health.judge(now)
             self._follow(shard)
         self._rethink()
-        changed, self._changes = self._changes > 0, 0
+        changed = self._version != self._version_told
+        self._version_told = self._version
         return changed
 
     def probes_due(self) -> list[int]:
@@ -156,6 +157,12 @@ class LoadBalancer:
         """What each shard serves, by its number: a new list."""
         self._let_time_pass()
         return list(self._serving)
+
+    @property
+    def version(self) -> int:
+        """Another number whenever `serving` is another one."""
+        self._let_time_pass()
+        return self._version
 
     @property
     def events(self) -> list[Decision]:
@@ -257,7 +264,7 @@ class LoadBalancer:
             if (state, weight, target) == (before.state, before.weight, before.divert_to):
                 continue
             self._serving[shard] = Serving(state, weight, target)
-            self._changes += 1
+            self._version += 1
             if target != before.divert_to or weight != before.weight:
                 self._turns[shard] = 0.0
                 self._note_diversion(shard, self._serving[shard])

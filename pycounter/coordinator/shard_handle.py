@@ -238,7 +238,7 @@ class ShardHandle:
             UnknownOutcome, DeadlineExceeded: it was sent, and nobody knows.
             RpcError: the shard's own.
         """
-        if self.info.endpoint is None:
+        if not self.info.address:
             raise Unavailable(f"nobody knows yet where {self.name} is: nothing was applied")
         return await self._caller.call(method, *params, timeout_s=timeout_s)
 

@@ -48,14 +48,14 @@ def is_shard_failure(error: RpcError) -> bool:
 class SampleWindow:
     """The latest samples of a shard: a bounded number, none older than the window."""
 
-    __slots__ = ("_age_s", "_samples", "_samples_max", "_sum_us", "errors")
+    __slots__ = ("_age_s", "_samples", "_samples_max", "errors", "sum_us")
 
     def __init__(self, samples_max: int, age_s: float) -> None:
         self._samples: deque[tuple[float, int, bool]] = deque()
         self._samples_max = samples_max
         self._age_s = age_s
-        # Whole microseconds, so that adding and taking away leaves no error behind.
-        self._sum_us = 0
+        #: In whole microseconds, so that adding and taking away leaves no error behind.
+        self.sum_us = 0
         #: Failures among them.
         self.errors = 0
 
@@ -67,7 +67,7 @@ class SampleWindow:
         known = _LATENCY_MAX_S if math.isnan(latency_s) else min(max(latency_s, 0.0), _LATENCY_MAX_S)
         latency_us = round(known * 1e6)
         self._samples.append((now, latency_us, ok))
-        self._sum_us += latency_us
+        self.sum_us += latency_us
         self.errors += not ok
         if len(self._samples) > self._samples_max:
             self._drop_oldest()
@@ -81,12 +81,12 @@ class SampleWindow:
     def clear(self) -> None:
         """Forgets all of them."""
         self._samples.clear()
-        self._sum_us = self.errors = 0
+        self.sum_us = self.errors = 0
 
     @property
     def mean_s(self) -> float | None:
         """The mean latency in seconds, failures included; None without samples."""
-        return self._sum_us / len(self._samples) / 1e6 if self._samples else None
+        return self.sum_us / len(self._samples) / 1e6 if self._samples else None
 
     @property
     def error_rate(self) -> float:
@@ -95,7 +95,7 @@ class SampleWindow:
 
     def _drop_oldest(self) -> None:
         _, latency_us, ok = self._samples.popleft()
-        self._sum_us -= latency_us
+        self.sum_us -= latency_us
         self.errors -= not ok
 
 
@@ -142,6 +142,10 @@ class ShardHealth:
     def record(self, now: float, latency_s: float, ok: bool) -> None:
         """An ordinary request's latency, and whether the shard answered as a shard should."""
         self._sample(now, latency_s, ok)
+        if ok and self.state == "healthy" and self._cut_at is None and not self._exceeds(1.0):
+            # The hot path: a shard that is well stays well.
+            self._failures = 0
+            return
         if ok:
             self._failures = 0
             if self.breaker == "open":
@@ -249,11 +253,12 @@ class ShardHealth:
             self._recovered_at = now
 
     def _exceeds(self, ratio: float) -> bool:
-        limits = self._settings
-        mean_s = self.window.mean_s or 0.0
-        return (
-            mean_s >= limits.health_latency_max_s * ratio or self.window.error_rate >= limits.health_errors_max * ratio
-        )
+        window, limits = self.window, self._settings
+        samples = len(window)
+        if not samples:
+            return False
+        is_slow = window.sum_us >= limits.health_latency_max_s * ratio * samples * 1e6
+        return is_slow or window.errors >= limits.health_errors_max * ratio * samples
 
     def _fall_sick(self, now: float) -> None:
         # Ill again soon after it recovered: believed only after twice the time, so that it can't go to and fro.

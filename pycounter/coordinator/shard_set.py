@@ -92,6 +92,7 @@ class ShardSet:
         #: Do all shards serve all their operations?
         self.is_calm = True
         self._serving = self.balancer.serving
+        self._followed = self.balancer.version
         #: What to ask each shard for next, of its foreign counters; None: it knows of no such question.
         self._foreign_from: list[int | None] = [0] * len(names)
         self._asked_at = [-settings.coordinator.probe_interval_s] * len(names)
@@ -258,9 +259,11 @@ class ShardSet:
 
     def _follow(self) -> None:
         """Acts upon what the balancer has decided, if that is anything new."""
-        serving = self.balancer.serving
-        if serving == self._serving:
+        version = self.balancer.version
+        if version == self._followed:
             return
+        self._followed = version
+        serving = self.balancer.serving
         before, self._serving = self._serving, serving
         self.is_calm = all(one.weight >= 1.0 for one in serving)
         if self._on_serving is not None:

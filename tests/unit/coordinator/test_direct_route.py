@@ -77,6 +77,7 @@ def say(client, *serving):
 
     class Balancer(type(client.shards.balancer)):  # type: ignore[misc]
         serving = decided
+        version = object()
 
         def divert(self, home: int) -> int | None:
             one = decided[home]
