@@ -10,6 +10,7 @@ from pycounter.cluster.child_process import ChildProcess, state_in_proc
 from pycounter.cluster.health_probe import HealthProbe
 from pycounter.cluster.process_state import Liveness, ProcessRecord
 from pycounter.topology import parse_address
+from pycounter.topology.topology import State
 
 __all__ = ["Member"]
 
@@ -74,7 +75,7 @@ class Member:
         before = record.state
         record.looked(stalled, str(self._health.get("state", "")), str(self._health.get("reason", "")))
         if record.state != before:
-            self._on_event(f"{record.name} is {record.state.replace('_', ' ')}: {record.reason}")
+            self._on_event(_told(record, before))
             self._on_change()
 
     # --- what the child tells --------------------------------------------------------------------------------------
@@ -99,7 +100,8 @@ class Member:
         if record.kind != "coordinator" and record.address:
             self._probe = HealthProbe(parse_address(record.address), self._token, PROBE_INTERVAL_S, self._healthy)
         if record.restarts:
-            self._on_event(f"{record.name} serves again, after {record.restarts} restarts")
+            times = "restart" if record.restarts == 1 else "restarts"
+            self._on_event(f"{record.name} serves again, after {record.restarts} {times}")
         self._on_ready(said)
         self._on_change()
 
@@ -112,3 +114,11 @@ class Member:
         self._has_heartbeat = True
         self._liveness.answered()
         self.record.facts = said
+
+
+def _told(record: ProcessRecord, before: State) -> str:
+    """What a look has changed, for people."""
+    if record.kind == "replica" and (before, record.state) == ("starting", "ok"):
+        return f"{record.name} has caught up with its shard"
+    told = f"{record.name} is {record.state.replace('_', ' ')}"
+    return f"{told}: {record.reason}" if record.reason else told
