@@ -45,7 +45,7 @@ fn gathers_of_all_connections_have_a_bound_behind_which_all_wait() {
     let (greedy, other) = (cluster.router.connect(), cluster.router.connect());
     cluster.stalled = vec![true; 2];
     let keys = Value::Array((0..1000).map(|number| format!("k{number}").into()).collect());
-    let bytes: Vec<u8> = (0..10).flat_map(|msgid| call(msgid, "get_many", &[keys.clone()])).collect();
+    let bytes: Vec<u8> = (0..10).flat_map(|msgid| call(msgid, "get_many", std::slice::from_ref(&keys))).collect();
     cluster.send(greedy, &bytes);
     assert!(cluster.router.connection(greedy).unwrap().is_crowded());
     assert!(cluster.figure("held_bytes") < 200_000);
