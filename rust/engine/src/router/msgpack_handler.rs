@@ -13,7 +13,7 @@ use crate::error_code::ErrorCode;
 use crate::hash_ring::key_hash;
 use crate::token::token_matches;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner, Parsed};
-use crate::wire::request::{Accuracy, ChangeOptions, Item, ReadOptions, Request};
+use crate::wire::request::{Accuracy, ChangeOptions, Item, ReadFrom, ReadOptions, Request};
 use crate::wire::resp::Version;
 use crate::wire::scan::Scan;
 
@@ -190,10 +190,10 @@ impl Router {
         options: ReadOptions,
         params: &[u8],
     ) {
-        if self.is_out_of_reach(&[key]) {
+        if options.read_from != ReadFrom::Primary || self.is_out_of_reach(&[key]) {
             return self.serve_by_host(connection, msgid, "get", params);
         }
-        let ReadOptions { level, min_commit, accuracy, or_nil } = options;
+        let ReadOptions { level, min_commit, accuracy, or_nil, read_from: _ } = options;
         if level.is_some() || min_commit.is_some() {
             let hash = key_hash(key);
             if self.core.foreign.is_foreign(hash) && min_commit.is_some() {
@@ -222,12 +222,12 @@ impl Router {
         options: ReadOptions,
         params: &[u8],
     ) {
-        let ReadOptions { level: _, min_commit, accuracy, or_nil } = options;
+        let ReadOptions { level: _, min_commit, accuracy, or_nil, read_from } = options;
         if min_commit.is_some() {
             let message = "min_commit is of one shard: read a single counter with it";
             return self.deny(connection, msgid, ErrorCode::BadRequest, message);
         }
-        if self.is_out_of_reach(keys) {
+        if read_from != ReadFrom::Primary || self.is_out_of_reach(keys) {
             return self.serve_by_host(connection, msgid, "get_many", params);
         }
         connection.pending += usize::from(msgid.is_some());

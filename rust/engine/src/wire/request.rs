@@ -52,6 +52,18 @@ pub enum Accuracy {
     Exact,
 }
 
+/// Whose memory a coordinator may read. A server of one shard has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadFrom {
+    /// The shard's; a replica's only where that can't answer.
+    #[default]
+    Primary,
+    /// A replica's, where there is a healthy one.
+    Replica,
+    /// Whichever answers soonest.
+    Any,
+}
+
 /// Options of a read. A shard answers from its own memory, which is always exact, so `accuracy` has no effect there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReadOptions {
@@ -63,6 +75,8 @@ pub struct ReadOptions {
     pub accuracy: Accuracy,
     /// Answer nil instead of 0 where there is no counter (`get` and `get_many`).
     pub or_nil: bool,
+    /// Whose memory.
+    pub read_from: ReadFrom,
 }
 
 /// One item of `incr_many` or `apply`. A bad part spoils this item only.

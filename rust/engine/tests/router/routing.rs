@@ -138,6 +138,20 @@ fn what_only_shards_do_is_refused_and_what_the_server_knows_is_told() {
 }
 
 #[test]
+fn reads_that_may_ask_replicas_are_the_hosts() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    let options = map(&[("read_from", "replica".into())]);
+    cluster.ask(client, &super::cluster::call(1, "get", &["a".into(), options]));
+    let request = cluster.host_request(client);
+    assert_eq!(request.method, "get");
+    let told = cluster.answer(client, request.token, None, 5.into());
+    assert_eq!(super::cluster::replies(&told)[&1], Ok(5.into()));
+    let wrong = map(&[("read_from", "anywhere".into())]);
+    assert_eq!(code(&cluster.call(client, "get", vec!["a".into(), wrong])), "bad_request");
+}
+
+#[test]
 fn a_token_is_needed_and_a_wrong_one_ends_a_msgpack_connection() {
     let mut cluster = Cluster::with_settings(2, super::cluster::with_token(settings()));
     let (resp, good, bad) = (cluster.router.connect(), cluster.router.connect(), cluster.router.connect());

@@ -3,7 +3,9 @@
 use pycounter_engine::error_code::ErrorCode;
 use pycounter_engine::limits::{FRAME_DEPTH_MAX, REQUEST_ITEMS_MAX};
 use pycounter_engine::wire::msgpack_rpc::{FrameError, FrameScanner, Parsed, parse, request_msgid};
-use pycounter_engine::wire::request::{Accuracy, ChangeOptions, Level, ReadOptions, Request, SessionId, TailRequest};
+use pycounter_engine::wire::request::{
+    Accuracy, ChangeOptions, Level, ReadFrom, ReadOptions, Request, SessionId, TailRequest,
+};
 use pycounter_engine::wire::request_error::RequestError;
 use pycounter_engine::wire::scan::Scan;
 use rmpv::Value;
@@ -12,11 +14,22 @@ use super::{LIMITS, SESSION, array, bin, call, map, outcome};
 
 #[test]
 fn every_method_means_what_the_table_says() {
-    let read =
-        ReadOptions { level: Some(Level::Applied), min_commit: Some(9), accuracy: Accuracy::Exact, or_nil: true };
+    let read = ReadOptions {
+        level: Some(Level::Applied),
+        min_commit: Some(9),
+        accuracy: Accuracy::Exact,
+        or_nil: true,
+        read_from: ReadFrom::Any,
+    };
     let read_map = || {
         let level = ("level", "applied".into());
-        map([("accuracy", "exact".into()), ("min_commit", 9.into()), level, ("or_nil", true.into())])
+        map([
+            ("accuracy", "exact".into()),
+            ("min_commit", 9.into()),
+            level,
+            ("or_nil", true.into()),
+            ("read_from", "any".into()),
+        ])
     };
     let change = ChangeOptions { id: Some(b"op"), born: Some(12345), level: Some(Level::Durable), detail: true };
     let change_map =

@@ -9,7 +9,7 @@ use crate::limits::{
     SCAN_COUNT_DEFAULT, TOP_COUNT_DEFAULT,
 };
 use crate::wire::request::{
-    Accuracy, ChangeOptions, Item, Level, ReadOptions, Request, SessionId, TailRequest, key_is_valid,
+    Accuracy, ChangeOptions, Item, Level, ReadFrom, ReadOptions, Request, SessionId, TailRequest, key_is_valid,
 };
 use crate::wire::request_error::RequestError;
 
@@ -339,7 +339,8 @@ const CHANGE_OPTIONS: u8 = ID | BORN | LEVEL | DETAIL;
 /// Items carry their own ids, and each is answered with a bare value or an error.
 const MANY_OPTIONS: u8 = BORN | LEVEL;
 const OR_NIL: u8 = 64;
-const READ_OPTIONS: u8 = ACCURACY | MIN_COMMIT | LEVEL | OR_NIL;
+const READ_FROM: u8 = 128;
+const READ_OPTIONS: u8 = ACCURACY | MIN_COMMIT | LEVEL | OR_NIL | READ_FROM;
 
 #[derive(Debug, Default)]
 struct Options<'a> {
@@ -350,6 +351,7 @@ struct Options<'a> {
     min_commit: Option<u64>,
     accuracy: Accuracy,
     or_nil: bool,
+    read_from: ReadFrom,
 }
 
 impl<'a> Options<'a> {
@@ -369,6 +371,10 @@ impl<'a> Options<'a> {
             (ACCURACY, Value::Text(b"cached")) => self.accuracy = Accuracy::Cached,
             (ACCURACY, Value::Text(b"recent")) => self.accuracy = Accuracy::Recent,
             (ACCURACY, Value::Text(b"exact")) => self.accuracy = Accuracy::Exact,
+            (READ_FROM, Value::Text(b"primary")) => self.read_from = ReadFrom::Primary,
+            (READ_FROM, Value::Text(b"replica")) => self.read_from = ReadFrom::Replica,
+            (READ_FROM, Value::Text(b"any")) => self.read_from = ReadFrom::Any,
+            (READ_FROM, _) => return Err(bad_request("read_from is \"primary\", \"replica\" or \"any\"")),
             (BORN, _) => return Err(bad_request("born is an unsigned integer")),
             (MIN_COMMIT, _) => return Err(bad_request("min_commit is an unsigned integer")),
             (DETAIL, _) => return Err(bad_request("detail is true or false")),
@@ -500,8 +506,8 @@ impl<'a> Params<'a> {
 
     fn read_options(&mut self) -> Result<ReadOptions, RequestError> {
         let options = self.last_options(READ_OPTIONS)?;
-        let Options { level, min_commit, accuracy, or_nil, .. } = options;
-        Ok(ReadOptions { level, min_commit, accuracy, or_nil })
+        let Options { level, min_commit, accuracy, or_nil, read_from, .. } = options;
+        Ok(ReadOptions { level, min_commit, accuracy, or_nil, read_from })
     }
 
     fn last_options(&mut self, allowed: u8) -> Result<Options<'a>, RequestError> {
@@ -526,6 +532,7 @@ impl<'a> Params<'a> {
                 b"accuracy" => ACCURACY,
                 b"min_commit" => MIN_COMMIT,
                 b"or_nil" => OR_NIL,
+                b"read_from" => READ_FROM,
                 _ => 0,
             };
             if option & allowed == 0 {
