@@ -172,6 +172,8 @@ pub struct ReadCache {
     hasher: RandomState,
     clock: Clock,
     began: Instant,
+    /// A load has begun, ever. The standard one under the model checker too: it is a hint for one thread.
+    is_used: std::sync::atomic::AtomicBool,
 }
 
 /// The stripe of a key's version, by its hash on the ring.
@@ -208,6 +210,7 @@ impl ReadCache {
             hasher: RandomState::default(),
             clock,
             began,
+            is_used: std::sync::atomic::AtomicBool::new(false),
         }
     }
 
@@ -221,9 +224,16 @@ impl ReadCache {
         self.versions[stripe_of(key_hash)].fetch_add(1, Ordering::Release);
     }
 
+    /// Has a load ever begun? Until then a thread on which all loads begin need not bump: nothing can be stale.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// The key's version: to be asked for before the shard is, and given to `fill` with what the shard answers.
     #[must_use]
     pub fn begin(&self, key: &[u8]) -> u64 {
+        self.is_used.store(true, std::sync::atomic::Ordering::Relaxed);
         self.version(stripe_of(key_hash(key)))
     }
 

@@ -52,7 +52,7 @@ pub(super) struct Core {
     /// Which keys other shards than the home may hold.
     pub(super) foreign: Arc<ForeignKeys>,
     pub(super) partials: Partials,
-    /// For reads that ask for it.
+    /// For reads that ask for it. All who share it use it on the thread that owns the router.
     pub(super) cache: Option<Arc<ReadCache>>,
     /// Connections with something in `out`.
     pub(super) ready: Vec<Place>,
@@ -125,7 +125,11 @@ impl Core {
     /// A change of a key is settled: what was loaded of it before is old.
     #[inline]
     pub(super) fn settled(&self, hash: u64) {
-        if let Some(cache) = &self.cache {
+        // Two misses of the processor's caches for each increment, which only those pay who read through the cache.
+        // Whoever does, does so on this thread.
+        if let Some(cache) = &self.cache
+            && cache.is_used()
+        {
             cache.bump_hashed(hash);
         }
     }
