@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 SCAN_COUNT = 100
 TOP_COUNT = 10
 #: Keys of DEL, and of FLUSHALL's pages, that are deleted at the same time.
-DELETES_AT_A_TIME = 64
+DELETES_AT_A_TIME = 16
 #: Clients that wait for a newer topology.
 WATCHERS_MAX = 10_000
 _GLOB_SPECIAL = b"*?[\\"

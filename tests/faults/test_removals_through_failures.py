@@ -1,0 +1,110 @@
+"""Increments and drains under ids through a coordinator, while shards and it are killed and stopped: nothing is lost.
+
+Each operation is repeated under its id until it is settled, as docs/wire.md tells raw clients to. At the end what was
+drained and what is left are what was added, exactly.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.support.rpc_socket import ConnectionClosed, RpcError, RpcSocket
+
+pytestmark = pytest.mark.timeout(180)
+
+KEYS = [b"a", b"b", b"c", b"d"]
+#: Nothing was applied, or nobody knows: either way it is repeated.
+AGAIN = {"unavailable", "unknown_outcome", "deadline", "overloaded", "read_only", "storage"}
+
+
+class Client(threading.Thread):
+    """One raw client: operations one after the other, each until it is settled."""
+
+    def __init__(self, address, seed, stop):
+        super().__init__(daemon=True)
+        self.added = self.taken = self.operations = 0
+        self.failure = None
+        self._address = address
+        self._random = random.Random(seed)
+        self._stop_event = stop
+        self._connection = None
+
+    def run(self):
+        try:
+            while not self._stop_event.is_set():
+                key = self._random.choice(KEYS)
+                if self._random.random() < 0.3:
+                    self.taken += self._settle("drain", key)
+                else:
+                    delta = self._random.randrange(1, 10)
+                    self._settle("incr", key, delta)
+                    self.added += delta
+                self.operations += 1
+        except Exception as error:  # noqa: BLE001 - told to the test by its thread
+            self.failure = error
+        finally:
+            self._hang_up()
+
+    def _hang_up(self):
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _settle(self, method, *params):
+        options = {"id": os.urandom(16)}
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = RpcSocket(self._address, timeout_s=20)
+                outcome = self._connection.outcome(method, *params, options)
+            except (OSError, ConnectionClosed):
+                self._hang_up()
+                time.sleep(0.02)
+                continue
+            if not isinstance(outcome, RpcError):
+                return outcome
+            assert outcome.code in AGAIN, outcome
+            time.sleep(0.02)
+
+
+def test_what_is_added_is_there_or_was_drained(start_cluster, seed):
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    cluster = start_cluster(shards=3)
+    stop = threading.Event()
+    clients = [Client(cluster.address, chance.random(), stop) for _ in range(4)]
+    for client in clients:
+        client.start()
+    for name, number in [
+        ("shard-1", signal.SIGKILL),
+        ("coordinator-0", signal.SIGKILL),
+        ("shard-2", signal.SIGSTOP),
+        ("shard-0", signal.SIGKILL),
+        ("coordinator-0", signal.SIGTERM),
+    ]:
+        time.sleep(chance.uniform(0.2, 1.0))
+        cluster.send_signal_to(name, number)
+        if number == signal.SIGSTOP:
+            time.sleep(chance.uniform(0.5, 3.0))
+            cluster.send_signal_to(name, signal.SIGCONT)
+        else:
+            cluster.wait_restarted(name)
+    time.sleep(1.0)
+    stop.set()
+    for client in clients:
+        client.join(90)
+        assert not client.is_alive()
+        assert client.failure is None
+        assert client.operations > 0
+    with RpcSocket(cluster.address) as rpc:
+        totals = rpc.call("total_many", KEYS, {"accuracy": "exact"})
+    assert all(total[b"missing"] == [] for total in totals)
+    left = sum(total[b"total"] for total in totals)
+    added, taken = sum(client.added for client in clients), sum(client.taken for client in clients)
+    print(f"{added} added, {taken} drained, {left} left, {sum(client.operations for client in clients)} operations")
+    assert taken > 0
+    assert taken + left == added
