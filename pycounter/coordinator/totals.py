@@ -154,8 +154,13 @@ class Totals:
             BadKey: it is no key.
         """
         encoded = key_bytes(key)
-        if accuracy == "cached" and self._cache is not None and (value := self._cache.get(encoded)) is not None:
-            return value
+        if accuracy == "cached" and self._cache is not None:
+            if (value := self._cache.get(encoded)) is not None:
+                return value
+            # Not by the way of the others, which would look again and count a second miss.
+            timeout_s = self._timeout_s if timeout_s is None else timeout_s
+            absent = [(encoded, self._cache.begin(encoded))]
+            return self._complete((await self._load_absent(absent, timeout_s))[encoded])
         return self._complete((await self._total_many([encoded], accuracy, read_from, timeout_s))[encoded])
 
     async def get_many(
@@ -242,15 +247,16 @@ class Totals:
                 absent.append((key, self._cache.begin(key)))
             else:
                 found[key] = _Loaded(Total(total=cached[0], age_ms=int(cached[1] * 1000)))
-        if absent:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    shared = await self._shared.get(absent)
-            except TimeoutError:
-                found.update((key, self._unanswered(key)) for key, _ in absent)
-            else:
-                found.update((key, loaded) for (key, _), loaded in shared.items())
-        return found
+        return {**found, **await self._load_absent(absent, timeout_s)} if absent else found
+
+    async def _load_absent(self, absent: list[tuple[bytes, int]], timeout_s: float) -> dict[bytes, _Loaded]:
+        """Loads what the cache doesn't have, together with whoever wants it too: keys with their versions."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                shared = await self._shared.get(absent)
+        except TimeoutError:
+            return {key: self._unanswered(key) for key, _ in absent}
+        return {key: loaded for (key, _), loaded in shared.items()}
 
     def _unanswered(self, key: bytes) -> _Loaded:
         """What a reader gets that can't wait for a shared load."""

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from pycounter._native import ReadCache
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import BadKey, Unauthenticated, Unavailable
 from tests.support.scripted_routes import REFUSE, STALL, ScriptedCache, ScriptedRoutes
@@ -198,6 +199,15 @@ async def test_cached_reads_ask_once(routes):
     total = await totals.total(KEYS[0], accuracy="cached")
     assert (total.total, total.age_ms, total.exact) == (3, 250, False)
     assert routes.requests("get", "get_many") == 1
+
+
+async def test_a_read_is_one_hit_or_one_miss(routes):
+    cache = ReadCache()
+    totals = totals_of(routes, cache=cache)
+    for _ in range(3):
+        await totals.get(KEYS[0], accuracy="cached")
+    statistics = cache.statistics()
+    assert (statistics["misses"], statistics["l1_hits"]) == (1, 2)
 
 
 async def test_recent_reads_always_ask_and_leave_the_value_for_cached_ones(routes):
