@@ -205,7 +205,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shards": (1, 256),
     "replicas": (0, 16),
     "coordinators": (1, 64),
-    "stall_timeout_s": (0.5, 1e6),
+    "stall_timeout_s": (1.0, 1e6),
     "request_timeout_s": (0.001, 1e6),
     "connections_max": (1, 1_000_000),
     "idle_timeout_s": (0, 1e9),

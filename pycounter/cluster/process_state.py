@@ -67,13 +67,13 @@ class RestartPolicy:
 class Liveness:
     """Tells a process that stalls from one that answers.
 
-    Silence is counted while somebody waits for an answer, in steps of the watcher's own ticks: a watcher that was
-    stopped itself has not heard a silence.
+    Silence is counted while somebody waits for an answer, a tick for each look at most: a watcher that was stopped
+    itself has not heard a silence.
     """
 
     def __init__(self, stall_timeout_s: float, tick_s: float) -> None:
         self._stall_timeout_s = stall_timeout_s
-        self._step_max_s = 2 * tick_s
+        self._step_max_s = tick_s
         self._silence_s = 0.0
         self._looked_at: float | None = None
 
