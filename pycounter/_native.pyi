@@ -917,7 +917,7 @@ class Router:
     Args:
         ring: which shard is a key's home.
         foreign: a `ForeignKeys` for as many shards: which keys other shards than the home may hold.
-        cache: a `ReadCache` for reads that ask for `accuracy: cached`, used by this thread only; None: the shards answer.
+        cache: a `ReadCache` for reads that ask for `accuracy: cached`, used by this thread alone; None: shards answer.
         clock: seconds of a clock that never goes back, the loop's `time`.
         level: of operations that name none; the shards' level has to be the same.
         server_version: what `hello` says, and ...

@@ -162,6 +162,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     request_timeout_s: float = 2.0
     #: How long an orderly stop may take to answer what is in.
     stop_timeout_s: float = 30.0
+    #: Health, balance and the read cache: fields of `pycounter.coordinator.settings.CoordinatorSettings`.
+    tuning: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         _check_all(self)

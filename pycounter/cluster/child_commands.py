@@ -26,15 +26,21 @@ DELETE_ESCAPED = "\\u007f"
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:
-    """Settings as a TOML file: texts, numbers, true and false, and lists of texts."""
+    """Settings as a TOML file: texts, numbers, true and false, lists of texts, and tables of all these."""
     lines = []
     for name, value in settings.items():
         if value is None:
             continue
-        text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-        # JSON leaves this character as it is, and TOML doesn't take it.
-        lines.append(f"{name} = {text.replace(DELETE, DELETE_ESCAPED)}\n")
+        lines.append(f"{name} = {_toml_value(value)}\n")
     return "".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_value(key)} = {_toml_value(one)}" for key, one in value.items()) + "}"
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    # JSON leaves this character as it is, and TOML doesn't take it.
+    return text.replace(DELETE, DELETE_ESCAPED)
 
 
 def child_environment() -> dict[str, str]:

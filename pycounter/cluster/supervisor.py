@@ -25,6 +25,7 @@ from pycounter.cluster.control import ControlServer
 from pycounter.cluster.member import TICK_S, Member
 from pycounter.cluster.process_state import ProcessRecord
 from pycounter.cluster.public_sockets import listen_publicly
+from pycounter.coordinator.settings import CoordinatorSettings as TuningSettings
 from pycounter.errors import PyCounterError
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.settings import ClusterSettings
@@ -59,6 +60,7 @@ class Supervisor:
         check_exposure(settings.host, self._token, insecure=settings.insecure)
         # Coordinators make their own; here it is only to be told of a bad one at once.
         server_tls(settings.tls_cert, settings.tls_key)
+        TuningSettings.from_table(settings.coordinator.get("tuning", {}))
         self._settings = settings
         self._folder = ClusterFolder(settings.data, settings.shards)
         try:

@@ -25,6 +25,7 @@ from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
 from pycounter.coordinator.replay_log import ReplayLog
 from pycounter.coordinator.replayer import Replayer
+from pycounter.coordinator.settings import CoordinatorSettings as TuningSettings
 from pycounter.coordinator.shard_links import ShardLink
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
@@ -61,8 +62,10 @@ class Routing:
         loop = self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._topology = topology
-        connect = ConnectSettings(token=token, level=settings.level, request_timeout_s=settings.request_timeout_s)
-        tuning = connect.coordinator
+        tuning = TuningSettings.from_table(settings.tuning)
+        connect = ConnectSettings(
+            token=token, level=settings.level, request_timeout_s=settings.request_timeout_s, coordinator=tuning
+        )
         names = list(topology.ring.shards)
         self.cache = ReadCache(
             tuning.cache_l1_entries,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Self
 
 from pycounter.errors import SettingsError
 
@@ -78,6 +80,25 @@ class CoordinatorSettings:
     #: The hottest counters of the last run that are read again after a start, and in batches of how many.
     cache_warm_keys: int = 1000
     cache_warm_batch: int = 100
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object]) -> Self:
+        """Settings as a file has them, by name.
+
+        Raises:
+            SettingsError: there is no such setting, or its value is no number, or it makes no sense.
+        """
+        known = {field.name: field.type for field in fields(cls)}
+        given: dict[str, int | float] = {}
+        for name, value in table.items():
+            if name not in known:
+                raise SettingsError(f"tuning has no setting {name!r}; it has {', '.join(known)}", setting=name)
+            whole = known[name] == "int"
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                wanted = "an integer" if whole else "a number"
+                raise SettingsError(f"tuning: {name} must be {wanted}, not {value!r}", setting=name)
+            given[name] = value if whole else float(value)
+        return cls(**given)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -356,6 +356,15 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
         CoordinatorSettings(**wrong)  # type: ignore[arg-type]
 
 
+def test_settings_come_from_a_files_table() -> None:
+    settings = CoordinatorSettings.from_table({"health_latency_max_s": 1, "cache_l1_entries": 7})
+    assert (settings.health_latency_max_s, settings.cache_l1_entries) == (1.0, 7)
+    assert settings.health_samples == SETTINGS.health_samples
+    for wrong in ({"health": 1}, {"health_samples": 1.5}, {"recovery_s": "2"}, {"recovery_s": True}, {"recovery_s": 0}):
+        with pytest.raises(SettingsError, match=next(iter(wrong))):
+            CoordinatorSettings.from_table(wrong)
+
+
 LATENCIES = st.one_of(st.floats(0, 0.3), st.sampled_from([0.0399, 0.04, 0.0499, 0.05, 2.0]))
 
 
