@@ -115,16 +115,21 @@ class TailService:
         place = tuple(request[name] for name in ("identity", "after", "epoch", "hash", "index"))
         while True:
             durable = self._shard.durable_commit()
-            waited_ms = int((self._loop.time() - began_at) * 1000)
+            looked_at = self._loop.time()
             news = self._news = self._news or self._loop.create_future()
             kind, found = await self._run(self._read_records, place, durable)
             if kind == "late":
                 return self._encode(await self._run(self._begin_checkpoint))
             if kind == "unknown":
                 return self._encode({"anew": found.decode()})
-            if found or self._stopping or self._loop.time() >= until:
-                return self._encode({"durable": durable, "waited_ms": waited_ms, "records": found})
-            await asyncio.wait([news], timeout=until - self._loop.time())
+            if not found and not self._stopping:
+                await asyncio.wait([news], timeout=max(0.0, until - self._loop.time()))
+                if self._shard.durable_commit() > durable and self._loop.time() < until:
+                    continue
+                if self._shard.durable_commit() == durable:
+                    looked_at = self._loop.time()
+            waited_ms = int((looked_at - began_at) * 1000)
+            return self._encode({"durable": durable, "waited_ms": waited_ms, "records": found})
 
     def _encode(self, answer: dict[str, Any]) -> bytes:
         shard = self._shard

@@ -120,8 +120,10 @@ class StoreView:
             with _mapped(self._path):
                 try:
                     value: bytes = self._rows[key]
-                except KeyError:
-                    return None
+                except Exception as error:  # the binding raises nothing more specific
+                    if str(error) == "key not found":
+                        return None
+                    raise
                 return value
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from tests.support.shard_process import ShardProcess
 
 MIB = 1 << 20
 METHODS = ["incr", "incr_many", "apply", "get", "get_many", "total", "total_many", "drain", "delete", "scan", "top"]
-METHODS += ["hello", "bye", "ping", "stats", "health", "topology", "watch_topology", "nothing", ""]
+METHODS += ["hello", "bye", "ping", "stats", "health", "topology", "watch_topology", "tail", "nothing", ""]
 COMMANDS = ["INCR", "INCRBY", "DECR", "DECRBY", "GET", "MGET", "SET", "GETDEL", "DEL", "EXISTS", "SCAN", "DBSIZE"]
 COMMANDS += ["TYPE", "ECHO", "PING", "HELLO", "AUTH", "SELECT", "CLIENT", "CONFIG", "INFO", "COMMAND", "MULTI", "EXEC"]
 COMMANDS += ["DISCARD", "WATCH", "UNWATCH", "RESET", "NOTHING", ""]
