@@ -58,6 +58,9 @@ class ShardRoutes(Protocol):
     def is_down(self, shard: int) -> bool:
         """Is it known that the shard can't be reached now?"""
 
+    def is_unwell(self, shard: int) -> bool:
+        """Is a replica of the shard better to read than the shard, which is slow or fails?"""
+
     def time_ms(self, shard: int) -> int | None:
         """The shard's clock, from its `hello`; None where it never answered."""
 

@@ -233,6 +233,11 @@ class ShardSet:
             or self._serving[shard].state == "dead"
         )
 
+    def is_unwell(self, shard: int) -> bool:
+        """Is a replica of the shard better to read than the shard, which is slow or fails?"""
+        replicas = self.handles[shard].replicas
+        return bool(replicas) and self.balancer.decide_read(shard, list(replicas)) is not None
+
     def time_ms(self, shard: int) -> int | None:
         """The shard's clock; None where it never answered."""
         return self.handles[shard].time_ms

@@ -378,7 +378,7 @@ class Totals:
         replicas: list[_Source] = [(replica, replica.lag_ms) for replica in self._routes.replicas(shard)]
         if not replicas:
             return [primary]
-        if self._routes.is_down(shard) or how.read_from == "replica":
+        if how.read_from == "replica" or self._routes.is_down(shard) or self._routes.is_unwell(shard):
             return [*replicas, primary]
         sources = [primary, *replicas]
         if how.read_from == "any":

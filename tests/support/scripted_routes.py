@@ -40,6 +40,7 @@ class ScriptedShard:
         self.foreign: set[bytes] = set()
         self.foreign_all = False
         self.is_down = False
+        self.is_unwell = False
         self.commit_seen = 0
         self.time_ms: int | None = 1_000_000
         #: Of a replica.
@@ -153,6 +154,9 @@ class ScriptedRoutes:
 
     def is_down(self, shard: int) -> bool:
         return self.shards[shard].is_down
+
+    def is_unwell(self, shard: int) -> bool:
+        return self.shards[shard].is_unwell
 
     def time_ms(self, shard: int) -> int | None:
         return self.shards[shard].time_ms

@@ -162,8 +162,9 @@ async def test_a_replica_that_fails_too_leaves_the_shard_missing(mirrored):
     assert (await totals_of(mirrored).total(b"\x00k")).missing == ("shard-0",)
 
 
-async def test_a_shard_known_to_be_down_is_asked_after_its_replica(mirrored):
-    mirrored.shards[0].is_down = True
+@pytest.mark.parametrize("trouble", ["is_down", "is_unwell"])
+async def test_a_shard_known_to_be_in_trouble_is_asked_after_its_replica(mirrored, trouble):
+    setattr(mirrored.shards[0], trouble, True)
     assert await totals_of(mirrored).get(b"\x00k") == 9
     assert not mirrored.shards[0].requests
 
