@@ -6,3 +6,4 @@ mod diversion;
 mod hostile;
 mod order;
 mod routing;
+mod unserved;
