@@ -89,8 +89,9 @@ class ShardSet:
         ]
         #: By name: the hot path's look-up.
         self.by_name = {handle.name: handle for handle in self.handles}
-        #: Do all shards serve all their operations?
+        #: Are all shards there, and serve all their operations?
         self.is_calm = True
+        self._away: set[int] = set()
         self._serving = self.balancer.serving
         self._followed = self.balancer.version
         #: What to ask each shard for next, of its foreign counters; None: it knows of no such question.
@@ -144,6 +145,9 @@ class ShardSet:
             raise failures[0]
         for failure in failures:
             _log.warning("connecting: %s", failure)
+        for handle in self.handles:
+            if not handle.is_connected:
+                self._note_connection(handle.number, False)
 
     def update(self, topology: Topology) -> bool:
         """Takes a newer topology. False: it is of other shards, or isn't newer."""
@@ -157,7 +161,10 @@ class ShardSet:
         for handle, info in zip(self.handles, self._in_order(topology), strict=True):
             if handle.info.identity and info.identity and handle.info.identity != info.identity:
                 self._foreign_from[handle.number] = 0
+            was_stalled = handle.info.state == "stalled"
             handle.update(info)
+            if self._sends_increments and was_stalled != (info.state == "stalled"):
+                self._note_connection(handle.number, handle.is_connected)
         self._update_balancer()
         return True
 
@@ -218,20 +225,17 @@ class ShardSet:
         handles = self.handles[shard].replicas
         best = self.balancer.decide_read(shard, list(handles), "replica") if handles else None
         if best is None:
-            return ()
+            # None of them is well. While their shard is away they are better than nothing: answers tell their age.
+            return sorted(handles.values(), key=lambda handle: handle.lag_ms) if self.is_down(shard) else ()
         others = [handle for name, handle in handles.items() if name != best]
         return [handles[best], *sorted(others, key=lambda handle: handle.lag_ms)]
 
     def is_down(self, shard: int) -> bool:
-        """Is it known that the shard can't be reached now?"""
+        """Is it known that the shard doesn't answer now? A stalled one may be connected all the same."""
         handle = self.handles[shard]
-        if self._sends_increments and handle.is_connected:
-            return False
-        return (
-            handle.info.endpoint is None
-            or handle.info.state in {"down", "stalled"}
-            or self._serving[shard].state == "dead"
-        )
+        if handle.info.endpoint is None or self._serving[shard].state == "dead":
+            return True
+        return handle.info.state == "stalled" or (handle.info.state == "down" and not handle.is_connected)
 
     def is_unwell(self, shard: int) -> bool:
         """Is a replica of the shard better to read than the shard, which is slow or fails?"""
@@ -259,8 +263,19 @@ class ShardSet:
         self.balancer.record_replica(shard, replica, latency_s, ok)
 
     def _note_connection(self, shard: int, is_there: bool) -> None:
+        # A stalled shard keeps its connections; its supervisor sees it first.
+        is_there = is_there and self.handles[shard].info.state != "stalled"
         self.balancer.set_connected(shard, is_there)
+        if is_there:
+            self._away.discard(shard)
+        else:
+            # From now on each operation asks the balancer: it decides as time passes, with nobody to tell.
+            self._away.add(shard)
+        self._look_around()
         self._follow()
+
+    def _look_around(self) -> None:
+        self.is_calm = not self._away and all(one.weight >= 1.0 for one in self._serving)
 
     def _follow(self) -> None:
         """Acts upon what the balancer has decided, if that is anything new."""
@@ -270,7 +285,7 @@ class ShardSet:
         self._followed = version
         serving = self.balancer.serving
         before, self._serving = self._serving, serving
-        self.is_calm = all(one.weight >= 1.0 for one in serving)
+        self._look_around()
         if self._on_serving is not None:
             self._on_serving(serving)
         for handle, old, new in zip(self.handles, before, serving, strict=True):

@@ -302,3 +302,28 @@ async def shards_cut(proxy):
     """Ends the connections through a proxy: what it swallowed never comes."""
     for end in list(proxy._ends):
         end.transport.abort()
+
+
+async def test_an_idle_shard_that_stalls_is_avoided_before_anybody_needs_it(start_cluster):
+    """Its supervisor sees it first: nothing is sent to it, and a replica is read."""
+    cluster = start_cluster(shards=2, replicas=1)
+    async with pycounter.connect(f"pycounter://{format_address(*cluster.address)}") as client:
+        key = next(key for key in map("key-{}".format, range(100)) if client.topology.ring.home(key) == "shard-1")
+        assert await client.incr(key, 7) == 7
+        while (await client.total(key, read_from="replica")).replicas == {}:
+            await asyncio.sleep(0.05)
+        cluster.send_signal_to("shard-1", signal.SIGSTOP)
+        while client.status()["shards"][1]["state"] != "dead":
+            await asyncio.sleep(0.05)
+        total = await client.total(key)
+        assert (total.total, list(total.replicas)) == (7, ["shard-1"])
+        detail = await client.incr(key, detail=True)
+        assert (detail.value, detail.exact, detail.shard) == (8, False, "shard-0")
+        assert await client.get(key) == 8
+        with pytest.raises(Unavailable):
+            await client.drain(key)
+        cluster.send_signal_to("shard-1", signal.SIGCONT)
+        while client.status()["shards"][1]["state"] == "dead":
+            await asyncio.sleep(0.05)
+        assert (await client.total(key, accuracy="exact", timeout_s=10.0)).partials == {"shard-0": 1, "shard-1": 7}
+        assert await client.drain(key) == 8
