@@ -76,6 +76,11 @@ impl Gather {
         }
     }
 
+    /// The request that all this is for: its connection, and its number there.
+    pub(super) const fn asker(&self) -> (Place, u32) {
+        (self.connection, self.ticket)
+    }
+
     /// One more answer is expected.
     pub(super) fn expect(&mut self) {
         self.lacking += 1;

@@ -25,7 +25,7 @@ const FILTER_BITS: usize = 1024;
 pub(super) struct ReadBatch {
     /// Encoded keys.
     keys: Vec<u8>,
-    waiters: Vec<Waiter>,
+    pub(super) waiters: Vec<Waiter>,
     filter: [u64; FILTER_BITS / 64],
 }
 
@@ -70,7 +70,8 @@ impl ReadBatch {
 /// Reads that are under way.
 #[derive(Debug)]
 pub(super) struct ReadGroup {
-    waiters: Vec<Waiter>,
+    pub(super) shard: usize,
+    pub(super) waiters: Vec<Waiter>,
 }
 
 /// Increments with ids that are under way: of a gather, these items.
@@ -111,7 +112,7 @@ impl Router {
         link.reads.filter = [0; FILTER_BITS / 64];
         let spare = self.core.waiters_pool.pop().unwrap_or_default();
         let waiters = std::mem::replace(&mut link.reads.waiters, spare);
-        let place = self.core.read_groups.insert(ReadGroup { waiters });
+        let place = self.core.read_groups.insert(ReadGroup { shard, waiters });
         let waiter = Waiter { hash: 0, place, ticket: 0, kind: Kind::ReadGroup };
         let deadline_ms = self.core.now_ms.saturating_add(self.settings.request_timeout_ms);
         match link.link.call("get_many", params, Repeat::Always, deadline_ms, waiter) {
@@ -123,7 +124,7 @@ impl Router {
 
 impl Core {
     pub(super) fn read_group_done(&mut self, shard: usize, place: Place, outcome: Outcome<'_>) {
-        let Some(ReadGroup { mut waiters }) = self.read_groups.remove(place) else { return };
+        let Some(ReadGroup { mut waiters, .. }) = self.read_groups.remove(place) else { return };
         let (code, message) = match outcome {
             Outcome::Reply(reply) => {
                 let mut reader = Reader::new(reply);

@@ -13,6 +13,7 @@
 
 mod connection;
 mod core;
+mod diversion;
 mod gather;
 mod groups;
 mod host_requests;

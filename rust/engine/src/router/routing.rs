@@ -38,7 +38,7 @@ impl Serving {
         Self { weight, divert_to, due: 0.0 }
     }
 
-    fn is_dead(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         self.weight <= 0.0
     }
 }
@@ -67,30 +67,7 @@ impl Router {
         true
     }
 
-    /// Gives a share of the increments that a shard was never sent to another one.
-    fn divert_unsent(&mut self, shard: usize, share: f64) {
-        let mut taken: Vec<(Vec<u8>, i64, Level, u64, Waiter)> = Vec::new();
-        self.links[shard].link.take_unsent(share, |key, delta, level, deadline_ms, waiter| {
-            taken.push((key.to_vec(), delta, level, deadline_ms, waiter));
-        });
-        self.core.stopwatches[shard].answered += taken.len() as u64;
-        for (key, delta, level, deadline_ms, waiter) in taken {
-            let serving = self.serving[shard];
-            let to = match serving.divert_to {
-                Some(other) if !self.is_strict(&key) => {
-                    self.core.foreign.note(other, waiter.hash);
-                    self.core.statistics.diverted += 1;
-                    self.links[self.ring.home_of_hash(waiter.hash)].diverted += 1;
-                    other
-                }
-                _ if serving.is_dead() && self.keep_unserved(&key, delta, &waiter) => continue,
-                _ => shard,
-            };
-            self.send_incr(to, &key, delta, level, deadline_ms, waiter);
-        }
-    }
-
-    fn is_strict(&self, key: &[u8]) -> bool {
+    pub(super) fn is_strict(&self, key: &[u8]) -> bool {
         self.settings.strict.iter().any(|prefix| key.starts_with(prefix))
     }
 

@@ -81,6 +81,11 @@ impl<T> Slab<T> {
         self.entries.iter().filter_map(|entry| entry.value.as_ref())
     }
 
+    /// All of them, to be changed.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
+    }
+
     /// Takes it out for the length of a call; the place stays its own.
     pub(super) fn take(&mut self, place: Place) -> Option<T> {
         let entry = self.entries.get_mut(place.slot())?;
