@@ -113,7 +113,7 @@ class ChildProcess:
                 reason = await self._live()
             except (PyCounterError, OSError) as error:
                 reason = f"can't be started: {error}"
-            except Exception as error:  # noqa: BLE001 - a mistake here must leave no process that nobody starts again
+            except Exception as error:  # noqa: BLE001 - whatever it is, the process is to be started again
                 _log.exception("%s can't be watched: it is killed and started again", record.name)
                 reason = f"can't be watched: {error!r}"
             served_s = 0.0 if record.ready_at is None else self._loop.time() - record.ready_at
