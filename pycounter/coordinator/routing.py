@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 
 from pycounter._native import VERSION, ForeignKeys, ReadCache, Router
+from pycounter.client.session import SESSION_BYTES
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.cache_warming import CacheWarming
 from pycounter.coordinator.connect_settings import ConnectSettings
@@ -76,6 +77,7 @@ class Routing:
             tuning.cache_hot_ttl_s,
             tuning.cache_cold_reads,
             tuning.cache_bytes_max,
+            clock=None if clock is SYSTEM_CLOCK else loop.time,
         )
         self.foreign = ForeignKeys(len(names))
         self.balancer = LoadBalancer(names, tuning, loop.time)
@@ -98,6 +100,7 @@ class Routing:
             reply_bytes_max=settings.reply_bytes_max,
             held_bytes_max=settings.held_bytes_max,
             request_timeout_s=settings.request_timeout_s,
+            new_session_id=None if clock is SYSTEM_CLOCK else lambda: clock.random_bytes(SESSION_BYTES),
         )
         self.shards = ShardSet(
             topology,

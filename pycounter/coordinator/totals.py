@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from pycounter.coordinator.crowd import Crowd
@@ -256,7 +256,8 @@ class Totals:
                 shared = await self._shared.get(absent)
         except TimeoutError:
             return {key: self._unanswered(key) for key, _ in absent}
-        return {key: loaded for (key, _), loaded in shared.items()}
+        # The load may have begun for somebody else, long ago: it is whole, and no total of now.
+        return {key: replace(loaded, total=replace(loaded.total, exact=False)) for (key, _), loaded in shared.items()}
 
     def _unanswered(self, key: bytes) -> _Loaded:
         """What a reader gets that can't wait for a shared load."""

@@ -5,7 +5,7 @@ import sys
 import time
 import traceback
 
-from tests.simulation.world import SCENARIOS, simulate
+from tests.simulation.scenarios import SCENARIOS, simulate
 
 
 def replay(scenario: str, seed: int) -> int:

@@ -24,6 +24,11 @@ Level = Literal["applied", "durable"]
 State = Literal["begun", "acknowledged", "applied", "refused", "unknown", "lost"]
 
 
+def client_of(who: str) -> str:
+    """The client of a caller."""
+    return who.partition(".")[0]
+
+
 class Violation(AssertionError):
     """A promise was broken."""
 
@@ -54,7 +59,9 @@ class Read:
 
     who: str
     key: str
+    #: What is safe, and what of it this client was told itself.
     floor: int
+    own: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +73,8 @@ class _Counter:
     seen: int = 0
     drained: int = 0
     is_drained: bool = False
+    #: Acknowledged as durable, by client.
+    own: dict[str, int] = field(default_factory=dict)
     unknown_drains: int = 0
 
 
@@ -97,8 +106,11 @@ class Ledger:
         counter.operations.append(operation)
         return operation
 
-    def acknowledge(self, operation: Operation, value: int | None, level: Level) -> None:
-        """It was answered with a value; None: it counted, and its value is no more known."""
+    def acknowledge(self, operation: Operation, value: int | None, level: Level, *, is_whole: bool = True) -> None:
+        """It was answered with a value; None: it counted, and its value is no more known.
+
+        `is_whole`: the value is the counter's. Otherwise it may lack what other shards hold, or was held before.
+        """
         counter = self.counters[operation.key]
         if operation.state == "lost" and level == "applied":
             # Its caller hears of the answer only after the client has heard of the crash.
@@ -111,12 +123,14 @@ class Ledger:
         else:
             operation.state = "acknowledged"
             counter.safe |= 1 << operation.place
+            client = client_of(operation.who)
+            counter.own[client] = counter.own.get(client, 0) | 1 << operation.place
         if value is None:
             return
-        inside = self._inside(operation.key, value, str(operation), may_be_lost=level == "applied")
+        inside = self._inside(operation.key, value, str(operation), may_be_lost=level == "applied" or not is_whole)
         if not inside >> operation.place & 1:
             raise Violation(f"{operation} was answered with {value}, which doesn't have it")
-        if level == "durable":
+        if level == "durable" and is_whole:
             self._note_seen(operation.key, inside, operation.floor, str(operation))
 
     def refuse(self, operation: Operation) -> None:
@@ -145,14 +159,22 @@ class Ledger:
 
     def begin_read(self, who: str, key: str) -> Read:
         counter = self.counters.setdefault(key, _Counter())
-        return Read(who, key, counter.safe)
+        return Read(who, key, counter.safe, counter.own.get(client_of(who), 0))
 
-    def end_read(self, read: Read, value: int, *, is_exact: bool = True) -> int:
-        """A read at `durable` gave a value. Gives the operations in it."""
+    def end_read(self, read: Read, value: int, *, is_exact: bool = True, is_complete: bool = True) -> int:
+        """A read at `durable` gave a value. Gives the operations in it.
+
+        An exact one has all that is safe; any other that is complete has what its own client was told.
+        """
         self.reads += 1
         inside = self._inside(read.key, value, read.who)
-        self._note_seen(read.key, inside, read.floor if is_exact else 0, read.who)
+        self._note_seen(read.key, inside, (read.floor if is_exact else read.own) if is_complete else 0, read.who)
         return inside
+
+    def check(self, who: str, key: str, value: int) -> None:
+        """A value that may be as old as it likes: is it one at all?"""
+        self.reads += 1
+        self._inside(key, value, who, may_be_lost=True)
 
     def begin_drain(self, who: str, key: str) -> Read:
         counter = self.counters.setdefault(key, _Counter())

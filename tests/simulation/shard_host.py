@@ -137,7 +137,7 @@ class ShardHost:
         self.freezes = 0
         #: The process is to die within a commit.
         self.is_doomed = False
-        self._settings = {"level": level, **(settings or {})}
+        self.settings = {"level": level, **(settings or {})}
 
     @property
     def address(self) -> tuple[str, int]:
@@ -149,6 +149,13 @@ class ShardHost:
             return weather.slow_s * self.chance.random()
         return weather.commit_s * (0.5 + self.chance.random())
 
+    def make(self) -> str:
+        """Makes the folder, as whoever sets up a cluster does. Gives the shard's identity."""
+        shard = Shard(f"/{self.name}", name=self.name, simulated=self.disk)
+        identity = shard.identity
+        shard.close_folder()
+        return identity
+
     def start(self) -> None:
         """Opens the folder and listens. A disk that fails meanwhile ends the process, which is to be started again."""
         assert self.process is None
@@ -156,7 +163,7 @@ class ShardHost:
         self.is_doomed = False
         shard = None
         try:
-            shard = Shard(f"/{self.name}", name=self.name, simulated=self.disk, **self._settings)
+            shard = Shard(f"/{self.name}", name=self.name, simulated=self.disk, **self.settings)
             shard.load_root(None)
             process = Process(self, shard)
             replayed = shard.start(process.call_soon)

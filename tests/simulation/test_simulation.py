@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from tests.simulation.world import SCENARIOS, simulate
+from tests.simulation.scenarios import SCENARIOS, simulate
 from tests.support.shard_process import ROOT
 
 #: So many parts, for the worker processes of a test run.
 PARTS = 4
 #: In each part.
-SEEDS = {"shard": 300, "ids": 50}
+SEEDS = {"shard": 150, "ids": 30, "cluster": 80, "coordinator": 60}
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_every_history_keeps_every_promise(scenario, part, seed):
 def test_a_seed_is_one_history_in_every_process(scenario, seed):
     number = random.Random(seed).randrange(10**9)
     digests = {simulate(scenario, number).digest, simulate(scenario, number).digest}
-    script = f"from tests.simulation.world import simulate; print(simulate({scenario!r}, {number}).digest)"
+    script = f"from tests.simulation.scenarios import simulate; print(simulate({scenario!r}, {number}).digest)"
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         told = subprocess.run(

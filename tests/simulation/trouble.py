@@ -1,33 +1,41 @@
 """What goes wrong, when, and for how long: drawn from the seed."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tests.simulation.clients import SimulatedClient
-from tests.simulation.network import Network
 from tests.simulation.shard_host import DiskWeather, ShardHost
-from tests.simulation.virtual_loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+def _kinds() -> dict[str, float]:
+    return {
+        "kill": 3,
+        "power": 2,
+        "die_in_commit": 2,
+        "cut": 5,
+        "stall": 3,
+        "betrayal": 4,
+        "hold": 2,
+        "hold_one_way": 2,
+        "freeze": 1,
+        "slow_disk": 2,
+        "failing_disk": 2,
+        "kill_client": 0.5,
+        "kill_coordinator": 1,
+    }
 
 
 @dataclass
 class Plan:
-    """How much goes wrong: weights of its kinds."""
+    """How much goes wrong."""
 
     events: int = 6
     within_s: float = 6.0
-    kill: float = 3
-    power: float = 2
-    die_in_commit: float = 2
-    cut: float = 5
-    stall: float = 3
-    betrayal: float = 4
-    hold: float = 2
-    hold_one_way: float = 2
-    freeze: float = 1
-    slow_disk: float = 2
-    failing_disk: float = 2
-    kill_client: float = 0.5
+    #: Weights of the kinds.
+    kinds: dict[str, float] = field(default_factory=_kinds)
     #: A process that died is started again after up to this.
     restart_s: float = 2.0
     lasts_s: float = 4.0
@@ -35,55 +43,27 @@ class Plan:
     doubled: float = 0.5
 
 
-KINDS = (
-    "kill",
-    "power",
-    "die_in_commit",
-    "cut",
-    "stall",
-    "betrayal",
-    "hold",
-    "hold_one_way",
-    "freeze",
-    "slow_disk",
-    "failing_disk",
-    "kill_client",
-)
-
-
 class Trouble:
     """Makes a plan happen, and ends all of it."""
 
-    def __init__(
-        self,
-        loop: VirtualLoop,
-        network: Network,
-        shards: list[ShardHost],
-        clients: list[SimulatedClient],
-        chance: random.Random,
-        plan: Plan,
-        log: Callable[..., None],
-    ) -> None:
-        self.loop = loop
-        self.network = network
-        self.shards = shards
-        self.clients = clients
+    def __init__(self, world: "World", chance: random.Random) -> None:
+        self.loop, self.network, self.log = world.loop, world.network, world.log
+        self.shards, self.coordinators, self.clients = world.shards, world.coordinators, world.clients
+        self.plan = world.plan
         self.chance = chance
-        self.plan = plan
-        self.log = log
         self.is_over = False
-        self.counts: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self.counts: dict[str, int] = dict.fromkeys(self.plan.kinds, 0)
 
     def start(self) -> None:
         """Has it happen at times of the seed's choice; processes that died are started again."""
-        weights = [getattr(self.plan, kind) for kind in KINDS]
+        kinds, weights = list(self.plan.kinds), list(self.plan.kinds.values())
         for _ in range(self.plan.events):
-            kind = self.chance.choices(KINDS, weights)[0]
+            kind = self.chance.choices(kinds, weights)[0]
             at_s = self.plan.within_s * self.chance.random()
             self.loop.call_later(at_s, self._happen, kind)
             if self.chance.random() < self.plan.doubled:
                 # One trouble seldom comes alone, and two at once are more than twice as bad.
-                kind = self.chance.choices(KINDS, weights)[0]
+                kind = self.chance.choices(kinds, weights)[0]
                 self.loop.call_later(at_s + self.chance.random() ** 3, self._happen, kind)
         self._revive()
 
@@ -101,12 +81,23 @@ class Trouble:
                 shard.kill("it was about to")
             if shard.process is None:
                 shard.start()
+        self._revive_coordinators()
+
+    def _revive_coordinators(self) -> None:
+        """One that was just killed may need a moment to let go of its folder."""
+        for coordinator in self.coordinators:
+            coordinator.start()
+        if not all(coordinator.is_running for coordinator in self.coordinators):
+            self.loop.call_later(0.1, self._revive_coordinators)
 
     def _revive(self) -> None:
         """Looks after processes, as a supervisor does."""
         for shard in self.shards:
             if shard.process is None and not self.is_over and self.chance.random() < 0.5:
                 shard.start()
+        for coordinator in self.coordinators:
+            if not coordinator.is_running and not self.is_over and self.chance.random() < 0.5:
+                coordinator.start()
         if not self.is_over:
             self.loop.call_later(self.plan.restart_s * self.chance.random(), self._revive)
 
@@ -156,8 +147,15 @@ class Trouble:
             self.chance.choice(endpoints).betrayed_s = self._lasts_s()
 
     def _pair(self) -> tuple[str, str]:
-        one, other = self.chance.choice(self.clients).name, self.chance.choice(self.shards).name
-        return (one, other) if self.chance.random() < 0.5 else (other, one)
+        """Two hosts that have connections, in any order."""
+        chance = self.chance
+        if self.coordinators and chance.random() < 0.5:
+            one, other = chance.choice(self.clients).name, chance.choice(self.coordinators).name
+        elif self.coordinators:
+            one, other = chance.choice(self.coordinators).calling_name, chance.choice(self.shards).name
+        else:
+            one, other = chance.choice(self.clients).name, chance.choice(self.shards).name
+        return (one, other) if chance.random() < 0.5 else (other, one)
 
     def _hold(self) -> None:
         one, other = self._pair()
@@ -206,3 +204,7 @@ class Trouble:
             for endpoint in self.network.endpoints(client.name):
                 endpoint.vanish()
             client.kill()
+
+    def _kill_coordinator(self) -> None:
+        if self.coordinators:
+            self.chance.choice(self.coordinators).kill("as the plan says")

@@ -211,6 +211,16 @@ async def test_a_read_is_one_hit_or_one_miss(routes):
     assert (statistics["misses"], statistics["l1_hits"]) == (1, 2)
 
 
+async def test_a_total_that_may_have_been_loaded_for_somebody_else_is_not_called_exact():
+    routes = ScriptedRoutes(1)
+    totals = totals_of(routes, cache=ScriptedCache())
+    assert (await totals.total(KEYS[0])).exact
+    first, second = await asyncio.gather(*(totals.total(KEYS[1], accuracy="cached") for _ in range(2)))
+    assert totals.shared_loads == 1
+    assert not first.exact
+    assert not second.exact
+
+
 async def test_recent_reads_always_ask_and_leave_the_value_for_cached_ones(routes):
     totals = totals_of(routes, cache=ScriptedCache())
     for value in (1, 2):

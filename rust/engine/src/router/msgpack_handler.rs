@@ -190,7 +190,7 @@ impl Router {
         options: ReadOptions,
         params: &[u8],
     ) {
-        if options.read_from != ReadFrom::Primary || self.is_out_of_reach(&[key]) {
+        if needs_choice(options.accuracy, options.read_from) || self.is_out_of_reach(&[key]) {
             return self.serve_by_host(connection, msgid, "get", params);
         }
         let ReadOptions { level, min_commit, accuracy, or_nil, read_from: _ } = options;
@@ -227,7 +227,7 @@ impl Router {
             let message = "min_commit is of one shard: read a single counter with it";
             return self.deny(connection, msgid, ErrorCode::BadRequest, message);
         }
-        if read_from != ReadFrom::Primary || self.is_out_of_reach(keys) {
+        if needs_choice(accuracy, read_from) || self.is_out_of_reach(keys) {
             return self.serve_by_host(connection, msgid, "get_many", params);
         }
         connection.pending += usize::from(msgid.is_some());
@@ -337,4 +337,10 @@ fn tell(connection: &mut Connection, msgid: Option<u32>, write: impl FnOnce(&mut
         rpc::reply_begin(&mut connection.out, msgid);
         write(&mut connection.out);
     }
+}
+
+/// Does a read need the host to say whom to ask? An exact one asks every shard, as a counter may be foreign somewhere
+/// without this router knowing it yet.
+fn needs_choice(accuracy: Accuracy, read_from: ReadFrom) -> bool {
+    accuracy == Accuracy::Exact || read_from != ReadFrom::Primary
 }

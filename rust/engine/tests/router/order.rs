@@ -100,6 +100,20 @@ fn on_msgpack_a_request_for_the_host_waits_for_those_before_it_and_nobody_for_it
 }
 
 #[test]
+fn an_exact_read_is_the_hosts_who_asks_every_shard() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    let exact = map(&[("accuracy", "exact".into())]);
+    let keys = Value::Array(vec!["a".into(), "b".into()]);
+    cluster.ask(client, &call(1, "get", &["a".into(), exact.clone()]));
+    let request = cluster.host_request(client);
+    assert_eq!(request.method, "get");
+    cluster.answer(client, request.token, None, 5.into());
+    cluster.ask(client, &call(2, "get_many", &[keys, exact]));
+    assert_eq!(cluster.host_request(client).method, "get_many");
+}
+
+#[test]
 fn a_transaction_is_carried_out_in_order_and_answered_as_one_array() {
     let mut cluster = Cluster::new(3);
     let client = cluster.router.connect();
