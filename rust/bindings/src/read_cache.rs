@@ -71,7 +71,7 @@ impl ReadCache {
 impl ReadCache {
     #[new]
     #[pyo3(signature = (l1_entries = 10_000, l1_ttl_s = 1.0, l2_entries = 100_000, l2_ttl_s = 10.0, hot_reads = 1000,
-        hot_ttl_s = 5.0, cold_reads = 10, bytes_max = 64 << 20, *, clock = None))]
+        hot_ttl_s = 5.0, cold_reads = 10, bytes_max = 67_108_864, *, clock = None))]
     #[expect(clippy::too_many_arguments, reason = "settings, which Python names")]
     fn new(
         py: Python<'_>,
