@@ -4,7 +4,7 @@
 //! objects says what time it is.
 //!
 //! The path of an increment: [`Router::feed`] parses a chunk, finds each key's home, and queues its increment at the
-//! link of that shard, with a [`Waiter`](waiter::Waiter) that says whose it is. [`Router::flush`], at the end of the
+//! link of that shard, with a [`Waiter`] that says whose it is. [`Router::flush`], at the end of the
 //! loop's turn, gives what has gathered for each shard. [`Router::feed_link`] takes a shard's answers and writes each
 //! into the output of the connection that waits; RESP's replies leave in the order of their requests.
 //!
