@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 
 import pytest
 import redis
@@ -35,6 +36,10 @@ def resp(cluster):
     with RespSocket(cluster.address) as connection:
         connection.call("FLUSHALL")
         yield connection
+
+
+def takes(rpc, removal):
+    return not isinstance(rpc.outcome(removal, "nothing"), RpcError)
 
 
 def shard_values(cluster, key):
@@ -241,7 +246,7 @@ def test_new_increments_go_elsewhere_while_a_shard_is_away_and_totals_are_exact_
         own_cluster.wait_restarted("shard-1")
         for removal in ("drain", "delete"):
             # Every shard is needed; right after the start one may not be linked yet.
-            wait_until(lambda removal=removal: not isinstance(rpc.outcome(removal, "nothing"), RpcError))
+            wait_until(partial(takes, rpc, removal))
         total = rpc.call("total", key, {"accuracy": "exact"})
         assert total[b"missing"] == []
         assert acknowledged <= total[b"total"] <= acknowledged + unknown

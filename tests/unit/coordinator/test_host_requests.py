@@ -100,13 +100,15 @@ async def test_scan_and_top(asked):
     for number in range(20):
         asked.routes.shards[number % 3].add(bytes([number]), number)
     asked.routes.shards[255 % 3].add(b"\xff", -1)
-    found, cursor = {}, 0
+    found: dict[str | bytes, int] = {}
+    cursor = 0
     while True:
         cursor, page = await asked.rpc("scan", cursor, 5)
         found |= dict(page)
         if not cursor:
             break
-    assert found == {**{chr(number): number for number in range(20)}, b"\xff": -1}
+    expected: dict[str | bytes, int] = {chr(number): number for number in range(20)}
+    assert found == expected | {b"\xff": -1}
     assert await asked.rpc("top", 2) == [["\x13", 19], ["\x12", 18]]
     assert await asked.rpc("top", 5, "\x05") == [["\x05", 5]]
     assert len(await asked.rpc("top")) == 10

@@ -179,7 +179,7 @@ async def test_a_visit_that_is_cancelled_anywhere_leaves_the_walk_where_it_was()
         listing = listing_of(routes)
         shards, _ = await listing.foreign_shards()
         walk = Walk(shards)
-        found = {}
+        found: dict[bytes, int] = {}
         visits = 0
         while not listing.is_over(walk):
             visiting = asyncio.create_task(listing.visit(walk, b"", 3))

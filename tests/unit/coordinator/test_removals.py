@@ -39,13 +39,22 @@ def routes():
     return routes
 
 
+class ClockWithIds(Clock):
+    """Gives these instead of random bytes."""
+
+    def __init__(self, ids):
+        super().__init__()
+        self.ids = iter(ids)
+
+    def random_bytes(self, count):
+        del count
+        return next(self.ids)
+
+
 def removals_of(routes, *, cache=None, settings=QUICK, ids=None):
     cache = cache or ScriptedCache()
     totals = Totals(routes, foreign=routes, cache=cache)
-    clock = Clock()
-    if ids:
-        numbers = iter(ids)
-        clock.random_bytes = lambda _: next(numbers)
+    clock = Clock() if ids is None else ClockWithIds(ids)
     return Removals(routes, totals, bump=cache.bump, settings=settings, clock=clock)
 
 

@@ -38,9 +38,14 @@ async def test_what_was_accepted_is_there_after_a_restart(path):
 
 
 async def test_each_record_is_on_disk_before_its_caller_goes_on(path, monkeypatch):
-    synced = []
+    synced: list[int] = []
     real = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda file: (real(file), synced.append(path.stat().st_size)))
+
+    def note(file):
+        real(file)
+        synced.append(path.stat().st_size)
+
+    monkeypatch.setattr(os, "fdatasync", note)
     log = ReplayLog.open(path)
     await log.accept(kept(1))
     assert synced == [path.stat().st_size]

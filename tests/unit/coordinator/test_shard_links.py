@@ -2,10 +2,14 @@
 
 import asyncio
 import random
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from pycounter.coordinator.shard_links import ShardLink
+
+if TYPE_CHECKING:
+    from pycounter._native import RouterLink
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -77,8 +81,8 @@ class Server:
 async def ground():
     router, server = Router(), Server()
     address = await server.listen()
-    told = []
-    link = ShardLink("shard-0", router, on_connected=told.append, chance=random.Random(1))
+    told: list[bool] = []
+    link = ShardLink("shard-0", cast("RouterLink", router), on_connected=told.append, chance=random.Random(1))
     yield router, server, link, address, told
     await link.close()
     server.close()

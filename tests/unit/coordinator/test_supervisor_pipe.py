@@ -21,7 +21,7 @@ class Pipes:
         ours, self.to_us = os.pipe()
         self.from_us, theirs = os.pipe()
         self.descriptors = [ours, self.to_us, self.from_us, theirs]
-        self.versions = []
+        self.versions: list[int] = []
         self.ended = asyncio.Event()
         self.pipe = SupervisorPipe(
             lambda topology: self.versions.append(topology.version),
