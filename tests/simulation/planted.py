@@ -13,9 +13,11 @@ class Bug:
     """How to break a promise."""
 
     name: str
-    owner: type
+    #: A class or a module.
+    owner: Any
+    #: Of a method or a function.
     method: str
-    #: The text in the method's source, and what stands there instead.
+    #: The text in its source, and what stands there instead.
     right: str
     wrong: str
 

@@ -5,9 +5,13 @@ The seeds are always the same, so that the time it takes is too.
 
 import pytest
 
+from pycounter.client import id_client
 from pycounter.client.coalescer import Coalescer
 from pycounter.client.session import Session
 from pycounter.client.session_client import SessionClient
+from pycounter.coordinator.removals import Removals
+from pycounter.coordinator.shard_set import ShardSet
+from pycounter.coordinator.totals import Totals
 from tests.simulation.ledger import Violation
 from tests.simulation.planted import Bug, planted
 from tests.simulation.scenarios import simulate
@@ -81,8 +85,50 @@ SHARD_BUGS = [
 ]
 
 
+CLUSTER_BUGS = [
+    Bug(
+        "an operation that was sent goes to another shard when its own falls ill",
+        SessionClient,
+        "withdraw",
+        "taken = self._session.take_unsent(share)",
+        "taken = self._session.take_unsent(share) + [one for one in self._session.window if one.is_ambiguous]",
+    ),
+    Bug(
+        "the cache takes the value of a load that was begun before a write",
+        Totals,
+        "_load",
+        "cache.fill(key, total.total, version)",
+        "cache.fill(key, total.total, cache.begin(key))",
+    ),
+    Bug(
+        "a removal is repeated under a new id",
+        Removals,
+        "_options",
+        '{"id": operation_id}',
+        '{"id": self._clock.random_bytes(ID_BYTES)}',
+    ),
+    Bug(
+        "a diversion is noted only once it was answered",
+        ShardSet,
+        "server_of",
+        "self.foreign.note(other, key)",
+        "pass",
+    ),
+]
+NEW_IDS = Bug(
+    "what is sent again gets a new id",
+    id_client,
+    "_request_of",
+    '{"id": one.id, "level": level}',
+    '{"id": one.id + bytes([one.replays, len(str(one.failure)) % 251]), "level": level}',
+)
 #: With the scenario that they are looked for in, and from which seed on.
-BUGS = [("ids", 3000, REFUSAL_SETTLES), *(("shard", 1, bug) for bug in SHARD_BUGS)]
+BUGS = [
+    ("ids", 3000, REFUSAL_SETTLES),
+    *(("shard", 1, bug) for bug in SHARD_BUGS),
+    *(("cluster", 1, bug) for bug in CLUSTER_BUGS),
+    ("coordinator", 1, NEW_IDS),
+]
 
 
 def find(bug, scenario, first, count=SEEDS_MAX):

@@ -13,7 +13,7 @@ from tests.support.shard_process import ROOT
 #: So many parts, for the worker processes of a test run.
 PARTS = 4
 #: In each part.
-SEEDS = {"shard": 150, "ids": 30, "cluster": 80, "coordinator": 60}
+SEEDS = {"shard": 350, "ids": 25, "cluster": 60, "coordinator": 40}
 
 
 @pytest.mark.slow
