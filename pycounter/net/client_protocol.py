@@ -7,6 +7,7 @@ says in `_take_requests` what becomes of the rare requests that the engine leave
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -51,7 +52,7 @@ class EngineConnection(Protocol):
         """The transport is gone."""
 
 
-class ClientProtocol(asyncio.Protocol):
+class ClientProtocol(asyncio.Protocol, ABC):
     """The event loop's side of one connection.
 
     Args:
@@ -126,9 +127,9 @@ class ClientProtocol(asyncio.Protocol):
         else:
             self._adjust_reading()
 
+    @abstractmethod
     def _take_requests(self) -> None:
         """Takes the requests that the engine leaves to Python."""
-        raise NotImplementedError
 
     def pause_writing(self) -> None:
         """The client reads slower than replies come."""

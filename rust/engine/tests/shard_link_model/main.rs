@@ -5,6 +5,8 @@
 //!
 //! `PYCOUNTER_SEED=n cargo test -p pycounter-engine --test shard_link_model` runs one schedule.
 
+mod told;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,56 +14,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pycounter_engine::clock::Clock;
-use pycounter_engine::error_code::{Effect, ErrorCode};
+use pycounter_engine::error_code::ErrorCode;
 use pycounter_engine::folder::Recovery;
 use pycounter_engine::journal::JournalOptions;
 use pycounter_engine::journal::simulated_files::{Faults, Random, SimulatedFiles};
 use pycounter_engine::operation_id_table::OperationIdSettings;
-use pycounter_engine::router::shard_link::{LinkSettings, LinkStatistics, Outcome, Repeat, ShardLink};
+use pycounter_engine::router::shard_link::{LinkSettings, LinkStatistics, Repeat, ShardLink};
 use pycounter_engine::session_table::SessionSettings;
 use pycounter_engine::shard::{Shard, ShardSettings, StateSettings};
 use pycounter_engine::wire::msgpack_rpc as rpc;
 use pycounter_engine::wire::request::{Level, SessionId};
 use rmpv::Value;
+use told::{Asked, End, Kind, end, tell};
 
 const SCHEDULES: u64 = 1000;
 const STEPS: usize = 600;
 /// Small, so that the shard refuses by itself now and then.
 const DIRTY_COUNTERS_MAX: usize = 24;
+/// What every increment adds.
 const DELTA: i64 = 7;
-
-/// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Increment(Level),
-    IncrementWithId,
-    IncrementOnce,
-    /// Of the counter of this operation, which must hold so much.
-    Read {
-        of: usize,
-        expected: Option<i64>,
-    },
-    Unknown,
-}
-
-/// What was told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Counted(Level),
-    NotCounted,
-    Open,
-    Done,
-    /// Taken back before it was sent.
-    Taken,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    kind: Kind,
-    end: Option<End>,
-    /// The shard at the time of the question, then of the answer: it may be replaced by another one.
-    era: usize,
-}
 
 struct Connection {
     slot: usize,
@@ -540,54 +511,6 @@ impl World {
 fn add(sums: &mut Vec<i64>, values: &[i64]) {
     sums.resize(sums.len().max(values.len()), 0);
     sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-}
-
-fn end(asked: &mut [Asked], operation: usize, end: End, era: usize) {
-    let before = asked[operation].end.replace(end);
-    assert_eq!(before, None, "operation {operation} was told twice");
-    asked[operation].era = era;
-}
-
-fn tell(asked: &mut [Asked], operation: usize, outcome: Outcome<'_>, era: usize) {
-    let kind = asked[operation].kind;
-    let of_code = |code: ErrorCode| match code.effect() {
-        Effect::Nothing => End::NotCounted,
-        Effect::Before | Effect::Unknown => End::Open,
-    };
-    let told = match outcome {
-        Outcome::Value { value, level, .. } => {
-            assert_eq!(value, DELTA, "{kind:?}");
-            let Kind::Increment(wanted) = kind else { panic!("{kind:?} has a value") };
-            assert!(level >= wanted);
-            End::Counted(level)
-        }
-        Outcome::Reply(bytes) => {
-            let value = rmpv::decode::read_value(&mut &bytes[..]).expect("a value").as_i64().expect("a number");
-            match kind {
-                Kind::IncrementWithId | Kind::IncrementOnce => {
-                    assert_eq!(value, DELTA, "{kind:?}");
-                    End::Counted(Level::Durable)
-                }
-                Kind::Read { expected, .. } => {
-                    assert!(value == 0 || value == DELTA);
-                    let is_right = |expected| expected == value || (value == 0 && era != asked[operation].era);
-                    assert!(expected.is_none_or(is_right), "{kind:?} gave {value}");
-                    End::Done
-                }
-                Kind::Increment(_) | Kind::Unknown => panic!("{kind:?} has a reply"),
-            }
-        }
-        Outcome::Error { code, message } => {
-            assert!(code != ErrorCode::Internal && code != ErrorCode::IdReused, "{kind:?}: {outcome:?}");
-            assert_ne!(message, ErrorCode::AlreadySettled.meaning(), "it was acknowledged before it was told");
-            of_code(code)
-        }
-        Outcome::ErrorText(text) => {
-            let name = text.split(':').next().unwrap_or_default();
-            of_code(ErrorCode::from_name(name).expect("the shard knows its codes"))
-        }
-    };
-    end(asked, operation, told, era);
 }
 
 #[test]
