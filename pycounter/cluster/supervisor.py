@@ -25,7 +25,7 @@ from pycounter.cluster.control import ControlServer
 from pycounter.cluster.member import TICK_S, Member
 from pycounter.cluster.process_state import ProcessRecord
 from pycounter.cluster.public_sockets import listen_publicly
-from pycounter.coordinator.settings import CoordinatorSettings as TuningSettings
+from pycounter.coordinator.settings import TuningSettings
 from pycounter.errors import PyCounterError
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.settings import ClusterSettings

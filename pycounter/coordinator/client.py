@@ -28,7 +28,7 @@ from pycounter.coordinator.direct_route import DirectRoute
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
-from pycounter.coordinator.settings import CoordinatorSettings
+from pycounter.coordinator.settings import TuningSettings
 from pycounter.coordinator.shard_routes import Key
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.topology_watch import TopologyWatch
@@ -489,7 +489,7 @@ class Client:
         return " or ".join(format_address(*address) for address in self.settings.addresses)
 
 
-def _new_cache(settings: CoordinatorSettings) -> ReadCache:
+def _new_cache(settings: TuningSettings) -> ReadCache:
     return ReadCache(
         settings.cache_l1_entries,
         settings.cache_l1_ttl_s,

@@ -11,7 +11,7 @@ from pycounter.client import ClientSettings
 from pycounter.client.framing import Level
 from pycounter.client.retry import RetryPolicy
 from pycounter.client.settings import PoolSettings
-from pycounter.coordinator.settings import CoordinatorSettings
+from pycounter.coordinator.settings import TuningSettings
 from pycounter.errors import SettingsError
 from pycounter.topology import Address, parse_address
 
@@ -62,7 +62,7 @@ class ConnectSettings:
     #: Where the topology can't be watched, it is asked for so often.
     poll_interval_s: float = 1.0
     #: Everything about health, balance and the cache.
-    coordinator: CoordinatorSettings = field(default_factory=CoordinatorSettings)
+    coordinator: TuningSettings = field(default_factory=TuningSettings)
 
     def __post_init__(self) -> None:
         if not self.addresses:

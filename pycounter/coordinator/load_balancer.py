@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from pycounter.coordinator.settings import CoordinatorSettings
+from pycounter.coordinator.settings import TuningSettings
 from pycounter.coordinator.shard_health import SampleWindow, ShardHealth, State
 from pycounter.errors import Unavailable
 
@@ -67,7 +67,7 @@ class LoadBalancer:
         clock: seconds that only rise, such as the loop's `time`.
     """
 
-    def __init__(self, names: Sequence[str], settings: CoordinatorSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, names: Sequence[str], settings: TuningSettings, clock: Callable[[], float]) -> None:
         if not names:
             raise ValueError("a coordinator needs at least one shard")
         self._names = tuple(names)

@@ -26,7 +26,7 @@ from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
 from pycounter.coordinator.replay_log import ReplayLog
 from pycounter.coordinator.replayer import Replayer
-from pycounter.coordinator.settings import CoordinatorSettings as TuningSettings
+from pycounter.coordinator.settings import TuningSettings
 from pycounter.coordinator.shard_links import ShardLink
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals

@@ -8,14 +8,14 @@ from typing import Self
 
 from pycounter.errors import SettingsError
 
-__all__ = ["CoordinatorSettings"]
+__all__ = ["TuningSettings"]
 
 #: Shares of something: above 0, at most 1.
 _SHARES = ("health_errors_max", "recovery_ratio", "unhealthy_weight", "target_ratio", "replica_errors_max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinatorSettings:
+class TuningSettings:
     """What may be set on a coordinator, in a client's process or as a server.
 
     Raises:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from pycounter.coordinator.settings import CoordinatorSettings
+from pycounter.coordinator.settings import TuningSettings
 from pycounter.errors import RpcError
 
 __all__ = ["Breaker", "SampleWindow", "ShardHealth", "State", "is_shard_failure"]
@@ -111,7 +111,7 @@ class ShardHealth:
         note: called as `note(what, reason)` for every change, in words for people.
     """
 
-    def __init__(self, settings: CoordinatorSettings, note: Callable[[str, str], None]) -> None:
+    def __init__(self, settings: TuningSettings, note: Callable[[str, str], None]) -> None:
         self._settings = settings
         self._note = note
         self.window = SampleWindow(settings.health_samples, settings.health_window_s)

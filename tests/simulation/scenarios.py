@@ -9,7 +9,7 @@ from typing import Any
 
 from pycounter.client import ClientSettings
 from pycounter.coordinator.connect_settings import ConnectSettings, Route
-from pycounter.coordinator.settings import CoordinatorSettings as Tuning
+from pycounter.coordinator.settings import TuningSettings as Tuning
 from pycounter.errors import PyCounterError
 from pycounter.settings import CoordinatorSettings
 from pycounter.topology import ShardInfo, Topology

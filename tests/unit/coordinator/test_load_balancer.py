@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pycounter.coordinator.load_balancer import LoadBalancer
-from pycounter.coordinator.settings import CoordinatorSettings
+from pycounter.coordinator.settings import TuningSettings
 from pycounter.coordinator.shard_health import SampleWindow, is_shard_failure
 from pycounter.errors import BadKey, CounterOverflow, ReadOnly, SettingsError, Unavailable
 
-SETTINGS = CoordinatorSettings()
+SETTINGS = TuningSettings()
 
 
 class Clock:
@@ -27,7 +27,7 @@ class Clock:
 def balancer_of(shards: int, **settings: float) -> tuple[LoadBalancer, Clock]:
     clock = Clock()
     names = [f"shard-{number}" for number in range(shards)]
-    return LoadBalancer(names, CoordinatorSettings(**settings), clock), clock  # type: ignore[arg-type]
+    return LoadBalancer(names, TuningSettings(**settings), clock), clock  # type: ignore[arg-type]
 
 
 def feed(
@@ -353,16 +353,16 @@ def test_a_callers_fault_is_not_the_shards() -> None:
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
-        CoordinatorSettings(**wrong)  # type: ignore[arg-type]
+        TuningSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_settings_come_from_a_files_table() -> None:
-    settings = CoordinatorSettings.from_table({"health_latency_max_s": 1, "cache_l1_entries": 7})
+    settings = TuningSettings.from_table({"health_latency_max_s": 1, "cache_l1_entries": 7})
     assert (settings.health_latency_max_s, settings.cache_l1_entries) == (1.0, 7)
     assert settings.health_samples == SETTINGS.health_samples
     for wrong in ({"health": 1}, {"health_samples": 1.5}, {"recovery_s": "2"}, {"recovery_s": True}, {"recovery_s": 0}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
-            CoordinatorSettings.from_table(wrong)
+            TuningSettings.from_table(wrong)
 
 
 LATENCIES = st.one_of(st.floats(0, 0.3), st.sampled_from([0.0399, 0.04, 0.0499, 0.05, 2.0]))
