@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pycounter.errors import IsBackup, StorageError
 from pycounter.storage.checkpoint_store import CheckpointStore
 
-__all__ = ["CLUSTER_FILE_NAME", "Recoverable", "open_folder"]
+__all__ = ["CLUSTER_FILE_NAME", "Recoverable", "Rows", "load_checkpoint", "open_folder"]
 
 ROOT_KEY = b"root"
 #: Says that a folder is a backup, and of what.
@@ -32,6 +32,19 @@ class Recoverable(Protocol):
 
     def close_folder(self) -> None:
         """Unlocks the folder of one that was not started."""
+
+
+class Rows(Protocol):
+    """What loading needs of a `CheckpointStore`."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """A row."""
+
+    def keys(self) -> list[bytes]:
+        """Of all rows."""
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Drops rows."""
 
 
 F = TypeVar("F", bound=Recoverable)
@@ -65,7 +78,7 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
     try:
         store = CheckpointStore(directory)
         try:
-            _load(engine, store)
+            load_checkpoint(engine, store)
         except BaseException:
             store.close()
             raise
@@ -75,7 +88,8 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
     return engine, store
 
 
-def _load(engine: Recoverable, store: CheckpointStore) -> None:
+def load_checkpoint(engine: Recoverable, store: Rows) -> None:
+    """Gives the engine what the store has, and deletes what belongs to no checkpoint. Raises StorageError."""
     named = engine.load_root(store.get(ROOT_KEY))
     for key in named:
         engine.load_page(key, store.get(key))

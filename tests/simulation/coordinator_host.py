@@ -95,9 +95,9 @@ class CoordinatorHost:
             connection._connection.shutdown()
 
     async def settled(self) -> None:
-        """Waits until it keeps nothing for a shard."""
-        while self._routing is not None and not (
-            self._routing.router.is_settled() and not self._routing.replayer.status()["waiting"]
+        """Waits until it runs and keeps nothing for a shard."""
+        while (
+            self._routing is None or not self._routing.router.is_settled() or self._routing.replayer.status()["waiting"]
         ):
             await asyncio.sleep(0.05)
 

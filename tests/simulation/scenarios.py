@@ -95,6 +95,8 @@ class ShardWorld(World):
     def _make_shard(self, name: str, settings: dict[str, Any], chance: random.Random) -> ShardHost:
         shard = ShardHost(self.loop, self.network, name, self.part(), log=self.log, settings=settings)
         shard.disk_weather = DiskWeather(slow=chance.choice([0.0, 0.1]), slow_s=chance.choice([0.1, 2.0]))
+        shard.checkpoints = chance.choice([0.0, 0.02, 0.2])
+        shard.settings["segment_bytes"] = chance.choice([512, 8192])
         self.shards.append(shard)
         return shard
 

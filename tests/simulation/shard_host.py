@@ -12,6 +12,9 @@ from pycounter._native import Shard, SimulatedDisk
 from pycounter.errors import StorageError
 from pycounter.net.clients import Clients
 from pycounter.server.shard_protocol import ShardProtocol
+from pycounter.storage.checkpointer import Checkpointer
+from pycounter.storage.recovery import load_checkpoint
+from tests.simulation.memory_store import Died, MemoryStore
 from tests.simulation.network import Network
 from tests.simulation.virtual_loop import VirtualLoop
 
@@ -40,6 +43,7 @@ class Process:
     def __init__(self, host: "ShardHost", shard: Shard) -> None:
         self.host = host
         self.shard = shard
+        self.checkpointer = Checkpointer(shard, host.store, log_bytes=1, interval_s=1.0)  # type: ignore[arg-type]
         self.clients = Clients(connections_max=CONNECTIONS_MAX, held_bytes_max=HELD_BYTES_MAX)
         self.alive = True
         self._step_scheduled = False
@@ -107,7 +111,27 @@ class Process:
         if self._may_run(self.tick):
             self.shard.tick()
             self._look()
+            if self.host.chance.random() < self.host.checkpoints:
+                self._checkpoint()
             self.host.loop.call_later(TICK_S, self.tick)
+
+    def _checkpoint(self) -> None:
+        """Everything that is durable now goes into pages; the process may die between two of its steps."""
+        host = self.host
+        if host.chance.random() < host.dies_in_checkpoint:
+            host.store.die_after = host.chance.randrange(6)
+        try:
+            folded = self.checkpointer.checkpoint()
+        except StorageError as error:
+            host.log("%s: the checkpoint failed: %s", host.name, error)
+            if host.is_doomed:
+                host.loop.call_soon(host.kill, "in the middle of a checkpoint")
+        except Died:
+            host.loop.call_soon(host.kill, "in the middle of a checkpoint")
+        else:
+            host.log("%s: checkpoint of commit %d", host.name, folded)
+        finally:
+            host.store.die_after = None
 
 
 class ShardHost:
@@ -131,6 +155,11 @@ class ShardHost:
         self.log = log
         self.disk = SimulatedDisk(chance.getrandbits(64))
         self.disk_weather = DiskWeather()
+        self.store = MemoryStore(random.Random(chance.getrandbits(64)))
+        #: The chance of a checkpoint at each tick.
+        self.checkpoints = 0.0
+        #: The chance that the process dies in one.
+        self.dies_in_checkpoint = 0.1
         self.process: Process | None = None
         self.kills = 0
         self.starts = 0
@@ -164,11 +193,12 @@ class ShardHost:
         shard = None
         try:
             shard = Shard(f"/{self.name}", name=self.name, simulated=self.disk, **self.settings)
-            shard.load_root(None)
+            load_checkpoint(shard, self.store)
             process = Process(self, shard)
             replayed = shard.start(process.call_soon)
         except StorageError as error:
             self.log("%s: can't start: %s", self.name, error)
+            self.store.crash(power=False)
             self.disk.kill()
             if shard is not None:
                 shard.close_folder()
@@ -210,6 +240,7 @@ class ShardHost:
             self.network.silent.add(self.name)
         for endpoint in self.network.endpoints(self.name):
             endpoint.go_silent() if power else endpoint.vanish()
+        self.store.crash(power=power)
         if power:
             self.disk.crash()
         else:

@@ -76,6 +76,7 @@ class Trouble:
             while shard.freezes:
                 shard.thaw()
             shard.disk.fail_next(0)
+            shard.dies_in_checkpoint = 0.0
             shard.disk_weather = DiskWeather()
             if shard.process is not None and shard.is_doomed:
                 shard.kill("it was about to")
