@@ -47,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--hostile", type=int, default=1, metavar="N", help="N times as many bytes and connections in the hostile tests"
     )
+    parser.addoption("--histories", type=int, default=1, metavar="N", help="N times as many histories are simulated")
 
 
 @pytest.hookimpl(tryfirst=True)

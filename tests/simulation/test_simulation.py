@@ -17,18 +17,19 @@ SEEDS = {"shard": 350, "ids": 25, "cluster": 60, "coordinator": 40}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("scenario", SEEDS)
-def test_every_history_keeps_every_promise(scenario, part, seed):
-    first = random.Random(seed).randrange(10**9)
+def test_every_history_keeps_every_promise(scenario, part, seed, request):
+    first, count = random.Random(seed).randrange(10**9), SEEDS[scenario] * request.config.getoption("--histories")
     print(f"seeds from {first}")
     acknowledged = kills = 0
-    for number in range(first, first + SEEDS[scenario]):
+    for number in range(first, first + count):
         report = simulate(scenario, number)
         acknowledged += report.acknowledged
         kills += report.kills
-    assert acknowledged > 5 * SEEDS[scenario], "nearly nothing was counted: the simulation tests nothing"
-    assert kills > SEEDS[scenario], "nearly nobody died: the simulation tests nothing"
+    assert acknowledged > 5 * count, "nearly nothing was counted: the simulation tests nothing"
+    assert kills > count, "nearly nobody died: the simulation tests nothing"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
