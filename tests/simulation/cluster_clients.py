@@ -2,20 +2,24 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pycounter._native import ReadCache
 from pycounter.coordinator.client import Client
 from pycounter.coordinator.connect_settings import ConnectSettings
-from pycounter.errors import RemovalUnsettled, RpcError
+from pycounter.errors import BY_CODE, RemovalUnsettled, RpcError
 from pycounter.topology import Topology
 from tests.simulation.callers import PATIENCE_S, Callers, Work, is_refusal
-from tests.simulation.ledger import Ledger, Violation
+from tests.simulation.ledger import Ledger, Operation, Violation
+from tests.simulation.resp_connection import RespConnection
 from tests.simulation.virtual_loop import VirtualLoop
 
 #: Attempts of a removal under one id.
 ATTEMPTS_MAX = 4
+#: The code in the text of a RESP error.
+REFUSAL = re.compile(r"\((\w+)\)$")
 
 
 class ClusterCallers(Callers):
@@ -34,6 +38,7 @@ class ClusterCallers(Callers):
         "flush": 0.3,
         "bare": 2,
         "notified": 1,
+        "resp": 2,
     }
 
     def __init__(
@@ -205,6 +210,38 @@ class ClusterCallers(Callers):
                 self.log("%s: %d", operation, value)
                 self.ledger.acknowledge(operation, value, "durable", is_whole=False)
         return None
+
+    async def _resp(self, who: str) -> None:
+        """Increments of a Redis client, one behind the other on a connection of their own."""
+        if self._is_direct:
+            return
+        address = self.chance.choice(self._settings.addresses)
+        try:
+            async with asyncio.timeout(2.0):
+                _, connection = await self.loop.create_connection(RespConnection, *address)
+        except OSError as error:
+            self.log("%s: %r", who, error)
+            return
+        operations = [self.ledger.begin(who, self.key_of("durable")) for _ in range(self.chance.randint(1, 4))]
+        try:
+            replies = [connection.ask("INCRBY", operation.key, str(operation.delta)) for operation in operations]
+            await asyncio.wait(replies, timeout=self.chance.choice([0.01, 1.0, 10.0]))
+            for operation, reply in zip(operations, replies, strict=True):
+                self._take_reply(operation, reply)
+        finally:
+            for operation in operations:
+                self.ledger.give_up(operation)
+            connection.close()
+
+    def _take_reply(self, operation: Operation, reply: asyncio.Future[int | str]) -> None:
+        if not reply.done():
+            return
+        said = reply.result()
+        self.log("%s: %s", operation, said)
+        if isinstance(said, int):
+            self.ledger.acknowledge(operation, said, "durable", is_whole=False)
+        elif said.startswith("-") and (code := REFUSAL.search(said)) and BY_CODE[code[1]].effect == "nothing":
+            self.ledger.refuse(operation)
 
     async def _notified(self, who: str) -> None:
         """An increment that nobody waits for."""

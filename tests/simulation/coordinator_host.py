@@ -70,6 +70,24 @@ class CoordinatorHost:
         self._server, self._routing = server, routing
         self.network.listen(*self.address, lambda: CoordinatorProtocol(server))
 
+    def stop(self) -> None:
+        """An orderly end: what is in is answered, nobody new is let in."""
+        server, routing = self._server, self._routing
+        if server is None or routing is None:
+            return
+        self.log("%s: stops", self.name)
+        self._server = self._routing = None
+        self.network.stop_listening(*self.address)
+        with calls_from(self.calling_name):
+            self._ending = self.loop.create_task(self._stop(server, routing), name=f"{self.name} stops")
+
+    async def _stop(self, server: CoordinatorServer, routing: Routing) -> None:
+        await server._drain(routing)
+        await self._end(server, routing)
+        for name in (self.name, self.calling_name):
+            for endpoint in self.network.endpoints(name):
+                endpoint.vanish()
+
     def kill(self, why: str) -> None:
         """Nothing of it can be seen any more; what is left only ends its tasks."""
         server, routing = self._server, self._routing

@@ -47,6 +47,7 @@ class ShardWorld(World):
     """Session clients of one shard."""
 
     #: The chance of a shard that has room for few changed counters, and how many.
+    route: Route = "direct"
     narrow = 0.3
     narrow_counters = 3
 
@@ -76,8 +77,8 @@ class ShardWorld(World):
             hurried=chance.choice([0.0, 0.1, 0.4]),
         )
         self.plan = Plan(events=chance.choice([0, 2, 4, 8]), within_s=within_s)
-        if not issubclass(callers, ClusterCallers):
-            del self.plan.kinds["kill_coordinator"]
+        if self.route != "coordinator":
+            del self.plan.kinds["kill_coordinator"], self.plan.kinds["stop_coordinator"]
         self._narrow_down(chance)
         self.network.weather = Weather(
             latency_s=chance.choice([0.00005, 0.001, 0.02]),
@@ -134,8 +135,6 @@ class IdWorld(ShardWorld):
 
 class ClusterWorld(ShardWorld):
     """Clients that go straight to the shards of a cluster."""
-
-    route: Route = "direct"
 
     def _make(self, chance: random.Random) -> None:
         self._make_plan(chance, ClusterCallers, chance.choice([0.5, 3.0, 8.0]))

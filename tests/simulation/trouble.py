@@ -25,6 +25,7 @@ def _kinds() -> dict[str, float]:
         "failing_disk": 2,
         "kill_client": 0.5,
         "kill_coordinator": 1,
+        "stop_coordinator": 1,
     }
 
 
@@ -209,3 +210,7 @@ class Trouble:
     def _kill_coordinator(self) -> None:
         if self.coordinators:
             self.chance.choice(self.coordinators).kill("as the plan says")
+
+    def _stop_coordinator(self) -> None:
+        if self.coordinators:
+            self.chance.choice(self.coordinators).stop()
