@@ -16,6 +16,19 @@ from tests.simulation.virtual_loop import VirtualLoop
 PORT = 7400
 
 
+class NumberedCoordinatorProtocol(CoordinatorProtocol):
+    """With a number for its hash, so that a server's clients have one order in every process."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, server: CoordinatorServer, number: int) -> None:
+        super().__init__(server)
+        self._number = number
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class CoordinatorHost:
     """A machine on which a coordinator's process runs, or doesn't."""
 
@@ -68,7 +81,7 @@ class CoordinatorHost:
             server._routing, server.router = routing, routing.router
             routing.start()
         self._server, self._routing = server, routing
-        self.network.listen(*self.address, lambda: CoordinatorProtocol(server))
+        self.network.listen(*self.address, lambda: NumberedCoordinatorProtocol(server, self.loop.number()))
 
     def stop(self) -> None:
         """An orderly end: what is in is answered, nobody new is let in."""

@@ -37,6 +37,19 @@ class DiskWeather:
     wake_s: float = 0.0002
 
 
+class NumberedShardProtocol(ShardProtocol):
+    """With a number for its hash, so that a server's clients have one order in every process."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, server: Any, number: int) -> None:
+        super().__init__(server)
+        self._number = number
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class Process:
     """One run of the shard's server; nothing of it is left once it died. What `ShardProtocol` needs of a server."""
 
@@ -207,7 +220,7 @@ class ShardHost:
         self.log("%s: started, epoch %d, %d commits replayed", self.name, shard.epoch, replayed)
         shard.set_topology(f"{self.name}:{PORT}")
         self.process = process
-        self.network.listen(*self.address, lambda: ShardProtocol(process))  # type: ignore[arg-type]
+        self.network.listen(*self.address, lambda: NumberedShardProtocol(process, self.loop.number()))
         self.loop.call_later(TICK_S * self.chance.random(), process.tick)
 
     def freeze(self) -> None:

@@ -21,6 +21,24 @@ class Stuck(AssertionError):
     """Nothing can happen any more, or too much does."""
 
 
+class _Task(asyncio.Task[Any]):
+    """With a number for its hash, so that sets of tasks have one order in every process."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Future(asyncio.Future[Any]):
+    """The same."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Runs coroutines in virtual time.
 
@@ -43,6 +61,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.problems: list[str] = []
         #: Decides who is reached by `create_connection`.
         self.connector: Callable[..., Coroutine[Any, Any, Any]] | None = None
+        self._numbers = 0
         self.set_exception_handler(self._note_problem)
 
     @staticmethod
@@ -66,6 +85,24 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self._now
+
+    def number(self) -> int:
+        """Another one each time."""
+        self._numbers += 1
+        return self._numbers
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:  # type: ignore[override]
+        self._check_closed()  # type: ignore[attr-defined]
+        task = _Task.__new__(_Task)
+        task.number = self.number()
+        task.__init__(coro, loop=self, name=name, context=context)  # type: ignore[misc]
+        return task
+
+    def create_future(self) -> asyncio.Future[Any]:
+        future = _Future.__new__(_Future)
+        future.number = self.number()
+        future.__init__(loop=self)  # type: ignore[misc]
+        return future
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
