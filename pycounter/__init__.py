@@ -20,37 +20,45 @@ if sys.platform != "linux":
 from pycounter._native import DEBUG_BUILD, VERSION
 
 __version__ = VERSION
-__all__ = ["Counters", "HashRing", "__version__", "connect", "connect_blocking", "open"]
+__all__ = [
+    "BlockingClient",
+    "Client",
+    "Counters",
+    "HashRing",
+    "__version__",
+    "connect",
+    "connect_blocking",
+    "open",
+]
 
 if DEBUG_BUILD:  # pragma: no cover
     warnings.warn("pycounter._native is a debug build: many times slower than a release build", stacklevel=2)
 
 if TYPE_CHECKING:
     from pycounter._native import Counters, HashRing
-    from pycounter.coordinator.blocking_client import connect_blocking
+    from pycounter.coordinator.blocking_client import BlockingClient, connect_blocking
+    from pycounter.coordinator.client import Client
     from pycounter.coordinator.connecting import connect
     from pycounter.embedded import open  # noqa: A004
 
+#: Imported on first use, so that `import pycounter` stays quick.
+_HOMES = {
+    "BlockingClient": "pycounter.coordinator.blocking_client",
+    "Client": "pycounter.coordinator.client",
+    "Counters": "pycounter._native",
+    "HashRing": "pycounter._native",
+    "connect": "pycounter.coordinator.connecting",
+    "connect_blocking": "pycounter.coordinator.blocking_client",
+    "open": "pycounter.embedded",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, so that `import pycounter` stays quick.
-    if name in {"Counters", "HashRing"}:
-        from pycounter import _native
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(_native, name)
-    if name == "open":
-        from pycounter.embedded import open as open_
-
-        return open_
-    if name == "connect":
-        from pycounter.coordinator.connecting import connect
-
-        return connect
-    if name == "connect_blocking":
-        from pycounter.coordinator.blocking_client import connect_blocking
-
-        return connect_blocking
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ It runs on the loop of the test, and sees bytes only, so that it can stand befor
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class Direction:
     reset: bool = False
     #: Each chunk comes so much later.
     delay_s: float = 0.0
+    #: And up to so much later still, drawn for each chunk. Chunks keep their order.
+    jitter_s: float = 0.0
     #: Not faster than this; None is no bound.
     bytes_per_s: float | None = None
     #: Nothing passes any more, and nobody is told.
@@ -35,8 +38,9 @@ class FaultProxy:
     `cut_after` counts the bytes of one connection. `blackhole()` and `restore()` act on the open ones too.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], seed: int = 1) -> None:
         self.target = target
+        self.random = random.Random(seed)
         self.to_server = Direction()
         self.to_client = Direction()
         self.connections = 0
@@ -115,8 +119,8 @@ class FaultProxy:
         try:
             while data := await source.read(CHUNK_BYTES):
                 direction: Direction = getattr(self, way)
-                if direction.delay_s:
-                    await asyncio.sleep(direction.delay_s)
+                if direction.delay_s or direction.jitter_s:
+                    await asyncio.sleep(direction.delay_s + self.random.uniform(0, direction.jitter_s))
                 if direction.bytes_per_s:
                     await asyncio.sleep(len(data) / direction.bytes_per_s)
                 if direction.swallow:
