@@ -34,7 +34,7 @@
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
-use foldhash::quality::RandomState;
+use foldhash::quality::SeedableRandomState;
 use hashbrown::HashTable;
 
 use crate::atomics::{AtomicU64, Mutex, Ordering, lock};
@@ -169,7 +169,7 @@ pub struct ReadCache {
     settings: ReadCacheSettings,
     versions: Box<[AtomicU64]>,
     contents: Mutex<Contents>,
-    hasher: RandomState,
+    hasher: SeedableRandomState,
     clock: Clock,
     began: Instant,
     /// A load has begun, ever. The standard one under the model checker too: it is a hint for one thread.
@@ -207,7 +207,7 @@ impl ReadCache {
             settings,
             versions: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             contents: Mutex::new(contents),
-            hasher: RandomState::default(),
+            hasher: SeedableRandomState::random(),
             clock,
             began,
             is_used: std::sync::atomic::AtomicBool::new(false),

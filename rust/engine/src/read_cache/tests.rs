@@ -1,6 +1,7 @@
 //! Levels, versions, bounds and evictions, by a clock that the tests set; and any steps against a plain map.
 
 use super::*;
+use foldhash::SharedSeed;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +10,10 @@ use std::thread;
 
 fn cache(settings: ReadCacheSettings) -> (ReadCache, Clock) {
     let clock = Clock::by_hand();
-    (ReadCache::new(settings, clock.clone()), clock)
+    let mut cache = ReadCache::new(settings, clock.clone());
+    // The sketch may take a cold key for a hot one that shares its counters: which do is the same in each run.
+    cache.hasher = SeedableRandomState::with_seed(1, SharedSeed::global_fixed());
+    (cache, clock)
 }
 
 fn load(cache: &ReadCache, key: &[u8], value: i64) -> bool {
