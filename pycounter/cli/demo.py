@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import itertools
 import json
 import logging
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pycounter.cluster.control import ask_supervisor
+from pycounter.cluster.parent import die_with_parent
 from pycounter.coordinator.client import Client
 from pycounter.coordinator.connecting import connect
 from pycounter.errors import PyCounterError, Unavailable
@@ -57,7 +57,6 @@ POLL_S = 0.02
 HOLD_SHARE = 0.1
 #: Without progress for so long, all clients are held.
 HELD_S = 1.0
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -186,13 +185,10 @@ async def _read_all(port: int) -> dict[bytes, int]:
         return {key: value async for key, value in client.scan()}
 
 
-def die_with_parent() -> None:
-    """For a child process: not to outlive its parent, even if that is killed with -9."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 #: The command `pycounter`, in a process that ends with its parent.
-_SERVE = "from pycounter.cli.demo import die_with_parent; die_with_parent(); from pycounter.cli import main; main()"
+_SERVE = (
+    "from pycounter.cluster.parent import die_with_parent; die_with_parent(); from pycounter.cli import main; main()"
+)
 
 
 class _Cluster:

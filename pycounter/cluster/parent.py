@@ -8,11 +8,16 @@ import signal
 import sys
 from collections.abc import Mapping
 
-__all__ = ["SUPERVISOR_VARIABLE", "die_with_supervisor"]
+__all__ = ["SUPERVISOR_VARIABLE", "die_with_parent", "die_with_supervisor"]
 
 #: The process id of the supervisor, in the environment of its children.
 SUPERVISOR_VARIABLE = "PYCOUNTER_SUPERVISOR"
 _PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """For a child process: has the system kill it when its parent ends, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def die_with_supervisor(environment: Mapping[str, str]) -> None:
@@ -23,7 +28,7 @@ def die_with_supervisor(environment: Mapping[str, str]) -> None:
     told = environment.get(SUPERVISOR_VARIABLE)
     if told is None:
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     # It may have ended before this process said that it wants to be told.
     if str(os.getppid()) != told:
         sys.exit(f"pycounter: the supervisor {told} has ended, or is another process's parent: not starting")

@@ -10,11 +10,11 @@ import socket
 import time
 
 from pycounter.errors import PyCounterError
+from pycounter.net.server_process import BACKLOG
 from pycounter.topology import format_address
 
 __all__ = ["listen_publicly"]
 
-BACKLOG = 1024
 #: How long to wait for a port that processes of the last run may still hold: they are being killed.
 WAIT_S = 5.0
 POLL_S = 0.05

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from pycounter.coordinator.supervisor_pipe import SupervisorPipe
 from pycounter.errors import Overloaded, RpcError
 from pycounter.net.clients import Clients
 from pycounter.net.security import read_token, server_tls
+from pycounter.net.server_process import BACKLOG, hand_over_quickly
 from pycounter.net.tls_listener import TlsListener
 from pycounter.settings import CoordinatorSettings
 from pycounter.topology import Topology, format_address
@@ -32,9 +32,6 @@ __all__ = ["CoordinatorServer"]
 
 _log = logging.getLogger(__name__)
 
-BACKLOG = 1024
-#: A thread that waits for the interpreter beside the busy loop gets it after this time instead of 5 ms.
-SWITCH_INTERVAL_S = 1e-4
 FACTS_S = 0.5
 #: So long a start waits for its shards before it takes clients, who would wait too.
 LINK_TIMEOUT_S = 1.0
@@ -83,7 +80,7 @@ class CoordinatorServer:
             OSError: a socket can't be listened on.
         """
         loop = asyncio.get_running_loop()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        hand_over_quickly()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         self._pipe.start()

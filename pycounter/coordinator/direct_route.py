@@ -17,11 +17,11 @@ from pycounter.client.framing import Level
 from pycounter.coordinator.shard_handle import ShardHandle
 from pycounter.coordinator.shard_routes import Key, key_bytes
 from pycounter.coordinator.shard_set import ShardSet
+from pycounter.coordinator.total import I64
 from pycounter.errors import BadDelta, BadKey, BadRequest, InternalError, RpcError, Unavailable
 
 __all__ = ["DirectRoute"]
 
-_I64 = range(-(2**63), 2**63)
 _Item = tuple[Key, int]
 
 
@@ -183,7 +183,7 @@ def _checked(item: Any) -> bytes:
     """The key of an item that can be sent. Raises RpcError."""
     match item:
         case [key, int() as delta] if not isinstance(delta, bool):
-            if delta not in _I64:
+            if delta not in I64:
                 raise BadDelta(f"a delta is a signed 64-bit integer, not {delta}: nothing was applied")
             return key_bytes(key)
         case [key, _]:

@@ -17,6 +17,7 @@ from pycounter.client.backoff import Backoff
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
+from pycounter.coordinator.total import I64
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import (
     BadDelta,
@@ -31,7 +32,6 @@ from pycounter.errors import (
 
 __all__ = ["RemovalSettings", "Removals"]
 
-_I64 = range(-(2**63), 2**63)
 ID_BYTES = 16
 ID_BYTES_MAX = 64
 #: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
@@ -155,7 +155,7 @@ class Removals:
     ) -> int | None:
         """As `set`, but None where there was no such counter."""
         encoded = key_bytes(key)
-        if type(value) is not int or value not in _I64:
+        if type(value) is not int or value not in I64:
             raise BadDelta("a value to set is a signed 64-bit integer: nothing was sent")
         self.need_all("set")
         timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
@@ -294,9 +294,9 @@ def _steps(difference: int) -> list[int]:
     Raises:
         CounterOverflow: no counter of 64 bits goes so far.
     """
-    if difference in _I64:
+    if difference in I64:
         return [difference]
     half = difference // 2
-    if half not in _I64 or difference - half not in _I64:
+    if half not in I64 or difference - half not in I64:
         raise CounterOverflow("the difference is beyond what a counter can hold: nothing was applied")
     return [half, difference - half]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Total", "wire_integer"]
+__all__ = ["I64", "Total", "wire_integer"]
 
-_I64 = range(-(2**63), 2**63)
+#: What a counter of one shard can hold, and a delta be.
+I64 = range(-(2**63), 2**63)
 
 
 def wire_integer(value: int) -> int | str:
     """A sum as replies carry it: an integer of 64 bits, a decimal text beyond that."""
-    return value if value in _I64 else str(value)
+    return value if value in I64 else str(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

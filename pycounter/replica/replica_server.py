@@ -15,6 +15,7 @@ from pycounter._native import VERSION, Replica
 from pycounter.net.client_protocol import ClientProtocol
 from pycounter.net.clients import Clients
 from pycounter.net.security import check_exposure, read_token
+from pycounter.net.server_process import BACKLOG
 from pycounter.replica.follower import Follower
 from pycounter.replica.replica_settings import ReplicaSettings
 from pycounter.topology import format_address
@@ -22,7 +23,6 @@ from pycounter.topology import format_address
 __all__ = ["ReplicaServer"]
 
 TICK_S = 0.1
-BACKLOG = 1024
 #: After so long without news `watch_topology` answers all the same; and so many may wait.
 WATCH_S = 25.0
 WATCHERS_MAX = 10_000

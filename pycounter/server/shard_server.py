@@ -12,7 +12,6 @@ import ctypes
 import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from pycounter._native import VERSION, HashRing, Shard
 from pycounter.errors import RpcError, SettingsError, StorageError
 from pycounter.net.clients import Clients
 from pycounter.net.security import check_exposure, read_token, server_tls
+from pycounter.net.server_process import BACKLOG, hand_over_quickly
 from pycounter.net.tls_listener import TlsListener
 from pycounter.server.shard_protocol import ShardProtocol
 from pycounter.server.tail_service import TailService
@@ -29,6 +29,7 @@ from pycounter.settings import ServerSettings, parse_ring
 from pycounter.storage.backup import write_backup
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import open_folder
+from pycounter.topology import format_address
 
 __all__ = ["ShardServer"]
 
@@ -38,11 +39,8 @@ TICK_S = 0.1
 #: glibc's name for it in malloc.h.
 M_MMAP_THRESHOLD = -3
 POLL_S = 0.002
-BACKLOG = 1024
 #: The name of a new folder's shard, if none is given.
 NAME = "shard-0"
-#: A thread that waits for the interpreter beside the busy loop gets it after this time instead of 5 ms.
-SWITCH_INTERVAL_S = 1e-4
 #: Blocks of memory from this size on go back to the system when they are freed.
 LARGE_BLOCK_BYTES = 512 * 1024
 #: How many requests of a method may be under way. Of backups one is made at a time.
@@ -130,7 +128,7 @@ class ShardServer:
             OSError: the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        hand_over_quickly()
         _give_back_large_blocks()
         try:
             replayed = self.shard.start(loop.call_soon)
@@ -151,7 +149,7 @@ class ShardServer:
             self._checkpointer.stop(checkpoint=False)
             self.shard.stop()
             raise
-        address = _address(listener.sockets[0].getsockname())
+        address = format_address(*listener.sockets[0].getsockname()[:2])
         self.shard.set_topology(address)
         self._checkpointer.start()
         idle = self.clients.close_idle(self.settings.idle_timeout_s)
@@ -283,8 +281,3 @@ def _give_back_large_blocks() -> None:
     """Has the C library keep none of a checkpoint's memory for later, as far as it can be told."""
     with contextlib.suppress(AttributeError):  # musl has no such call, and always gives them back
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-
-
-def _address(name: tuple[object, ...]) -> str:
-    host = str(name[0])
-    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"

@@ -14,6 +14,7 @@ mod atomics;
 mod cell;
 pub mod checkpoint;
 pub mod clock;
+mod connection_input;
 pub mod counter_snapshot;
 pub mod counter_store;
 pub mod embedded;

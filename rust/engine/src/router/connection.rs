@@ -3,42 +3,11 @@
 
 use super::host_requests::{HostRequest, OpenRequest};
 use super::reply_row::ReplyRow;
-use crate::resp_connection::{RespState, Transaction};
-use crate::wire::msgpack_rpc::FrameScanner;
-use crate::wire::resp::Version;
-use crate::wire::scan;
+use crate::connection_input::Protocol;
+use crate::resp_connection::Transaction;
 
 /// Memory of a reply that is owed, wherever it is waited for: here, in a link, in a row.
 const OWED_REPLY_BYTES: usize = 64;
-
-/// What a connection speaks, known from its first byte on.
-#[derive(Debug)]
-pub(super) enum Protocol {
-    /// Nothing was received.
-    Unknown,
-    /// MessagePack-RPC.
-    MsgpackRpc(FrameScanner),
-    /// RESP, version 2 or 3.
-    Resp(Box<RespState>),
-}
-
-impl Protocol {
-    /// By a connection's first byte; `None` if it is no protocol's.
-    pub(super) fn detect(first: u8) -> Option<Self> {
-        Some(match scan::detect(first)? {
-            scan::Protocol::MsgpackRpc => Self::MsgpackRpc(FrameScanner::default()),
-            scan::Protocol::Resp => Self::Resp(Box::default()),
-        })
-    }
-
-    /// How RESP replies are written.
-    pub(super) const fn version(&self) -> Version {
-        match self {
-            Self::Resp(state) => state.version,
-            _ => Version::Resp2,
-        }
-    }
-}
 
 /// Why nothing more of a connection is carried out for now.
 #[derive(Debug)]
@@ -218,11 +187,6 @@ impl Connection {
     /// `msgpack-rpc`, `resp2`, `resp3`, or nothing yet.
     #[must_use]
     pub fn protocol_name(&self) -> &'static str {
-        match &self.protocol {
-            Protocol::Unknown => "",
-            Protocol::MsgpackRpc(_) => "msgpack-rpc",
-            Protocol::Resp(state) if state.version == Version::Resp3 => "resp3",
-            Protocol::Resp(_) => "resp2",
-        }
+        self.protocol.name()
     }
 }

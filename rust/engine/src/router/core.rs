@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::connection::{Connection, Hold, Protocol};
+use super::connection::{Connection, Hold};
 use super::gather::Gather;
 use super::groups::{IncrGroup, ReadGroup};
 use super::host_requests;
@@ -14,6 +14,7 @@ use super::reply_row::Reply;
 use super::slab::{Place, Slab};
 use super::statistics::{Statistics, Stopwatch};
 use super::waiter::{Kind, Waiter};
+use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
 use crate::foreign_keys::ForeignKeys;
 use crate::read_cache::ReadCache;

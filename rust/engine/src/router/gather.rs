@@ -1,12 +1,12 @@
 //! Requests that several answers of shards make up: sums of what shards hold of a counter, several counters, several
 //! increments. Sums have 128 bits.
 
-use super::connection::Protocol;
 use super::core::{Core, Late, large};
 use super::link_types::Outcome;
 use super::reply_row::Reply;
 use super::slab::Place;
 use super::waiter::{Kind, Waiter};
+use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
 use crate::read_cache::ReadCache;
 use crate::wire::msgpack_rpc as rpc;

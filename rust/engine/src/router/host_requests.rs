@@ -4,9 +4,10 @@
 //! answer; on MessagePack-RPC only until it has started, as replies there may overtake each other.
 
 use super::Router;
-use super::connection::{Connection, Hold, Protocol};
+use super::connection::{Connection, Hold};
 use super::link_calls::split_error;
 use super::slab::Place;
+use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
 use crate::wire::msgpack_rpc::reader::{Reader, Value};
 use crate::wire::msgpack_rpc::{self as rpc};

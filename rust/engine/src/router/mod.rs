@@ -48,13 +48,13 @@ pub use slab::Place;
 pub use statistics::{Sample, Statistics};
 
 use self::core::Core;
+use crate::connection_input::Protocol;
 use crate::foreign_keys::ForeignKeys;
 use crate::hash_ring::HashRing;
 use crate::limits::GREETING_BYTES_MAX;
 use crate::read_cache::ReadCache;
 use crate::wire::request::Level;
 use crate::wire::scan::FrameLimits;
-use connection::Protocol;
 use groups::ReadBatch;
 use shard_link::ShardLink;
 use unserved::Unserved;

@@ -1,7 +1,8 @@
 //! The bound on what clients have sent and that isn't carried out: half requests, requests that wait, transactions.
 
 use super::Router;
-use super::connection::{Connection, Protocol};
+use super::connection::Connection;
+use crate::connection_input::{Protocol, TOO_MUCH, is_too_much};
 use crate::error_code::ErrorCode;
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::resp;
@@ -13,8 +14,8 @@ impl Router {
         let bytes = connection.unfinished_bytes();
         self.input_bytes = self.input_bytes - connection.input_bytes + bytes;
         connection.input_bytes = bytes;
-        let half = self.settings.input_bytes_max / 2;
-        if self.input_bytes > half && bytes > half / self.settings.connections_max.max(1) {
+        let (bytes_max, connections_max) = (self.settings.input_bytes_max, self.settings.connections_max);
+        if is_too_much(self.input_bytes, bytes, bytes_max, connections_max) {
             self.refuse_input(connection);
             self.input_bytes -= connection.input_bytes;
             connection.input_bytes = 0;
@@ -23,18 +24,17 @@ impl Router {
 
     #[cold]
     fn refuse_input(&mut self, connection: &mut Connection) {
-        const MESSAGE: &str = "unfinished requests of all connections fill their bound, and this one's are large";
         self.core.statistics.errors += 1;
         match connection.protocol {
             Protocol::Unknown => {}
             Protocol::MsgpackRpc(_) => {
                 if let Some(msgid) = rpc::request_msgid(&connection.input) {
-                    rpc::reply_error(&mut connection.out, msgid, ErrorCode::Overloaded, MESSAGE);
+                    rpc::reply_error(&mut connection.out, msgid, ErrorCode::Overloaded, TOO_MUCH);
                 }
             }
             Protocol::Resp(_) => {
                 let mut text = Vec::new();
-                resp::write_error(&mut text, ErrorCode::Overloaded, MESSAGE);
+                resp::write_error(&mut text, ErrorCode::Overloaded, TOO_MUCH);
                 connection.say(&text);
             }
         }

@@ -2,27 +2,16 @@
 //! protocol remembers. The loop thread owns it.
 
 use super::held_replies::{HeldReplies, ReplyKind};
+use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
-use crate::resp_connection::RespState;
-use crate::wire::msgpack_rpc::{self as rpc, FrameScanner};
+use crate::resp_connection::Transaction;
+use crate::wire::msgpack_rpc as rpc;
 use crate::wire::request::TailRequest;
-use crate::wire::resp::{self, Version};
-use crate::wire::scan;
+use crate::wire::resp;
 
 /// In the place of a reply that would show what a crash may still take back.
 const SEEN_AND_NOT_SAFE: &str =
     "the shard cannot write to its disk, and the answer depends on what is not there yet; nothing was applied";
-
-/// What a connection speaks, known from its first byte on.
-#[derive(Debug)]
-pub enum Protocol {
-    /// Nothing was received.
-    Unknown,
-    /// MessagePack-RPC.
-    MsgpackRpc(FrameScanner),
-    /// RESP, version 2 or 3.
-    Resp(RespState),
-}
 
 /// What the engine leaves to its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,16 +59,6 @@ pub struct Connection {
     pub(super) id: u64,
 }
 
-impl Protocol {
-    /// By a connection's first byte; `None` if it is no protocol's.
-    pub(super) fn detect(first: u8) -> Option<Self> {
-        Some(match scan::detect(first)? {
-            scan::Protocol::MsgpackRpc => Self::MsgpackRpc(FrameScanner::default()),
-            scan::Protocol::Resp => Self::Resp(RespState::default()),
-        })
-    }
-}
-
 impl Connection {
     pub(super) fn new(id: u64, authenticated: bool) -> Self {
         Self {
@@ -102,7 +81,7 @@ impl Connection {
     /// Memory of what it sent and that is not carried out: an incomplete frame, whole frames that wait, a transaction.
     pub(super) fn unfinished_bytes(&self) -> usize {
         let transaction = match &self.protocol {
-            Protocol::Resp(RespState { transaction: Some(transaction), .. }) => transaction.memory_bytes(),
+            Protocol::Resp(state) => state.transaction.as_ref().map_or(0, Transaction::memory_bytes),
             _ => 0,
         };
         self.input.capacity() + transaction
@@ -149,12 +128,7 @@ impl Connection {
     /// `msgpack-rpc`, `resp2`, `resp3`, or nothing yet.
     #[must_use]
     pub fn protocol_name(&self) -> &'static str {
-        match &self.protocol {
-            Protocol::Unknown => "",
-            Protocol::MsgpackRpc(_) => "msgpack-rpc",
-            Protocol::Resp(state) if state.version == Version::Resp3 => "resp3",
-            Protocol::Resp(_) => "resp2",
-        }
+        self.protocol.name()
     }
 
     /// The commit that all held replies wait for failed: writes to each of them what is certain all the same.

@@ -30,6 +30,7 @@ pub use state::{RestoreError, State, StateSettings};
 pub use statistics::{HostFigures, Statistics};
 
 use crate::clock::Clock;
+use crate::connection_input::Protocol;
 use crate::counter_store::CounterRef;
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
@@ -42,7 +43,6 @@ use crate::operation_id_table::Lookup;
 use crate::planted_bug::{self, PlantedBug, is_planted};
 use crate::wire::request::Level;
 use crate::wire::scan::FrameLimits;
-use connection::Protocol;
 use connections::Connections;
 use following::Following;
 use held_replies::{HeldReplies, MarkedReplies, ReplyKind};

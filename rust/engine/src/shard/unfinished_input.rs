@@ -2,7 +2,8 @@
 //! replies, transactions that wait for their EXEC.
 
 use super::Shard;
-use super::connection::{Connection, Protocol};
+use super::connection::Connection;
+use crate::connection_input::{Protocol, TOO_MUCH, is_too_much};
 
 impl Shard {
     /// Counts what the connection leaves unfinished. When that of all connections fills the bound, a connection that
@@ -11,8 +12,8 @@ impl Shard {
         let bytes = connection.unfinished_bytes();
         self.input_bytes = self.input_bytes - connection.input_bytes + bytes;
         connection.input_bytes = bytes;
-        let half = self.settings.input_bytes_max / 2;
-        if self.input_bytes > half && bytes > half / self.settings.connections_max.max(1) {
+        let (bytes_max, connections_max) = (self.settings.input_bytes_max, self.settings.connections_max);
+        if is_too_much(self.input_bytes, bytes, bytes_max, connections_max) {
             self.refuse_input(connection);
             self.input_bytes -= connection.input_bytes;
             connection.input_bytes = 0;
@@ -21,11 +22,10 @@ impl Shard {
 
     #[cold]
     fn refuse_input(&mut self, connection: &mut Connection) {
-        const MESSAGE: &str = "unfinished requests of all connections fill their bound, and this one's are large";
         match connection.protocol {
             Protocol::Unknown => {}
-            Protocol::MsgpackRpc(_) => self.refuse_msgpack_input(&connection.input, MESSAGE),
-            Protocol::Resp(_) => self.refuse_resp_input(&connection.held, MESSAGE),
+            Protocol::MsgpackRpc(_) => self.refuse_msgpack_input(&connection.input, TOO_MUCH),
+            Protocol::Resp(_) => self.refuse_resp_input(&connection.held, TOO_MUCH),
         }
         connection.drop_unfinished();
         connection.stalled = false;
