@@ -293,13 +293,15 @@ class Session:
         self.statistics.batches_refused += 1
         if error.effect == "unknown":
             batch.is_ambiguous = True
-        if error.code in _ENDING:
-            if error.code == "session_unknown" and self.tail.answered_max:
-                # Forgotten. If nothing was answered before, it only hasn't begun: its first batch may be late.
-                self.tail.may_be_forgotten = True
+        # Before anything was answered, only the first batch can be told that the session is over. One behind it finds
+        # that the session hasn't begun, as the first was refused or is late: a gap.
+        is_unknown = error.code == "session_unknown"
+        is_gap = is_unknown and batch.first > 1 and not self.tail.answered_max
+        if error.code in _ENDING and not is_gap:
+            self.tail.may_be_forgotten |= is_unknown
             self._ending = self._ending or str(error)
             return Next.GO_ON
-        if error.retryable:
+        if error.retryable or is_gap:
             self._rewinding = True
             # A gap is only what another refusal or a lost connection leaves behind, but never ask in a tight circle.
             return Next.PAUSE

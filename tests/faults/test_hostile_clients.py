@@ -277,13 +277,15 @@ def test_costly_requests_take_turns(filled, data, replies):
 def test_patterns_that_nearly_match(filled):
     pattern = "a*" * 500 + "b"
     with Bystander(filled, growth_bytes=64 * MIB) as bystander, RespSocket(filled.address) as resp:
-        before, cursor, pages = len(bystander.latencies_s), b"0", 0
-        while pages == 0 or cursor != b"0":
-            cursor, found = resp.call("SCAN", cursor, "MATCH", pattern, "COUNT", 65_536)
-            assert found == []
-            pages += 1
-        assert pages > 20
-        assert len(bystander.latencies_s) - before > 5
+        before = len(bystander.latencies_s)
+        # However fast the machine: the others are served between two pages.
+        while len(bystander.latencies_s) - before <= 5:
+            cursor, pages = b"0", 0
+            while pages == 0 or cursor != b"0":
+                cursor, found = resp.call("SCAN", cursor, "MATCH", pattern, "COUNT", 65_536)
+                assert found == []
+                pages += 1
+            assert pages > 20
         resp.send(command("MULTI") + command("SCAN", 0, "MATCH", pattern, "COUNT", 65_536) * 500 + command("EXEC"))
         results = resp.replies(502)[-1]
         assert len(results) == 500

@@ -301,23 +301,37 @@ def test_what_nobody_can_tell_about_a_retired_session_is_no_lost_tail():
     assert driver.session.statistics.operations_unknown == 1
 
 
-@pytest.mark.parametrize(("answered_before", "lost", "unknown"), [(True, 0, 2), (False, 1, 0)])
-def test_an_unknown_session_was_forgotten_only_if_it_had_begun(answered_before, lost, unknown):
+def test_a_session_that_is_unknown_after_an_answer_was_forgotten():
     driver = Driver("applied")
     a, b, c = driver.add("a"), driver.add("b"), driver.add("c")
     driver.send()
-    if answered_before:
-        ok(driver, a)
+    ok(driver, a)
     refuse(driver, b, "session_unknown")
     ok(driver, c)
-    if not answered_before:
-        refuse(driver, a, "unknown_outcome")
     (tail,) = driver.session.retired
     driver.session.on_disconnect()
     driver.session.resolve(tail, None)
-    assert [found.count for found in driver.tails] == [1] * lost
-    # The one whose outcome was unknown counts as such by itself.
-    assert driver.session.statistics.operations_unknown == unknown + (not answered_before)
+    assert driver.tails == []
+    assert driver.session.statistics.operations_unknown == 2
+
+
+def test_a_session_that_is_unknown_behind_its_refused_first_batch_has_not_begun():
+    driver = Driver()
+    a, b = driver.add("a"), driver.add("b")
+    session = driver.session.id
+    assert driver.send() == [a, b]
+    driver.session.on_disconnect()
+    driver.session.on_resume(None, restarted=True)
+    assert driver.send() == [a, b]
+    refuse(driver, a, "overloaded")
+    assert refuse(driver, b, "session_unknown") is Next.PAUSE
+    assert driver.send() == [a, b]
+    assert (driver.session.id, a.first, b.first) == (session, 1, 2)
+    assert driver.outcomes == {}, "both can still be settled: nothing of the session was ever answered"
+    # The first batch itself is told for good.
+    refuse(driver, a, "session_unknown")
+    refuse(driver, b, "session_unknown")
+    assert {name: type(outcome) for name, outcome in driver.outcomes.items()} == {"a": SessionLost, "b": SessionLost}
 
 
 def test_a_session_that_was_partly_durable_and_is_unknown_after_a_crash_is_no_lost_tail():

@@ -267,14 +267,16 @@ impl<T> Session<T> {
         batch.in_flight = false;
         self.in_flight -= 1;
         self.statistics.batches_refused += 1;
-        let (code, message) = split_error(error);
+        let (mut code, message) = split_error(error);
         batch.is_ambiguous |= code.effect() == Effect::Unknown;
+        if code == ErrorCode::SessionUnknown && batch.first > 1 && self.tail.answered_max == 0 {
+            // Before anything was answered, only the first batch can be told that the session is over. One behind it
+            // finds that the session hasn't begun, as the first was refused or is late.
+            code = ErrorCode::SequenceGap;
+        }
         let mut next = Next::GoOn;
         if is_ending(code) {
-            if code == ErrorCode::SessionUnknown && self.tail.answered_max > 0 {
-                // Forgotten. If nothing was answered before, it only hasn't begun: its first batch may be late.
-                self.tail.may_be_forgotten = true;
-            }
+            self.tail.may_be_forgotten |= code == ErrorCode::SessionUnknown;
             self.ending.get_or_insert_with(|| error.to_owned());
         } else if code.retryable() {
             batch.refusal = Some(code);

@@ -426,6 +426,26 @@ fn a_session_that_the_shard_forgot_makes_ambiguous_ones_unknown() {
 }
 
 #[test]
+fn a_session_that_the_shard_does_not_know_behind_its_refused_first_batch_has_not_begun() {
+    let mut link = Link::ready();
+    link.incr("a", Level::Durable, 1);
+    link.flush();
+    link.incr("b", Level::Durable, 2);
+    link.flush();
+    link.refuse(0x8000_0000, ErrorCode::UnknownOutcome);
+    link.refuse(0x8000_0001, ErrorCode::SessionUnknown);
+    link.tick(1000);
+    // The first may still be settled, as nothing of the session was ever answered; the second was never applied.
+    let seen = link.flush();
+    assert!(matches!(seen.as_slice(), [Seen::Apply { session: FIRST, first: 1, .. }]), "{seen:?}");
+    assert!(link.take_told().is_empty());
+    // The first itself is told for good.
+    link.refuse(0x8000_0000, ErrorCode::SessionUnknown);
+    assert_eq!(link.take_told(), [(1, Err(ErrorCode::UnknownOutcome))]);
+    assert!(matches!(link.flush().as_slice(), [Seen::Bye(FIRST), Seen::Apply { session: SECOND, first: 1, .. }]));
+}
+
+#[test]
 fn deadlines_say_whether_something_may_have_been_applied() {
     let mut link = Link::ready();
     link.incr("a", Level::Durable, 1);
