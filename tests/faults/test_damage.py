@@ -47,9 +47,10 @@ class Ground:
             assert self.shard.terminate() == 0
             self.shard.start()
             self.story.count(self.shard, 60)
+        self.shard.kill()
         self.older = folder / "older"
         shutil.copytree(self.directory, self.older)
-        self.shard.restart()
+        self.shard.start()
         self.story.count(self.shard, 60)
         if end == "stopped":
             assert self.shard.terminate() == 0

@@ -215,14 +215,15 @@ class ShardAgainstDict(RuleBasedStateMachine):
     def crash(self) -> None:
         crashed = self.folder
         self.generation += 1
+        # A copy takes time, in which the checkpoint store would compact its files away.
+        self.checkpointer.stop(checkpoint=False)
         shutil.copytree(crashed, self.folder)
         (self.folder / "lock").unlink()
         # The old process would be gone: its end must not matter to the copy.
-        old = (self.connection, self.checkpointer, self.shard)
+        old = (self.connection, self.shard)
         self.open()
         old[0].shutdown()
-        old[1].stop(checkpoint=False)
-        old[2].stop()
+        old[1].stop()
         shutil.rmtree(crashed)
         self.live = copy.deepcopy(self.durable)
 
