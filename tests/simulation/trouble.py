@@ -1,5 +1,7 @@
 """What goes wrong, when, and for how long: drawn from the seed."""
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING
 from tests.simulation.shard_host import DiskWeather, ShardHost
 
 if TYPE_CHECKING:
+    from tests.simulation.coordinator_host import CoordinatorHost
     from tests.simulation.world import World
 
 
@@ -47,7 +50,7 @@ class Plan:
 class Trouble:
     """Makes a plan happen, and ends all of it."""
 
-    def __init__(self, world: "World", chance: random.Random) -> None:
+    def __init__(self, world: World, chance: random.Random) -> None:
         self.loop, self.network, self.log = world.loop, world.network, world.log
         self.shards, self.coordinators, self.clients = world.shards, world.coordinators, world.clients
         self.plan = world.plan
@@ -83,14 +86,14 @@ class Trouble:
                 shard.kill("it was about to")
             if shard.process is None:
                 shard.start()
-        self._revive_coordinators()
-
-    def _revive_coordinators(self) -> None:
-        """One that was just killed may need a moment to let go of its folder."""
         for coordinator in self.coordinators:
-            coordinator.start()
-        if not all(coordinator.is_running for coordinator in self.coordinators):
-            self.loop.call_later(0.1, self._revive_coordinators)
+            self._revive_coordinator(coordinator)
+
+    def _revive_coordinator(self, coordinator: CoordinatorHost) -> None:
+        """Once: one that was just killed may need a moment to let go of its folder; one that ran may end for good."""
+        coordinator.start()
+        if not coordinator.is_running:
+            self.loop.call_later(0.1, self._revive_coordinator, coordinator)
 
     def _revive(self) -> None:
         """Looks after processes, as a supervisor does."""
