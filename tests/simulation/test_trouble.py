@@ -2,6 +2,7 @@
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 from tests.simulation.trouble import Plan, Trouble
 from tests.simulation.virtual_loop import VirtualLoop
@@ -20,7 +21,7 @@ class Coordinator:
 def test_a_coordinator_that_ended_for_good_is_not_started_because_another_one_takes_its_time():
     loop = VirtualLoop(random.Random(1), 1000)
     quick, slow = Coordinator(is_running=True), Coordinator(is_running=False)
-    world = SimpleNamespace(
+    world: Any = SimpleNamespace(
         loop=loop,
         network=SimpleNamespace(heal=lambda: None),
         log=lambda *line: None,
