@@ -2,7 +2,8 @@
 
 Where nothing is under way, those of one turn of the loop leave together at its end. Otherwise they gather until what is
 under way was answered, until a batch is full, or until the delay has passed, whichever comes first. So a lone caller
-never waits, and many callers share their requests without a timer.
+never waits, and many callers share their requests without a timer. Of durable increments a half may be a full batch:
+see `halves`.
 
 Gathered increments become a batch only when it can be sent at once: until then each of them can be taken back.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pycounter.client.framing import Item, Level, encode_batches
+from pycounter.client.halves import Halves
 from pycounter.client.room import Room
 from pycounter.client.session import Batch, Results, Session
 from pycounter.errors import DeadlineExceeded, RpcError, Unavailable
@@ -65,11 +67,15 @@ _Tickets = dict[_Reply, Ticket]
 class _Gathered:
     """Increments of one level that are part of no batch yet, oldest first."""
 
-    __slots__ = ("items", "replies", "taken")
+    __slots__ = ("full", "items", "replies", "since", "taken")
 
-    def __init__(self) -> None:
+    def __init__(self, full: int) -> None:
         self.items: list[Item] = []
         self.replies: list[_Reply] = []
+        #: So many leave at once.
+        self.full = full
+        #: When the oldest one came, or became the oldest.
+        self.since = 0.0
         #: How many have left it, so that increments have numbers.
         self.taken = 0
 
@@ -99,6 +105,7 @@ class Coalescer:
         delay_s: how long an increment waits at most while others are under way.
         timeout_s: after so long callers are told that the time ran out.
         on_due: called when there is something to send: it calls `make_batch` as long as batches can be sent.
+        running_s: the clock by which it is learnt what takes how long.
     """
 
     def __init__(
@@ -111,6 +118,7 @@ class Coalescer:
         delay_s: float,
         timeout_s: float,
         on_due: Callable[[], None],
+        running_s: Callable[[], float],
     ) -> None:
         self._session = session
         self._room = room
@@ -119,8 +127,10 @@ class Coalescer:
         self._delay_s = delay_s
         self._timeout_s = timeout_s
         self._on_due = on_due
+        self._running_s = running_s
+        self._halves = Halves()
         self._loop: asyncio.AbstractEventLoop
-        self._gathered: dict[Level, _Gathered] = {"durable": _Gathered(), "applied": _Gathered()}
+        self._gathered: dict[Level, _Gathered] = {level: _Gathered(operations_max) for level in ("durable", "applied")}
         self._tickets: _Tickets = {}
         #: What is gathered waits no longer for company.
         self._is_due = False
@@ -147,13 +157,15 @@ class Coalescer:
         gathered.replies.append(reply)
         if ticket is not None:
             self._tickets[reply] = ticket
-        if not self._is_scheduled:
+        if len(gathered.items) == 1:
+            gathered.since = self._running_s()
+        if not len(gathered.items) % gathered.full:
+            self._on_due()
+        if gathered.items and not self._is_scheduled:
             session = self._session
             if not session.in_flight and not session.queue:
                 self._is_scheduled = True
                 self._loop.call_soon(self._on_turn)
-            elif not len(gathered.items) % self._operations_max:
-                self._on_due()
             elif self._delay is None:
                 self._delay = self._loop.call_later(self._delay_s, self._on_delay)
         return reply
@@ -234,9 +246,13 @@ class Coalescer:
         """Queues the next batch, if there is one. The caller sends it at once."""
         is_one = False
         for level, gathered in self._gathered.items():
-            if not gathered.items or not (self._is_due or len(gathered.items) >= self._operations_max):
+            if not gathered.items or not (self._is_due or len(gathered.items) >= gathered.full):
                 continue
             items, replies = gathered.take(self._operations_max)
+            now = self._running_s()
+            if level == "durable":
+                self._halves.on_leave(len(items), now - gathered.since)
+            gathered.since = now
             if any(reply.done() for reply in replies):
                 self._leave([reply for reply in replies if reply.done()])
                 waiting = [entry for entry in zip(items, replies, strict=True) if not entry[1].done()]
@@ -273,7 +289,12 @@ class Coalescer:
                 self._queue([item], [reply], level)
 
     def _add_batch(self, items: list[Item], data: bytes, replies: list[_Reply], level: Level) -> None:
+        left = self._running_s()
+
         def settle(outcome: Results | RpcError) -> None:
+            if level == "durable":
+                size = self._halves.on_answer(self._running_s() - left, self._room.operations)
+                self._gathered[level].full = min(size or self._operations_max, self._operations_max)
             if isinstance(outcome, RpcError):
                 if outcome.code in _TOGETHER_ONLY and len(items) > 1:
                     self._queue_each(items, replies, level)

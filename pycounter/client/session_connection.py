@@ -113,6 +113,7 @@ class SessionConnection:
             delay_s=self.settings.coalesced_delay_s,
             timeout_s=self.settings.call_timeout_s,
             on_due=self._pump,
+            running_s=clock.running_s,
         )
 
     # --- the connection ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 
 from pycounter.client import ClientSettings, SessionClient
 from pycounter.client.coalescer import Withdrawn
+from pycounter.client.halves import Halves
 from pycounter.errors import BadRequest, CounterOverflow, DeadlineExceeded, TooLarge, Unavailable
 from tests.support.scripted_shard import SILENCE, ScriptedShard
 
@@ -91,6 +92,23 @@ async def test_others_leave_after_the_delay_or_when_the_batch_is_full(shard):
         client._fail(Unavailable("the test ends"), "the test ends")
 
 
+@pytest.mark.parametrize(("level", "sizes"), [("durable", {40, 20}), ("applied", {40})])
+async def test_durable_ones_leave_in_halves_where_that_is_better(shard, level, sizes, monkeypatch):
+    monkeypatch.setattr(Halves, "on_answer", lambda *_: 20)
+
+    async def count(client):
+        for _ in range(5):
+            await client.incr("a", level=level)
+
+    async with client_of(shard, coalesced_delay_s=20.0) as client:
+        await asyncio.gather(*(count(client) for _ in range(40)))
+    assert shard.totals == {"a": 200}
+    first, *_, last = batches = batches_of(shard)
+    assert (first, sum(batches)) == (40, 200)
+    assert set(batches) == sizes
+    assert last == min(sizes)
+
+
 async def test_levels_go_in_batches_of_their_own(shard):
     async with client_of(shard) as client:
         details = await asyncio.gather(
@@ -141,6 +159,19 @@ async def test_a_cancelled_increment_that_was_never_sent_never_is(shard):
         await asyncio.gather(sent, *waiting[::4])
         assert client.unsettled == 0
         assert set(shard.totals) == {"sent", *(f"waiting-{number}" for number in range(0, 200, 4))}
+
+
+async def test_the_time_of_a_full_batch_that_could_not_leave_runs_out(shard):
+    Held(shard)
+    settings = {"call_timeout_s": 0.2, "coalesced_operations_max": 1, "batches_in_flight_max": 1}
+    async with client_of(shard, close_timeout_s=0.01, **settings) as client:
+        sent = asyncio.create_task(client.incr("sent"))
+        await until(lambda: client.health.pending == 1)
+        with pytest.raises(Unavailable, match="before it was sent: nothing was applied"):
+            await asyncio.wait_for(client.incr("waiting"), 20)
+        with pytest.raises(DeadlineExceeded):
+            await sent
+        client._fail(Unavailable("the test ends"), "the test ends")
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["the client's time", "the call's time"])
