@@ -67,15 +67,13 @@ _Tickets = dict[_Reply, Ticket]
 class _Gathered:
     """Increments of one level that are part of no batch yet, oldest first."""
 
-    __slots__ = ("full", "items", "replies", "since", "taken")
+    __slots__ = ("full", "items", "replies", "taken")
 
     def __init__(self, full: int) -> None:
         self.items: list[Item] = []
         self.replies: list[_Reply] = []
         #: So many leave at once.
         self.full = full
-        #: When the oldest one came, or became the oldest.
-        self.since = 0.0
         #: How many have left it, so that increments have numbers.
         self.taken = 0
 
@@ -105,7 +103,7 @@ class Coalescer:
         delay_s: how long an increment waits at most while others are under way.
         timeout_s: after so long callers are told that the time ran out.
         on_due: called when there is something to send: it calls `make_batch` as long as batches can be sent.
-        running_s: the clock by which it is learnt what takes how long.
+        running_s: the clock by which it is learnt how fast answers come.
     """
 
     def __init__(
@@ -127,8 +125,7 @@ class Coalescer:
         self._delay_s = delay_s
         self._timeout_s = timeout_s
         self._on_due = on_due
-        self._running_s = running_s
-        self._halves = Halves()
+        self._halves = Halves(running_s)
         self._loop: asyncio.AbstractEventLoop
         self._gathered: dict[Level, _Gathered] = {level: _Gathered(operations_max) for level in ("durable", "applied")}
         self._tickets: _Tickets = {}
@@ -157,8 +154,6 @@ class Coalescer:
         gathered.replies.append(reply)
         if ticket is not None:
             self._tickets[reply] = ticket
-        if len(gathered.items) == 1:
-            gathered.since = self._running_s()
         if not len(gathered.items) % gathered.full:
             self._on_due()
         if gathered.items and not self._is_scheduled:
@@ -249,10 +244,6 @@ class Coalescer:
             if not gathered.items or not (self._is_due or len(gathered.items) >= gathered.full):
                 continue
             items, replies = gathered.take(self._operations_max)
-            now = self._running_s()
-            if level == "durable":
-                self._halves.on_leave(len(items), now - gathered.since)
-            gathered.since = now
             if any(reply.done() for reply in replies):
                 self._leave([reply for reply in replies if reply.done()])
                 waiting = [entry for entry in zip(items, replies, strict=True) if not entry[1].done()]
@@ -289,11 +280,9 @@ class Coalescer:
                 self._queue([item], [reply], level)
 
     def _add_batch(self, items: list[Item], data: bytes, replies: list[_Reply], level: Level) -> None:
-        left = self._running_s()
-
         def settle(outcome: Results | RpcError) -> None:
             if level == "durable":
-                size = self._halves.on_answer(self._running_s() - left, self._room.operations)
+                size = self._halves.on_answer(len(items), self._room.operations)
                 self._gathered[level].full = min(size or self._operations_max, self._operations_max)
             if isinstance(outcome, RpcError):
                 if outcome.code in _TOGETHER_ONLY and len(items) > 1:

@@ -1,53 +1,102 @@
 """Whether the callers of a shard are served all together or in two halves. It belongs to one event loop.
 
 Callers that count on as soon as they are answered fall into step: all of them wait while the shard writes their batch
-to disk, and the shard waits while the client serves them. Where the client takes longer than the shard, it is better
-that a batch leaves as soon as it has half of them: then both work at the same time. Where the disk is slower, two
-halves would only need two writes for what one can do.
+to disk, and the shard waits while the client serves them. A batch that leaves as soon as it has half of them lets both
+work at the same time. Where the disk is slow it only makes two writes of what could be one. Which is better depends on
+the disk, the machine and the callers, so now and then the other way is tried, and kept if more increments are answered
+by it: a window of answers each, those with a pause in them left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 __all__ = ["Halves"]
 
-#: A batch of fewer tells little, and isn't worth a request of its own.
-_COUNT_MIN = 8
-#: How much a new sample counts.
-_SHARE = 1 / 8
-#: There are as many callers as there were at most during so many answers, or twice as many.
-_ANSWERS = 32
+#: A smaller half isn't worth a request of its own.
+_HALF_MIN = 8
+#: Answers in a window.
+_ANSWERS = 64
+#: In a window with a gap so many times longer than the mean, callers or the machine paused.
+_GAP = 8
+#: What is better by less is noise.
+_GAIN = 1.05
+#: Between two trials there are at most so many windows: a trial that fails doubles them.
+_WINDOWS_MAX = 64
 
 
 class Halves:
-    """Learns from what leaves and what is answered."""
+    """Learns from answers at which size batches leave.
 
-    __slots__ = ("_answer_s", "_answers", "_callers", "_callers_before", "_is_apart", "_serving_s")
+    Args:
+        running_s: a clock.
+    """
 
-    def __init__(self) -> None:
-        #: From one increment of a batch to the next, and from a batch to its answer; both smoothed.
-        self._serving_s = 0.0
-        self._answer_s = 0.0
-        self._answers = 0
-        self._callers = self._callers_before = 0
-        self._is_apart = False
+    __slots__ = (
+        "_answered_at",
+        "_answers",
+        "_callers",
+        "_callers_before",
+        "_gap_s",
+        "_is_apart",
+        "_is_trial",
+        "_rate",
+        "_running_s",
+        "_settled",
+        "_since",
+        "_wait",
+        "_windows",
+    )
 
-    def on_leave(self, count: int, gathered_s: float) -> None:
-        """A batch leaves, so long after its first increment came."""
-        if count >= _COUNT_MIN:
-            self._serving_s += _SHARE * (gathered_s / count - self._serving_s)
+    def __init__(self, running_s: Callable[[], float]) -> None:
+        self._running_s = running_s
+        self._is_apart = self._is_trial = False
+        #: Increments a second by the way that is better as far as is known.
+        self._rate = 0.0
+        #: Windows since the last trial, and how many there are to be.
+        self._windows, self._wait = 0, 1
+        self._callers = 0
+        self._begin(running_s())
 
-    def on_answer(self, answer_s: float, operations: int) -> int | None:
-        """A batch was answered after so long, when so many operations were not settled.
+    def _begin(self, now: float) -> None:
+        """Begins a window."""
+        self._since = self._answered_at = now
+        self._answers = self._settled = 0
+        self._gap_s = 0.0
+        #: Callers are as many as there were at most in this window and the one before.
+        self._callers_before, self._callers = self._callers, 0
 
-        Gives at which size batches leave from now on; None: all together.
+    def on_answer(self, count: int, unsettled: int) -> int | None:
+        """So many increments were answered together, when so many were not settled, these included.
+
+        Gives the size at which batches leave from now on; None: all together.
         """
-        self._answer_s += _SHARE * (answer_s - self._answer_s)
+        now = self._running_s()
+        self._gap_s = max(self._gap_s, now - self._answered_at)
+        self._answered_at = now
         self._answers += 1
-        if self._answers % _ANSWERS == 0:
-            self._callers, self._callers_before = 0, self._callers
-        self._callers = max(self._callers, operations)
-        callers = max(self._callers, self._callers_before)
-        # Apart, a half may have to wait for the write of the other.
-        limit_s = self._answer_s / 2 if self._is_apart else self._answer_s
-        self._is_apart = callers >= 2 * _COUNT_MIN and self._serving_s * callers > limit_s
-        return (callers + 1) // 2 if self._is_apart else None
+        self._settled += count
+        self._callers = max(self._callers, unsettled)
+        half = (max(self._callers, self._callers_before) + 1) // 2
+        if self._answers == _ANSWERS:
+            took_s = now - self._since
+            if half >= _HALF_MIN and self._gap_s * _ANSWERS < _GAP * took_s:
+                self._judge(self._settled / took_s)
+            self._begin(now)
+        return half if self._is_apart and half >= _HALF_MIN else None
+
+    def _judge(self, rate: float) -> None:
+        if self._is_trial:
+            self._is_trial = False
+            if rate > _GAIN * self._rate:
+                self._rate, self._wait = rate, 1
+            else:
+                self._is_apart = not self._is_apart
+                self._wait = min(2 * self._wait, _WINDOWS_MAX)
+            self._windows = 0
+            return
+        self._rate = (self._rate + rate) / 2 if self._rate else rate
+        self._windows += 1
+        if self._windows >= self._wait:
+            self._is_trial = True
+            self._is_apart = not self._is_apart
