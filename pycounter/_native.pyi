@@ -482,6 +482,9 @@ class ReadCache:
     def bump(self, key: str | bytes) -> None:
         """A write to this key is sent, or settled: values loaded before are no longer returned."""
 
+    def bump_all(self) -> None:
+        """A write to every key is sent, or settled."""
+
     def begin(self, key: str | bytes) -> int:
         """The key's version: to be asked for before the shard is, and given to `fill` with what the shard answers."""
 
@@ -998,6 +1001,9 @@ class Router:
         None of them was sent. With `unsent` also those that wait for a shard: the router ends.
         """
 
+    def forget(self, key: bytes | None) -> None:
+        """A removal of a key's counter, or of all counters, is settled: what shards were known to hold is gone."""
+
     def samples(self) -> list[tuple[int, float, bool]]:
         """(shard, seconds until it answered, was it no error) since the last call; at most some hundred."""
 
@@ -1079,9 +1085,9 @@ class RouterConnection:
         """Rare requests that Python answers, each by one call of `answer`: (token, method, params, protocol).
 
         `params` is an encoded array. From MessagePack-RPC ("msgpack-rpc") it is the client's, checked: `total`,
-        `total_many`, `drain`, `delete`, `scan`, `top`, `stats`, `health`, `watch_topology`, `backup`; also `get` and
-        `get_many` when a shard that may hold the key is dead. A request waits until all before it are answered, but for
-        `stats`, `health` and `watch_topology`.
+        `total_many`, `drain`, `delete`, `delete_all`, `scan`, `top`, `stats`, `health`, `watch_topology`, `backup`;
+        also `get` and `get_many` when a shard that may hold the key is dead. A request waits until all before it are
+        answered, but for `stats`, `health` and `watch_topology`.
 
         From RESP ("resp2", "resp3") what comes behind it waits until it is answered, and params and results are:
 

@@ -13,7 +13,7 @@ __all__ = ["CHANGES_WITH_ID", "READS", "RetryPolicy"]
 #: Methods that change nothing: sent again whatever became of the attempt before.
 READS = frozenset({"get", "get_many", "total", "total_many", "scan", "top", "ping", "stats", "health", "topology"})
 #: Methods that take an id in their options: sent again under it, to the same shard only.
-CHANGES_WITH_ID = frozenset({"incr", "drain", "delete"})
+CHANGES_WITH_ID = frozenset({"incr", "drain", "delete", "delete_all"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

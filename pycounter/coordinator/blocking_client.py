@@ -297,6 +297,10 @@ class BlockingClient:
         """As `Client.delete`."""
         return self._call(lambda: self._client.delete(key, operation_id=operation_id, timeout_s=timeout_s))
 
+    def delete_all(self, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
+        """As `Client.delete_all`."""
+        return self._call(lambda: self._client.delete_all(operation_id=operation_id, timeout_s=timeout_s))
+
     def set(self, key: Key, value: int, *, timeout_s: float | None = None) -> int:
         """As `Client.set`."""
         return self._call(lambda: self._client.set(key, value, timeout_s=timeout_s))

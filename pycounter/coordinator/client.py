@@ -157,12 +157,18 @@ class Client:
         cache = self._cache = self._cache or _new_cache(settings.coordinator)
         totals = Totals(shards, foreign=shards.foreign, cache=cache, timeout_s=settings.request_timeout_s)
         self._reading = totals
-        self._removing = Removals(shards, totals, bump=cache.bump, clock=self._clock)
+        self._removing = Removals(shards, totals, bump=cache.bump, on_removal=self._forget, clock=self._clock)
         self._listing = Listing(shards, totals, foreign=shards.foreign)
         self._counting = DirectRoute(shards, bump=cache.bump, timeout_s=settings.increment_timeout_s)
         shards.start()
         if self._watch is not None:
             await shards.wait_connected(timeout_s)
+
+    def _forget(self, key: bytes | None) -> None:
+        """A counter is being removed, or was; None: all are."""
+        self.shards.forget(key)
+        if self._cache is not None:
+            self._cache.bump_all() if key is None else self._cache.bump(key)
 
     async def _open_through(self, timeout_s: float) -> None:
         settings, clock = self.settings, self._clock
@@ -384,6 +390,14 @@ class Client:
     async def delete(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
         """Removes a counter, and gives the amount removed. As `drain`."""
         return await self._removing.delete(key, operation_id=operation_id, timeout_s=timeout_s)
+
+    async def delete_all(self, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
+        """Removes every counter, by one operation at each shard. As `drain`.
+
+        Returns:
+            How many counters the shards had together: one that lay on two of them counts twice.
+        """
+        return await self._removing.delete_all(operation_id=operation_id, timeout_s=timeout_s)
 
     async def set(self, key: Key, value: int, *, timeout_s: float | None = None) -> int:
         """Makes a counter's value this one, by adding the difference. Gives the value before.

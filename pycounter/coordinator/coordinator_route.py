@@ -106,11 +106,15 @@ class CoordinatorRoute:
 
     async def drain(self, key: Key, *, operation_id: bytes | None, timeout_s: float | None) -> int:
         """Takes a counter's whole value."""
-        return await self._remove("drain", key, operation_id, timeout_s)
+        return await self._remove("drain", operation_id, timeout_s, key_bytes(key))
 
     async def delete(self, key: Key, *, operation_id: bytes | None, timeout_s: float | None) -> int:
         """Removes a counter."""
-        return await self._remove("delete", key, operation_id, timeout_s)
+        return await self._remove("delete", operation_id, timeout_s, key_bytes(key))
+
+    async def delete_all(self, *, operation_id: bytes | None, timeout_s: float | None) -> int:
+        """Removes every counter."""
+        return await self._remove("delete_all", operation_id, timeout_s)
 
     async def set(self, key: Key, value: int, *, timeout_s: float | None) -> int:
         """Adds what is missing to the value. Gives the value before."""
@@ -120,9 +124,9 @@ class CoordinatorRoute:
         await self.ids.incr(key, value - before, timeout_s=left_s)
         return before
 
-    async def _remove(self, method: str, key: Key, operation_id: bytes | None, timeout_s: float | None) -> int:
+    async def _remove(self, method: str, operation_id: bytes | None, timeout_s: float | None, *keys: bytes) -> int:
         options = {"id": self._clock.random_bytes(_ID_BYTES) if operation_id is None else operation_id}
-        return _integer(await self._call(method, key_bytes(key), options, timeout_s=timeout_s))
+        return _integer(await self._call(method, *keys, options, timeout_s=timeout_s))
 
     async def _call(self, method: str, *params: object, timeout_s: float | None) -> Any:
         return await self._caller.call(method, *params, timeout_s=self._timeout_s if timeout_s is None else timeout_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -21,7 +22,7 @@ from pycounter.coordinator.scan_cursors import ScanCursors
 from pycounter.coordinator.shard_routes import ShardRoutes
 from pycounter.coordinator.total import wire_integer
 from pycounter.coordinator.totals import Totals
-from pycounter.errors import BadRequest, RpcError, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.errors import BadRequest, RemovalUnsettled, Unavailable, UnknownMethod, UnknownOutcome
 from pycounter.topology import Topology
 
 __all__ = ["HostRequests"]
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 #: As a shard's own defaults.
 SCAN_COUNT = 100
 TOP_COUNT = 10
-#: Keys of DEL, and of FLUSHALL's pages, that are deleted at the same time.
+#: Keys of DEL that are deleted at the same time.
 DELETES_AT_A_TIME = 16
 #: Clients that wait for a newer topology.
 WATCHERS_MAX = 10_000
@@ -44,7 +45,6 @@ class HostRequests:
     Args:
         routes: the shards.
         totals, removals, listing: on the same shards.
-        bump: told of each key that is written, when it is sent and when it is settled.
         stats, health: what the coordinator says of itself.
         now_ms: the time that the router tells clients in `hello`.
         timeout_s: of one request.
@@ -57,7 +57,6 @@ class HostRequests:
         totals: Totals,
         removals: Removals,
         listing: Listing,
-        bump: Callable[[bytes], object],
         stats: Callable[[], dict[str, Any]],
         health: Callable[[], dict[str, Any]],
         now_ms: Callable[[], int],
@@ -67,7 +66,6 @@ class HostRequests:
         self._totals = totals
         self._removals = removals
         self._listing = listing
-        self._bump = bump
         self._stats = stats
         self._health = health
         self._now_ms = now_ms
@@ -82,6 +80,7 @@ class HostRequests:
             "total_many": self._total_many,
             "drain": self._drain,
             "delete": self._delete,
+            "delete_all": self._delete_all,
             "scan": self._scan,
             "top": self._top,
             "stats": self._tell(stats),
@@ -153,17 +152,20 @@ class HostRequests:
         return {"accuracy": accuracy, "read_from": source, "timeout_s": self._timeout_s}
 
     async def _drain(self, key: bytes, options: Any = None) -> Any:
-        return await self._remove(self._removals.drain, key, _options(options))
+        return await self._remove(partial(self._removals.drain, key), _options(options))
 
     async def _delete(self, key: bytes, options: Any = None) -> Any:
-        return await self._remove(self._removals.delete, key, _options(options))
+        return await self._remove(partial(self._removals.delete, key), _options(options))
 
-    async def _remove(self, remove: Callable[..., Awaitable[int]], key: bytes, options: dict[str, Any]) -> Any:
+    async def _delete_all(self, options: Any = None) -> Any:
+        return await self._remove(self._removals.delete_all, _options(options))
+
+    async def _remove(self, remove: Callable[..., Awaitable[int]], options: dict[str, Any]) -> Any:
         born, number, level = options.get("born"), options.get("id"), options.get("level")
         level = None if level is None else _text(level, "")
         # An id without a time of birth is the client's affair, as at a shard.
         age_ms = None if born is None else max(0, self._now_ms() - born)
-        taken = await remove(key, operation_id=number, age_ms=age_ms, level=level, timeout_s=self._timeout_s)
+        taken = await remove(operation_id=number, age_ms=age_ms, level=level, timeout_s=self._timeout_s)
         value = wire_integer(taken)
         if not options.get("detail"):
             return value
@@ -249,34 +251,10 @@ class HostRequests:
         return sum(int(task.result()["counters"]) for task in asking)
 
     async def _resp_flushall(self) -> Any:
-        """Deletes every counter that is there now, shard by shard, and each once: it is repeated as it is."""
-        self._removals.need_all("FLUSHALL")
-        async with Crowd() as crowd:
-            for shard in range(len(self._routes.shards)):
-                crowd.create_task(self._flush(shard))
-
-    async def _flush(self, shard: int) -> None:
-        caller = self._routes.shards[shard]
-
-        async def delete(key: bytes) -> None:
-            self._bump(key)
-            try:
-                await caller.call("delete", key, timeout_s=self._timeout_s)
-            finally:
-                self._bump(key)
-
-        cursor = deleted = 0
         try:
-            while True:
-                cursor, rows = await caller.call("scan", cursor, PAGE, b"", timeout_s=self._timeout_s)
-                deleted += len(rows)
-                await _in_turn([_key(key) for key, _ in rows], delete)
-                if not cursor:
-                    return
-        except RpcError as error:
-            if not deleted:
-                raise
-            raise UnknownOutcome(f"some counters were deleted, then {caller.name}: {error}") from error
+            await self._removals.delete_all(timeout_s=self._timeout_s)
+        except RemovalUnsettled as error:
+            raise UnknownOutcome(f"{error}, or send FLUSHALL again: it deletes what came since, too") from error
 
 
 async def _in_turn(keys: Sequence[bytes], work: Callable[[bytes], Awaitable[object]]) -> None:
@@ -306,10 +284,6 @@ def _bytes_of(text: bytes) -> list[bytes]:
 
 def _matcher(pattern: bytes) -> Callable[[bytes], bool]:
     return lambda key: glob_matches(pattern, key)
-
-
-def _key(key: Any) -> bytes:
-    return key.encode() if isinstance(key, str) else bytes(key)
 
 
 def _rows(counters: Sequence[Counter]) -> list[list[object]]:

@@ -1,4 +1,4 @@
-"""Changes that need every shard: `drain`, `delete` and `set`.
+"""Changes that need every shard: `drain`, `delete`, `delete_all` and `set`.
 
 A removal goes to all shards at once under one id, and is repeated under it, at each shard, until that has settled it or
 the time is over. What the shards took is answered when all of them have; before that nobody knows, and the error says
@@ -67,7 +67,8 @@ class Removals:
     Args:
         routes: the shards.
         totals: for `set`, which needs an exact one.
-        bump: told of each key that is written, when it is sent and when it is settled (`ReadCache.bump`).
+        bump: told of a key that is set, when it is sent and when it is settled (`ReadCache.bump`).
+        on_removal: told the same of a key that is removed, and with None of a removal of all.
         settings: times.
         clock: random numbers: for ids, and to spread the attempts.
     """
@@ -78,12 +79,14 @@ class Removals:
         totals: Totals,
         *,
         bump: Callable[[bytes], object],
+        on_removal: Callable[[bytes | None], object],
         settings: RemovalSettings | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._routes = routes
         self._totals = totals
         self._bump = bump
+        self._on_removal = on_removal
         self._settings = settings or RemovalSettings()
         self._clock = clock
         self._chance = clock.random()
@@ -131,6 +134,23 @@ class Removals:
         """Takes a counter's whole value and forgets the counter. As `drain`."""
         return await self._remove(
             "delete", key, operation_id=operation_id, age_ms=age_ms, level=level, timeout_s=timeout_s
+        )
+
+    async def delete_all(
+        self,
+        *,
+        operation_id: bytes | None = None,
+        age_ms: int | None = None,
+        level: str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Forgets every counter, by one operation at each shard. As `drain`.
+
+        Returns:
+            How many counters the shards had together: one that lay on two of them counts twice.
+        """
+        return await self._remove(
+            "delete_all", None, operation_id=operation_id, age_ms=age_ms, level=level, timeout_s=timeout_s
         )
 
     async def set(self, key: Key, value: int, *, level: str | None = None, timeout_s: float | None = None) -> int:
@@ -190,14 +210,14 @@ class Removals:
     async def _remove(
         self,
         method: str,
-        key: Key,
+        key: Key | None,
         *,
         operation_id: bytes | None,
         age_ms: int | None,
         level: str | None,
         timeout_s: float | None,
     ) -> int:
-        encoded = key_bytes(key)
+        encoded = None if key is None else key_bytes(key)
         if operation_id is None:
             operation_id, age_ms = self._clock.random_bytes(ID_BYTES), 0
         elif not 1 <= len(operation_id) <= ID_BYTES_MAX:
@@ -208,20 +228,20 @@ class Removals:
             raise IdExpired("the id is older than the time for which shards keep it: nothing was sent now")
         timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
         deadline = asyncio.get_running_loop().time() + min(timeout_s, window_s)
-        shards = range(len(self._routes.shards))
-        self._bump(encoded)
+        keys = () if encoded is None else (encoded,)
+        self._on_removal(encoded)
         try:
             async with Crowd() as group:
                 settling = [
                     group.create_task(
                         self._settle(
-                            shard, method, (encoded, self._options(shard, operation_id, age_ms, level)), deadline
+                            shard, method, (*keys, self._options(shard, operation_id, age_ms, level)), deadline
                         )
                     )
-                    for shard in shards
+                    for shard in range(len(self._routes.shards))
                 ]
         finally:
-            self._bump(encoded)
+            self._on_removal(encoded)
         return self._sum(method, operation_id, [task.result() for task in settling])
 
     def _sum(self, method: str, operation_id: bytes, outcomes: list[_Settled]) -> int:
@@ -233,15 +253,20 @@ class Removals:
             raise failed[0].error or Unavailable(f"{method} was refused")
         taken: dict[str, int] = {}
         unsettled: dict[str, RpcError] = {}
+        known: list[str] = []
+        unknown: list[str] = []
+        did, what = ("deleted", " counters") if method == "delete_all" else ("took", "")
         for shard, outcome in zip(self._routes.shards, outcomes, strict=True):
             if outcome.error is None:
                 taken[shard.name] = outcome.value
+                known.append(f"{shard.name} {did} {outcome.value}{what}")
             else:
                 unsettled[shard.name] = outcome.error
-        known = ", ".join(f"{name} took {amount}" for name, amount in taken.items()) or "nobody has answered"
-        unknown = ", ".join(f"{name}: {error}" for name, error in unsettled.items())
+                state = "nobody knows" if outcome.is_unknown else "nothing was applied"
+                unknown.append(f"{shard.name} ({state}: {outcome.error})")
         raise RemovalUnsettled(
-            f"{known}; not settled at {unknown}. Repeat the {method} under the same id, {operation_id.hex()} in hex",
+            f"{', '.join(known) or 'nobody has answered'}; not settled at {', '.join(unknown)}. "
+            f"Repeat the {method} under the same id, {operation_id.hex()} in hex",
             operation_id=operation_id,
             taken=taken,
             unsettled=unsettled,

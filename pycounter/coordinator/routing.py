@@ -123,7 +123,7 @@ class Routing:
             for number, name in enumerate(names)
         ]
         self.totals = Totals(self.shards, foreign=self.foreign, cache=self.cache, timeout_s=settings.request_timeout_s)
-        self.removals = Removals(self.shards, self.totals, bump=self.cache.bump, clock=clock)
+        self.removals = Removals(self.shards, self.totals, bump=self.cache.bump, on_removal=self._forget, clock=clock)
         self.replayer = Replayer(
             ReplayLog.open(Path(settings.data) / REPLAY_FILE),
             self.shards,
@@ -137,7 +137,6 @@ class Routing:
             totals=self.totals,
             removals=self.removals,
             listing=Listing(self.shards, self.totals, foreign=self.foreign),
-            bump=self.cache.bump,
             stats=self.stats,
             health=self.health,
             now_ms=lambda: int(loop.time() * 1000),
@@ -234,6 +233,11 @@ class Routing:
             return
         self._serving = serving
         self.router.set_serving([(one.weight, -1 if one.divert_to is None else one.divert_to) for one in serving])
+
+    def _forget(self, key: bytes | None) -> None:
+        """A counter is being removed, or was; None: all are."""
+        self.router.forget(key)
+        self.cache.bump_all() if key is None else self.cache.bump(key)
 
     # --- to be shown -------------------------------------------------------------------------------------------------
 

@@ -275,6 +275,15 @@ class ShardHandle:
             del partials[next(iter(partials))]
         partials[key] = value
 
+    def forget(self, key: bytes | None) -> None:
+        """What it held of a counter was taken; None: of every counter."""
+        if key is None:
+            self.partials.clear()
+            return
+        self.partials.pop(key, None)
+        with contextlib.suppress(UnicodeDecodeError):
+            self.partials.pop(key.decode(), None)
+
     def last_known(self, key: bytes) -> int:
         """The value that a counter had here when this client last saw it; 0 if it never did."""
         value = self.partials.get(key)

@@ -250,6 +250,11 @@ class ShardSet:
         """The newest commit with which the shard answered a change of this client; 0: none."""
         return self.handles[shard].session.commit_seen
 
+    def forget(self, key: bytes | None) -> None:
+        """A counter is being removed, or was, and what shards were known to hold of it is gone; None: all are."""
+        for handle in self.handles:
+            handle.forget(key)
+
     # --- health ----------------------------------------------------------------------------------------------------
 
     def _note_sample(self, shard: int, latency_s: float, failure: RpcError | None) -> None:

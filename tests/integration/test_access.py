@@ -43,7 +43,10 @@ def shard(guarded):
 def test_msgpack_rpc_takes_nothing_before_the_token(shard, rpc):
     params: dict[str, list[object]] = {
         **{method: ["a"] for method in ("incr", "get", "total", "drain", "delete")},
-        **{method: [] for method in ("scan", "top", "ping", "stats", "health", "topology", "watch_topology", "tail")},
+        **{
+            method: []
+            for method in ("delete_all", "scan", "top", "ping", "stats", "health", "topology", "watch_topology", "tail")
+        },
         **{method: [["a"]] for method in ("get_many", "total_many")},
         "incr_many": [[["a", 1]]],
         "apply": [b"s" * 16, 1, 0, [["a", 1]]],

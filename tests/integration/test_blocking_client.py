@@ -51,6 +51,7 @@ def test_every_method(shard, loop_kind):
         assert client.set("b", 10) == 3
         assert client.drain("b") == 10
         assert client.delete("a") == 5
+        assert client.delete_all() == 1
         client.flush()
         assert client.unknown.list() == client.unknown.wait() == []
         assert client.statistics["succeeded"] == 4

@@ -117,6 +117,11 @@ async def test_a_cluster_either_way(cluster, route):
         assert await client.drain(keys[2]) == 9
         assert await client.delete(keys[2]) == 0
         assert await client.get(keys[2]) == 0
+        left = len([key async for key, _ in client.scan()])
+        assert await client.delete_all(operation_id=route.encode()) == left
+        assert await client.incr(keys[0]) == 1
+        assert await client.delete_all(operation_id=route.encode()) == left
+        assert [entry async for entry in client.scan()] == [(keys[0].encode(), 1)]
         assert client.status()["route"] == client.route
         assert client.statistics["pending"] == 0
         assert len(client.topology.shards) == 2

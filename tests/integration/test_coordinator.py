@@ -12,7 +12,7 @@ import redis
 
 from pycounter.net.security import client_tls
 from tests.support.credentials import TOKEN, make_certificate, over_tls, signed_in, write_token
-from tests.support.resp_socket import RespSocket
+from tests.support.resp_socket import RespError, RespSocket
 from tests.support.rpc_socket import RpcError, RpcSocket, notification
 from tests.support.waiting import wait_until
 
@@ -214,6 +214,75 @@ def test_many_clients_at_once(cluster, resp):
     assert resp.call("GET", "together") == b"10000"
 
 
+def test_flushall_is_ordered_with_the_commands_around_it(cluster, rpc, resp):
+    before = [f"INCR {key}\r\n" for key in KEYS]
+    with redis.Redis("127.0.0.1", cluster.address[1]) as client:
+        for transaction in (True, False):
+            pipeline = client.pipeline(transaction=transaction)
+            for key in KEYS:
+                pipeline.incr(key)
+            pipeline.flushall().dbsize()
+            for key in KEYS:
+                pipeline.incr(key)
+            results = pipeline.execute()
+            assert results[len(KEYS) :] == [True, 0] + [1] * len(KEYS)
+            assert client.flushdb()
+            assert client.dbsize() == 0
+    resp.send("".join(before).encode())
+    for _ in before:
+        resp.reply()
+    for key in KEYS:
+        assert rpc.call("get", key, {"accuracy": "cached"}) == 1
+    assert resp.call("FLUSHALL") == b"OK"
+    for key in KEYS:
+        assert rpc.call("get", key, {"accuracy": "cached"}) == 0
+        assert rpc.call("incr", key) == 1
+
+
+def test_what_is_counted_while_all_counters_are_deleted_is_deleted_or_there(cluster, resp):
+    """Of each client's increments of a counter of its own, those behind the last deletion are there, and no others."""
+
+    async def client(number, deleting):
+        reader, writer = await asyncio.open_connection(*cluster.address)
+        values: list[int] = []
+        while not deleting.done() or len(values) < 10:
+            writer.write(f"INCR own-{number}\r\n".encode())
+            values.append(int((await reader.readline())[1:]))
+        writer.close()
+        return values
+
+    async def delete():
+        reader, writer = await asyncio.open_connection(*cluster.address)
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            writer.write(b"FLUSHALL\r\n")
+            assert await reader.readline() == b"+OK\r\n"
+        writer.close()
+
+    async def run():
+        deleting = asyncio.create_task(delete())
+        return await asyncio.gather(*(client(number, deleting) for number in range(20)))
+
+    for number, values in enumerate(asyncio.run(run())):
+        restarts = sum(after != before + 1 for before, after in zip([0, *values], values, strict=False))
+        assert all(after in (before + 1, 1) for before, after in zip([0, *values], values, strict=False)), values
+        assert restarts <= 20
+        assert resp.call("GET", f"own-{number}") in (b"%d" % values[-1], None)
+
+
+def test_delete_all_is_done_once_under_its_id(cluster, rpc, resp):
+    options = {"id": b"all of this test", "born": rpc.call("hello")[b"time"]}
+    for key in KEYS:
+        rpc.call("incr", key)
+    assert rpc.call("delete_all", options) == len(KEYS)
+    for key in KEYS:
+        assert rpc.call("incr", key) == 1
+    assert rpc.call("delete_all", options) == len(KEYS), "the original result"
+    assert sum(rpc.call("get_many", KEYS)) == len(KEYS)
+    assert rpc.call("delete_all") == len(KEYS)
+    assert resp.call("DBSIZE") == 0
+
+
 # --- when shards fail ------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +338,26 @@ def test_a_removal_is_refused_while_a_shard_is_known_to_be_down(own_cluster):
             assert total[b"total"] == 3
     finally:
         own_cluster.send_signal_to("shard-2", signal.SIGCONT)
+
+
+def test_flushall_says_which_shards_are_empty_and_is_done_once_at_the_others(own_cluster):
+    away = key_at(own_cluster, "shard-1")
+    with RpcSocket(own_cluster.address) as rpc, RespSocket(own_cluster.address) as resp:
+        rpc.call("incr_many", [[key, 1] for key in KEYS])
+        own_cluster.send_signal_to("shard-1", signal.SIGSTOP)
+        try:
+            said = resp.outcome("FLUSHALL")
+        finally:
+            own_cluster.send_signal_to("shard-1", signal.SIGCONT)
+        assert isinstance(said, RespError), said
+        parts = ["shard-0 deleted", "shard-2 deleted", "not settled at shard-1 (nobody knows", "(unknown_outcome)"]
+        assert [part for part in parts if part not in str(said)] == [], said
+        # It is in the shard's socket, once or several times under one id: nothing counted from its return on goes.
+        wait_until(lambda: rpc.call("get", away) == 0)
+        assert sum(rpc.call("get_many", KEYS)) == 0
+        assert rpc.call("incr", away) == 1
+        time.sleep(0.5)
+        assert rpc.call("get", away) == 1
 
 
 def test_a_stopping_coordinator_answers_what_is_in(own_cluster):

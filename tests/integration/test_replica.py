@@ -86,6 +86,7 @@ def test_a_replica_answers_reads_over_both_protocols_and_refuses_the_rest(shard,
             ("bye", b"s" * 16),
             ("drain", "a"),
             ("delete", "a"),
+            ("delete_all",),
             ("backup", "/tmp/backup"),
             ("tail",),
         ):

@@ -96,6 +96,28 @@ def test_drain_and_delete(rpc):
     assert rpc.call("drain", "lowest") == SMALLEST
 
 
+def test_delete_all_is_done_once_under_its_id_whatever_comes_between_and_a_kill(start_shard):
+    shard = start_shard()
+    all_of_them = ("delete_all", {"id": "flush"})
+    with RpcSocket(shard.address) as rpc:
+        assert rpc.call("delete_all") == 0
+        rpc.call("incr_many", [["a", 1], ["b", 2], ["c", 3]])
+        assert rpc.call(*all_of_them) == 3
+        assert rpc.call("scan") == [0, []]
+        assert rpc.call("incr", "b") == 1
+        assert rpc.call(*all_of_them) == 3
+        assert rpc.outcome("delete", "b", {"id": "flush"}).code == "id_reused"
+        detail = rpc.call("delete_all", {"id": "flush", "detail": True})
+        assert (detail[b"value"], detail[b"exact"], detail[b"level"]) == (3, True, b"durable")
+    shard.kill()
+    shard.start()
+    with RpcSocket(shard.address) as rpc:
+        assert rpc.call(*all_of_them) == 3
+        assert rpc.call("scan") == [0, [[b"b", 1]]]
+        assert rpc.call("delete_all") == 1
+        assert rpc.call("scan") == [0, []]
+
+
 def test_scan_gives_each_counter_once(rpc):
     wanted = {b"key:%d" % number: number for number in range(500)}
     rpc.call("incr_many", [[key, value] for key, value in wanted.items()])

@@ -47,6 +47,10 @@ class Model:
 
     def change(self, method: str, key: bytes, delta: int) -> Any:
         value = self.counters.get(key)
+        if method == "delete_all":
+            count = len(self.counters)
+            self.counters.clear()
+            return count
         if method == "incr":
             after = (value or 0) + delta
             if not -I64_MAX - 1 <= after <= I64_MAX:
@@ -113,14 +117,15 @@ class ShardAgainstDict(RuleBasedStateMachine):
         assert self.call(method, *params, {"level": "applied"}) == self.live.change(method, key, delta)
 
     @rule(
-        method=st.sampled_from(["incr", "incr", "drain", "delete"]),
+        method=st.sampled_from(["incr", "incr", "drain", "delete", "delete_all"]),
         key=st.sampled_from(KEYS),
         delta=deltas,
         operation_id=st.sampled_from(IDS),
     )
     def change_with_id(self, method: str, key: bytes, delta: int, operation_id: bytes) -> None:
         delta = delta if method == "incr" else 0
-        params = [key, delta] if method == "incr" else [key]
+        key = b"" if method == "delete_all" else key
+        params: list[Any] = {"incr": [key, delta], "delete_all": []}.get(method, [key])
         answer = self.call(method, *params, {"level": "applied", "id": operation_id})
         known = self.live.ids.get(operation_id)
         if known is None:

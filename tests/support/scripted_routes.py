@@ -97,6 +97,8 @@ class ScriptedShard:
                 return self._once(options, ("drain", key), lambda: self._drain(key))
             case "delete", [key]:
                 return self._once(options, ("delete", key), lambda: self.counters.pop(key, 0))
+            case "delete_all", []:
+                return self._once(options, ("delete_all",), self._delete_all)
             case "scan", [cursor, count, prefix]:
                 # As a shard does: in the order of a hash of its own, and a cursor is the first hash not yet visited.
                 places = sorted((self._place(key), key) for key in self.counters if self._place(key) >= cursor)
@@ -123,6 +125,11 @@ class ScriptedShard:
         if key in self.counters:
             self.counters[key] = 0
         return taken
+
+    def _delete_all(self) -> int:
+        count = len(self.counters)
+        self.counters.clear()
+        return count
 
     def _once(self, options: dict[str, Any], print_: tuple[object, ...], apply: Callable[[], int]) -> int:
         if (number := options.get("id")) is None:
@@ -200,6 +207,7 @@ class ScriptedCache:
     def __init__(self) -> None:
         self.values: dict[bytes, tuple[int, int]] = {}
         self.versions: dict[bytes, int] = {}
+        self.written = 0
         #: Of every value, as it says.
         self.age_s = 0.0
 
@@ -212,7 +220,7 @@ class ScriptedCache:
         return None if value is None else (value, self.age_s)
 
     def begin(self, key: bytes) -> int:
-        return self.versions.get(key, 0)
+        return self.written + self.versions.get(key, 0)
 
     def fill(self, key: bytes, value: int, version: int) -> bool:
         if version != self.begin(key):
@@ -221,4 +229,11 @@ class ScriptedCache:
         return True
 
     def bump(self, key: bytes) -> None:
-        self.versions[key] = self.begin(key) + 1
+        self.versions[key] = self.versions.get(key, 0) + 1
+
+    def on_removal(self, key: bytes | None) -> None:
+        """What an owner of `Removals` does."""
+        if key is None:
+            self.written += 1
+        else:
+            self.bump(key)

@@ -120,6 +120,11 @@ impl ReadCache {
         self.cache.bump(key.bytes());
     }
 
+    /// A write to every key is sent, or settled.
+    fn bump_all(&self) {
+        self.cache.bump_all();
+    }
+
     /// The key's version: to be asked for before the shard is, and given to `fill` with what the shard answers.
     fn begin(&self, key: Key<'_>) -> u64 {
         self.cache.begin(key.bytes())

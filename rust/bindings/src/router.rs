@@ -290,6 +290,12 @@ impl Router {
         taken.into_iter().map(|(key, delta)| (PyBytes::new(py, &key), delta)).collect()
     }
 
+    /// A removal of a key's counter, or of all counters, is settled: what shards were known to hold is gone.
+    #[pyo3(signature = (key))]
+    fn forget(&self, key: Option<&[u8]>) {
+        lock(&self.host.router).forget(key);
+    }
+
     /// (shard, seconds until it answered, was it no error) since the last call.
     fn samples(&self) -> Vec<(usize, f64, bool)> {
         let samples = lock(&self.host.router).take_samples();

@@ -23,10 +23,13 @@ pub enum Method {
     Drain = 2,
     /// Take everything out; the counter goes.
     Delete = 3,
+    /// Every counter goes; it names none.
+    DeleteAll = 4,
 }
 
 impl Fingerprint {
-    /// The fingerprint of `method(key, delta)`; `drain` and `delete` have a delta of 0.
+    /// The fingerprint of `method(key, delta)`; those that take have a delta of 0, and `delete_all` an
+    /// empty key.
     ///
     /// xxh3 of the method's number, the delta (8 bytes, little-endian) and the key's own xxh3
     /// (8 bytes, little-endian). Two operations share one with a chance of about 2⁻⁶⁴.
@@ -63,8 +66,8 @@ mod tests {
     #[test]
     fn every_part_matters() {
         let mut seen = HashSet::new();
-        for method in [Method::Incr, Method::Drain, Method::Delete] {
-            for key in [b"a".as_slice(), b"b", b"ab", &[0; 1024]] {
+        for method in [Method::Incr, Method::Drain, Method::Delete, Method::DeleteAll] {
+            for key in [b"".as_slice(), b"a", b"b", b"ab", &[0; 1024]] {
                 for delta in [0, 1, -1, i64::MIN, i64::MAX] {
                     assert!(seen.insert(Fingerprint::of(method, key, delta)));
                 }

@@ -224,6 +224,13 @@ impl ReadCache {
         self.versions[stripe_of(key_hash)].fetch_add(1, Ordering::Release);
     }
 
+    /// A write to every key is sent, or settled: as `bump` for each.
+    pub fn bump_all(&self) {
+        for version in &self.versions {
+            version.fetch_add(1, Ordering::Release);
+        }
+    }
+
     /// Has a load ever begun? Until then a thread on which all loads begin need not bump: nothing can be stale.
     #[must_use]
     pub fn is_used(&self) -> bool {

@@ -211,6 +211,7 @@ fn nothing_is_answered_before_it_has_caught_up_and_no_change_ever() {
         ("apply", vec![Value::Binary(vec![0; 16]), 1.into(), 0.into(), Value::Array(vec![])]),
         ("drain", vec!["7".into()]),
         ("delete", vec!["7".into()]),
+        ("delete_all", vec![]),
         ("bye", vec![Value::Binary(vec![0; 16])]),
         ("backup", vec!["/a".into()]),
         ("tail", vec![]),

@@ -87,6 +87,7 @@ fn every_command_means_what_redis_means() {
         ("CONFIG GET save", Command::ConfigGet { patterns: vec![b"save"] }),
         ("FLUSHALL", Command::FlushAll),
         ("FLUSHALL async", Command::FlushAll),
+        ("FLUSHDB", Command::FlushAll),
         ("QUIT", Command::Quit),
         ("RESET", Command::Reset),
         ("MULTI", Command::Multi),

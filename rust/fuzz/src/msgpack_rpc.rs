@@ -89,6 +89,7 @@ fn check_request(request: &Request<'_>) {
             assert!(key_is_valid(key));
             assert!(options.id.is_none_or(|id| (1..=64).contains(&id.len())));
         }
+        Request::DeleteAll { options } => assert!(options.id.is_none_or(|id| (1..=64).contains(&id.len()))),
         Request::Get { key, .. } | Request::Total { key, .. } => assert!(key_is_valid(key)),
         Request::GetMany { keys, .. } | Request::TotalMany { keys, .. } => {
             assert!(keys.len() <= REQUEST_ITEMS_MAX && keys.iter().all(|key| key_is_valid(key)));
@@ -148,6 +149,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("total-many", b"\x00\x94\x00\x01\xaatotal_many\x91\x92\xa1a\xa1b"),
         ("drain", b"\x00\x94\x00\x01\xa5drain\x92\xa1k\x81\xa2id\xa1x"),
         ("delete", b"\x00\x94\x00\x01\xa6delete\x91\xa1k"),
+        ("delete-all", b"\x00\x94\x00\x01\xaadelete_all\x91\x81\xa2id\xa1x"),
         ("scan", b"\x00\x94\x00\x01\xa4scan\x93\x00\x64\xa2p:"),
         ("scan-count-over", b"\x00\x94\x00\x01\xa4scan\x92\x00\xce\x00\x01\x00\x01"),
         ("top", b"\x00\x94\x00\x01\xa3top\x92\x0a\xa2p:"),

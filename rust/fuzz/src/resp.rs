@@ -164,6 +164,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("info", array(&["INFO", "server", "memory"])),
         ("config", array(&["CONFIG", "GET", "save"])),
         ("flushall", array(&["FLUSHALL", "ASYNC"])),
+        ("flushdb", array(&["FLUSHDB"])),
         (
             "transaction",
             [array(&["MULTI"]), array(&["INCRBY", "k", "1"])[1..].to_vec(), array(&["EXEC"])[1..].to_vec()].concat(),

@@ -29,9 +29,8 @@ class Asked:
         self.requests = HostRequests(
             self.routes,
             totals=totals,
-            removals=Removals(self.routes, totals, bump=cache.bump, settings=settings),
+            removals=Removals(self.routes, totals, bump=cache.bump, on_removal=cache.on_removal, settings=settings),
             listing=Listing(self.routes, totals, foreign=self.routes),
-            bump=cache.bump,
             stats=lambda: {"level": "durable", "figure": 7},
             health=lambda: {"state": "ok"},
             now_ms=lambda: self.now_ms,
@@ -196,9 +195,16 @@ async def test_dbsize_and_flushall(asked):
     assert await asked.resp("flushall") is None
     assert not any(shard.counters for shard in asked.routes.shards)
     asked.routes.shards[1].add(b"x", 1)
-    asked.routes.shards[1].always = lambda method, _: REFUSE if method == "delete" else None
-    with pytest.raises(UnknownOutcome):
+    asked.routes.shards[1].always = REFUSE
+    with pytest.raises(UnknownOutcome, match=r"shard-0 deleted 0 counters.*not settled at shard-1.*FLUSHALL again"):
         await asked.resp("flushall")
+    assert asked.routes.requests("delete_all") > 3
+    assert not asked.routes.requests("delete", "scan")
+    asked.routes.shards[1].always = None
+    assert await asked.rpc("delete_all", {"id": b"raw"}) == 1
+    asked.routes.shards[2].add(b"y", 1)
+    assert await asked.rpc("delete_all", {"id": b"raw"}) == 1, "the same id gets the same answer"
+    assert asked.routes.total(b"y") == 1
     asked.routes.shards[1].is_down = True
     with pytest.raises(Unavailable):
         await asked.resp("flushall")

@@ -55,7 +55,7 @@ def removals_of(routes, *, cache=None, settings=QUICK, ids=None):
     cache = cache or ScriptedCache()
     totals = Totals(routes, foreign=routes, cache=cache)
     clock = Clock() if ids is None else ClockWithIds(ids)
-    return Removals(routes, totals, bump=cache.bump, settings=settings, clock=clock)
+    return Removals(routes, totals, bump=cache.bump, on_removal=cache.on_removal, settings=settings, clock=clock)
 
 
 async def remove(removals, method, key=b"\x00k", **options):
@@ -130,7 +130,7 @@ async def test_a_lost_reply_takes_once_though_the_counter_goes_on(routes):
 async def test_unsettled_at_the_end_says_who_took_what_and_ends_when_it_is_repeated(routes, method):
     removals = removals_of(routes)
     routes.shards[1].always = LOSE
-    with pytest.raises(RemovalUnsettled, match="shard-0 took 1, shard-2 took 100; not settled at shard-1") as caught:
+    with pytest.raises(RemovalUnsettled, match=r"shard-0 took 1, shard-2 took 100; not settled at shard-1 ") as caught:
         await remove(removals, method, timeout_s=0.05)
     error = caught.value
     assert error.taken == {"shard-0": 1, "shard-2": 100}
@@ -210,6 +210,48 @@ async def test_the_version_changes_when_it_is_sent_and_when_it_is_settled(routes
     await remove(removals_of(routes, cache=cache), method, **({"value": 5} if method == "set" else {}))
     assert versions == [1]
     assert cache.begin(b"\x00k") == 2
+
+
+async def test_delete_all_is_one_operation_at_each_shard_and_once_under_its_id(routes):
+    for shard in routes.shards:
+        shard.add(b"\x00other", 1)
+    routes.shards[1].script = [LOSE, STALL]
+    removals = removals_of(routes, ids=[b"made"])
+    assert await removals.delete_all() == 6
+    assert not any(shard.counters for shard in routes.shards)
+    assert [shard.count("delete_all") for shard in routes.shards] == [1, 3, 1]
+    assert {options["id"] for shard in range(3) for options in options_of(routes, shard, "delete_all")} == {b"made"}
+    routes.shards[2].add(b"\x00k", 5)
+    assert await removals.delete_all(operation_id=b"made") == 6
+    assert routes.total(b"\x00k") == 5, "it came after"
+
+
+@pytest.mark.parametrize(
+    ("fate", "state"), [(REFUSE, "nothing was applied: shard-1 can't be reached"), (LOSE, "nobody knows: shard-1 was")]
+)
+async def test_delete_all_says_what_was_and_what_was_not_applied(routes, fate, state):
+    routes.shards[2].add(b"\x00other", 1)
+    routes.shards[1].always = fate
+    said = rf"^shard-0 deleted 1 counters, shard-2 deleted 2 counters; not settled at shard-1 \({state}"
+    with pytest.raises(RemovalUnsettled, match=said) as caught:
+        await removals_of(routes).delete_all(timeout_s=0.03)
+    routes.shards[1].always = None
+    routes.shards[0].add(b"\x00k", 7)
+    assert await removals_of(routes).delete_all(operation_id=caught.value.operation_id) == 4
+    assert routes.total(b"\x00k") == 7
+    routes.shards[1].is_down = True
+    with pytest.raises(Unavailable, match="nothing was applied"):
+        await removals_of(routes).delete_all()
+
+
+async def test_delete_all_makes_every_key_a_new_version_when_it_is_sent_and_when_it_is_settled(routes):
+    cache = ScriptedCache()
+    cache.fill(b"\x00k", 111, cache.begin(b"\x00k"))
+    begun = []
+    routes.shards[0].always = lambda *_: begun.append(cache.begin(b"\x00k"))
+    await removals_of(routes, cache=cache).delete_all()
+    assert not cache.fill(b"\x00k", 1, begun[0]), "a load that began before it was settled"
+    assert cache.get(b"\x00k") is None
 
 
 # --- set -------------------------------------------------------------------------------------------------------------

@@ -54,6 +54,18 @@ fn a_load_that_began_before_a_write_is_not_kept() {
 }
 
 #[test]
+fn a_write_to_every_key_leaves_no_value_and_no_load_that_began_before() {
+    let (cache, _) = cache(ReadCacheSettings::default());
+    let numbers = 0..1000;
+    numbers.clone().for_each(|number| assert!(load(&cache, &key(number), 1)));
+    let version = cache.begin(b"under way");
+    cache.bump_all();
+    assert!(numbers.clone().all(|number| value(&cache, &key(number)).is_none()));
+    assert!(!cache.fill(b"under way", 1, version));
+    numbers.for_each(|number| assert!(load(&cache, &key(number), 2)));
+}
+
+#[test]
 fn a_write_to_a_key_of_the_same_stripe_costs_a_load() {
     let (cache, _) = cache(ReadCacheSettings::default());
     let stripe = |number: usize| stripe_of(key_hash(&key(number)));

@@ -50,7 +50,7 @@ pub use statistics::{Sample, Statistics};
 use self::core::Core;
 use crate::connection_input::Protocol;
 use crate::foreign_keys::ForeignKeys;
-use crate::hash_ring::HashRing;
+use crate::hash_ring::{HashRing, key_hash};
 use crate::limits::GREETING_BYTES_MAX;
 use crate::read_cache::ReadCache;
 use crate::wire::request::Level;
@@ -379,6 +379,14 @@ impl Router {
     #[must_use]
     pub fn link(&self, shard: usize) -> &ShardLink<Waiter> {
         &self.links[shard].link
+    }
+
+    /// A removal of a key's counter, or of all counters, is settled: what shards were known to hold is gone.
+    pub fn forget(&mut self, key: Option<&[u8]>) {
+        match key {
+            Some(key) => self.core.partials.forget(key_hash(key), self.links.len()),
+            None => self.core.partials.forget_all(),
+        }
     }
 
     /// How many increments, whose home the shard is, were given to others.

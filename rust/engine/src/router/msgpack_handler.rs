@@ -135,6 +135,7 @@ impl Router {
             Request::TotalMany { .. } => self.serve_by_host(connection, msgid, "total_many", params),
             Request::Drain { .. } => self.serve_by_host(connection, msgid, "drain", params),
             Request::Delete { .. } => self.serve_by_host(connection, msgid, "delete", params),
+            Request::DeleteAll { .. } => self.serve_by_host(connection, msgid, "delete_all", params),
             Request::Scan { .. } => self.serve_by_host(connection, msgid, "scan", params),
             Request::Top { .. } => self.serve_by_host(connection, msgid, "top", params),
             Request::Backup { .. } => self.serve_by_host(connection, msgid, "backup", params),

@@ -48,6 +48,20 @@ impl Partials {
         self.entries.get(index(tag)).filter(|entry| entry.tag == tag).map(|entry| entry.value)
     }
 
+    /// What so many shards held of a key was taken.
+    pub(super) fn forget(&mut self, hash: u64, shards: usize) {
+        for tag in (0..shards).map(|shard| tag(hash, shard)) {
+            if let Some(entry) = self.entries.get_mut(index(tag)).filter(|entry| entry.tag == tag) {
+                entry.value = 0;
+            }
+        }
+    }
+
+    /// Every shard was emptied.
+    pub(super) fn forget_all(&mut self) {
+        self.entries.fill(Entry::default());
+    }
+
     /// What all of so many shards but one are known to hold.
     pub(super) fn others(&self, hash: u64, shard: usize, shards: usize) -> i128 {
         (0..shards).filter(|&other| other != shard).filter_map(|other| self.get(hash, other)).map(i128::from).sum()
@@ -69,5 +83,10 @@ mod tests {
         assert_eq!(partials.others(78, 0, 4), 0);
         partials.set(77, 2, 6);
         assert_eq!(partials.get(77, 2), Some(6));
+        partials.set(78, 2, 9);
+        partials.forget(77, 3);
+        assert_eq!((partials.others(77, 0, 4), partials.others(78, 0, 4)), (-7, 9));
+        partials.forget_all();
+        assert_eq!((partials.others(77, 0, 4), partials.others(78, 0, 4)), (0, 0));
     }
 }

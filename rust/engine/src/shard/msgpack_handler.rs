@@ -136,6 +136,7 @@ impl Shard {
             Request::Incr { key, delta, options } => self.answer_change(id, Method::Incr, key, delta, &options),
             Request::Drain { key, options } => self.answer_change(id, Method::Drain, key, 0, &options),
             Request::Delete { key, options } => self.answer_change(id, Method::Delete, key, 0, &options),
+            Request::DeleteAll { options } => self.answer_change(id, Method::DeleteAll, b"", 0, &options),
             Request::IncrMany { items, options } => {
                 let level = options.level.unwrap_or(self.settings.level);
                 let mut results = self.pool.pop().unwrap_or_default();

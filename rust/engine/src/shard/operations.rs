@@ -1,6 +1,6 @@
 //! What a change does to a shard, whichever protocol asked: ids first, then limits, then the counter.
 
-use super::Shard;
+use super::{LOOK_WORK, Shard};
 use crate::counter_store::CounterRef;
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
@@ -85,8 +85,11 @@ impl Shard {
         Ok(value)
     }
 
-    /// Applies an admitted change to the counter and marks it.
+    /// Applies an admitted change to the counter and marks it. `DeleteAll` changes all of them, and gives how many.
     pub(super) fn apply(&mut self, method: Method, key: &[u8], delta: i64) -> Result<i64, ErrorCode> {
+        if method == Method::DeleteAll {
+            return Ok(self.delete_all());
+        }
         let hash = self.state.counters.hash(key);
         if method == Method::Incr {
             return self.increment(None, hash, key, delta);
@@ -97,11 +100,20 @@ impl Shard {
         };
         let taken = match method {
             Method::Delete => counters.delete_mut(counter).unwrap_or(0),
-            Method::Drain | Method::Incr => counters.drain_mut(counter),
+            _ => counters.drain_mut(counter),
         };
         counters.mark_dirty_mut(counter, &mut self.state.dirty).map_err(|_| ErrorCode::Internal)?;
         self.statistics.changes += 1;
         Ok(taken)
+    }
+
+    /// Forgets every counter; gives how many there were. Ids and sessions stay: an old retry gets its first result.
+    fn delete_all(&mut self) -> i64 {
+        let count = self.state.counters.len();
+        self.work += LOOK_WORK * count;
+        self.state.clear_counters();
+        self.statistics.changes += 1;
+        count as i64
     }
 
     /// One item of `incr_many`.

@@ -3,7 +3,7 @@
 
 use super::connection::Connection;
 use super::held_replies::{HeldReplies, ReplyKind};
-use super::{LOOK_WORK, RUN_MAX, Shard, TURN_WORK_MAX};
+use super::{RUN_MAX, Shard, TURN_WORK_MAX};
 use crate::error_code::ErrorCode;
 use crate::figure::info_text;
 use crate::fingerprint::Method;
@@ -207,13 +207,13 @@ impl Shard {
                 resp::write_simple(out, if self.value(key).is_some() { "string" } else { "none" });
             }
             Command::FlushAll => {
-                if let Err(code) = self.admit(0) {
-                    return refuse_code(out, code);
-                }
-                self.work += LOOK_WORK * self.state.counters.len();
-                self.state.clear_counters();
-                resp::write_simple(out, "OK");
-                return ReplyKind::Changed;
+                return match self.admit(0).and_then(|()| self.apply(Method::DeleteAll, b"", 0)) {
+                    Ok(_) => {
+                        resp::write_simple(out, "OK");
+                        ReplyKind::Changed
+                    }
+                    Err(code) => refuse_code(out, code),
+                };
             }
             // `run_command` did all others.
             _ => return refuse_code(out, ErrorCode::Internal),

@@ -187,6 +187,11 @@ pub enum Request<'a> {
         /// How.
         options: ChangeOptions<'a>,
     },
+    /// Forget every counter.
+    DeleteAll {
+        /// How.
+        options: ChangeOptions<'a>,
+    },
     /// A page of counters.
     Scan {
         /// 0 to begin, else what the last page gave.

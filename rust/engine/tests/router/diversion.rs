@@ -118,6 +118,21 @@ fn reads_behind_an_increment_that_leaves_its_shard_see_it_all_the_same() {
 }
 
 #[test]
+fn what_others_were_known_to_hold_is_forgotten_with_a_removal() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    let keys = [cluster.key_at(0, 0), cluster.key_at(0, 1), cluster.key_at(0, 2)];
+    let incr = |cluster: &mut Cluster| keys.each_ref().map(|key| cluster.resp(client, &format!("INCRBY {key} 10\r\n")));
+    incr(&mut cluster);
+    cluster.serve(&[(0.0, Some(1)), (1.0, None)]);
+    assert_eq!(incr(&mut cluster), [":20\r\n"; 3]);
+    cluster.router.forget(Some(keys[0].as_bytes()));
+    assert_eq!(incr(&mut cluster), [":20\r\n", ":30\r\n", ":30\r\n"]);
+    cluster.router.forget(None);
+    assert_eq!(incr(&mut cluster), [":30\r\n"; 3]);
+}
+
+#[test]
 fn what_was_sent_stays_where_it_was_sent() {
     let mut cluster = Cluster::new(2);
     let client = cluster.router.connect();

@@ -59,6 +59,8 @@ fn every_method_means_what_the_table_says() {
         ("total_many", vec![array(["a".into()]), read_map()], Request::TotalMany { keys: vec![b"a"], options: read }),
         ("drain", vec!["k".into(), change_map()], Request::Drain { key: b"k", options: change }),
         ("delete", vec!["k".into()], Request::Delete { key: b"k", options: none }),
+        ("delete_all", vec![], Request::DeleteAll { options: none }),
+        ("delete_all", vec![change_map()], Request::DeleteAll { options: change }),
         ("scan", vec![], Request::Scan { cursor: 0, count: 100, prefix: b"" }),
         (
             "scan",

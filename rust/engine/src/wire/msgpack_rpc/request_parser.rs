@@ -147,6 +147,7 @@ fn parse_method<'a>(method: &[u8], params: &mut Params<'a>) -> Result<Request<'a
         b"total_many" => Request::TotalMany { keys: params.keys()?, options: params.read_options()? },
         b"drain" => Request::Drain { key: params.key()?, options: params.change_options(CHANGE_OPTIONS)? },
         b"delete" => Request::Delete { key: params.key()?, options: params.change_options(CHANGE_OPTIONS)? },
+        b"delete_all" => Request::DeleteAll { options: params.change_options(CHANGE_OPTIONS)? },
         b"scan" => Request::Scan {
             cursor: params.optional_unsigned("a cursor is an unsigned integer")?.unwrap_or(0),
             count: params.count(SCAN_COUNT_DEFAULT)?,

@@ -75,6 +75,7 @@ const COMMANDS: &[(&str, Name, usize, usize)] = &[
     ("info", Name::Info, 0, usize::MAX),
     ("config", Name::Config, 1, usize::MAX),
     ("flushall", Name::FlushAll, 0, usize::MAX),
+    ("flushdb", Name::FlushAll, 0, usize::MAX),
     ("quit", Name::Quit, 0, usize::MAX),
     ("reset", Name::Reset, 0, 0),
     ("discard", Name::Discard, 0, 0),
