@@ -71,6 +71,7 @@ class CoordinatorServer:
         self._told = asyncio.Event()
         self._pipe = SupervisorPipe(self._take_topology, self.stop, input_fd=input_fd, output_fd=output_fd)
         self._requests: set[asyncio.Task[None]] = set()
+        self._watching: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
 
     async def run(self, on_ready: Callable[[dict[str, object]], None]) -> None:
@@ -120,13 +121,14 @@ class CoordinatorServer:
         self, connection: CoordinatorProtocol, token: int, method: str, params: bytes, protocol: str
     ) -> None:
         """Answers a request that the router left to Python."""
-        if len(self._requests) >= REQUESTS_MAX and method != "watch_topology":
+        tasks = self._watching if method == "watch_topology" else self._requests
+        if len(self._requests) >= REQUESTS_MAX and tasks is self._requests:
             refusal = Overloaded(f"{REQUESTS_MAX} requests that take all shards are under way already")
             connection.answer(token, refusal.wire_text, b"")
             return
         task = asyncio.get_running_loop().create_task(self._answer(connection, token, method, params, protocol))
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _answer(
         self, connection: CoordinatorProtocol, token: int, method: str, params: bytes, protocol: str
@@ -202,10 +204,15 @@ class CoordinatorServer:
         patience = min(deadline, loop.time() + self.settings.request_timeout_s + FACTS_S)
         if not await routing.wait_settled(patience):
             _log.warning("stopping before every shard has answered: some clients don't know what became of a request")
-        for task in list(self._requests):
-            task.cancel()
-        await asyncio.gather(*self._requests, return_exceptions=True)
+        await self.end_requests()
         await self.clients.close(deadline)
+
+    async def end_requests(self) -> None:
+        """Answers none of those that are left."""
+        left = [*self._requests, *self._watching]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

@@ -34,8 +34,9 @@ SCAN_COUNT = 100
 TOP_COUNT = 10
 #: Keys of DEL that are deleted at the same time.
 DELETES_AT_A_TIME = 16
-#: Clients that wait for a newer topology.
+#: Clients that wait for a newer topology; and how long, before they get the one that they have again.
 WATCHERS_MAX = 10_000
+WATCH_S = 25.0
 _GLOB_SPECIAL = b"*?[\\"
 
 
@@ -72,7 +73,7 @@ class HostRequests:
         self._timeout_s = timeout_s
         self._cursors = ScanCursors(listing, len(routes.shards))
         self._topology: Topology | None = None
-        self._watchers: set[asyncio.Future[Topology]] = set()
+        self._watchers: set[asyncio.Future[None]] = set()
         self._methods: dict[str, Callable[..., Awaitable[Any]]] = {
             "get": self._get,
             "get_many": self._get_many,
@@ -117,7 +118,7 @@ class HostRequests:
         watchers, self._watchers = self._watchers, set()
         for watcher in watchers:
             if not watcher.done():
-                watcher.set_result(topology)
+                watcher.set_result(None)
 
     # --- MessagePack-RPC -------------------------------------------------------------------------------------------
 
@@ -188,17 +189,19 @@ class HostRequests:
         return tell
 
     async def _watch_topology(self, known: int | None = None, *_: object) -> Any:
-        topology = self._topology
-        if topology is None or (known is not None and topology.version <= known):
+        if self._topology is None or (known is not None and self._topology.version <= known):
             if len(self._watchers) >= WATCHERS_MAX:
                 raise Unavailable("too many clients watch the topology: ask for it now and then")
-            watcher: asyncio.Future[Topology] = asyncio.get_running_loop().create_future()
+            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._watchers.add(watcher)
             try:
-                topology = await watcher
+                # Nobody says when a client has left: it must not be waited with for ever.
+                await asyncio.wait([watcher], timeout=WATCH_S)
             finally:
                 self._watchers.discard(watcher)
-        return topology.to_wire()
+        if self._topology is None:
+            raise Unavailable("the supervisor has told no topology yet")
+        return self._topology.to_wire()
 
     # --- RESP ------------------------------------------------------------------------------------------------------
 

@@ -117,9 +117,7 @@ class CoordinatorHost:
         self._ending = self.loop.create_task(self._end(server, routing), name=f"{self.name} ends")
 
     async def _end(self, server: CoordinatorServer, routing: Routing) -> None:
-        for task in list(server._requests):
-            task.cancel()
-        await asyncio.gather(*server._requests, return_exceptions=True)
+        await server.end_requests()
         await routing.close()
         # The router holds its connections' protocols, and Python's collector doesn't see that.
         for connection in server.clients:

@@ -6,6 +6,7 @@ import random
 import msgpack
 import pytest
 
+from pycounter.coordinator import host_requests
 from pycounter.coordinator.host_requests import HostRequests
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.removals import Removals, RemovalSettings
@@ -137,6 +138,17 @@ async def test_watching_the_topology(asked):
     assert not any(watcher.done() for watcher in watchers[1:])
     asked.requests.set_topology(topology(5))
     assert [(await watcher)["version"] for watcher in watchers[1:]] == [5, 5]
+
+
+async def test_a_topology_that_stays_the_same_is_told_all_the_same_after_a_while(asked, monkeypatch):
+    monkeypatch.setattr(host_requests, "WATCH_S", 0.01)
+    with pytest.raises(Unavailable):
+        await asked.rpc("watch_topology")
+    shard = {"name": "shard-0", "address": "127.0.0.1:1", "weight": 1.0, "identity": "", "state": "ok"}
+    asked.requests.set_topology(Topology.from_wire({"version": 4, "shards": [shard]}))
+    assert (await asked.rpc("watch_topology", 4))["version"] == 4
+    # A client that has left can't be waited with for ever.
+    assert not asked.requests._watchers
 
 
 # --- RESP ------------------------------------------------------------------------------------------------------------
