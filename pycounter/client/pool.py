@@ -146,6 +146,9 @@ class Pool:
                 connection.cause = TimeoutError("no answer")
                 self._drop(lane)
             raise DeadlineExceeded(f"{method} was not answered in time") from late
+        finally:
+            # What can't be encoded has left its place without a reply that would tell.
+            self._serve()
 
     async def warm_up(self, connections: int = 1, *, timeout_s: float | None = None) -> None:
         """Opens so many connections now.
@@ -280,17 +283,22 @@ class Pool:
             self._open_one()
 
     def _open_one(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect(), name="pycounter pool connection")
+        address = self.address
+        task = asyncio.get_running_loop().create_task(self._connect(address), name="pycounter pool connection")
         self._opening.add(task)
-        task.add_done_callback(self._on_opened)
+        task.add_done_callback(lambda task: self._on_opened(task, address))
 
-    def _on_opened(self, task: asyncio.Task[RpcConnection]) -> None:
+    def _on_opened(self, task: asyncio.Task[RpcConnection], address: tuple[str, int]) -> None:
         # First: whoever is refused may ask again, and needs a new attempt then.
         self._opening.discard(task)
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, _FINAL):
+        if error is not None and address != self.address:
+            # The server has moved, or another attempt has found this one dead: that says nothing of the next address.
+            if self._waiters:
+                self._grow()
+        elif isinstance(error, _FINAL):
             self._refuse_waiters(error)
         elif isinstance(error, OSError | RpcError):
             self._note_unreachable(error)
@@ -323,24 +331,23 @@ class Pool:
             self._sweep = loop.call_later(self.settings.idle_s / 4, self._close_idle)
         self._serve()
 
-    async def _connect(self) -> RpcConnection:
+    async def _connect(self, address: tuple[str, int]) -> RpcConnection:
         """A connection on which the server was greeted. Raises OSError, RpcError."""
         said: dict[str, object] = {"client": "pycounter"}
         if self._token is not None:
             said["token"] = self._token
         async with asyncio.timeout(self.settings.connect_timeout_s):
-            address = self.address
             connection = await RpcConnection.open(
                 self, address, tls=self._tls, reply_bytes_max=self.settings.reply_bytes_max
             )
             try:
                 hello = HelloReply.parse_any(await connection.call("hello", said))
+                if address != self.address:
+                    raise ConnectionError("the server has moved meanwhile")
                 if self.identity is not None and hello.identity != self.identity:
                     raise WrongShard(
                         f"the server at {address[0]}:{address[1]} is {hello.identity}, not {self.identity}"
                     )
-                if address != self.address:
-                    raise ConnectionError("the server has moved meanwhile")
             except BaseException:
                 connection.abort()
                 raise

@@ -8,7 +8,15 @@ import pytest
 
 from pycounter.client.pool import Pool
 from pycounter.client.settings import PoolSettings
-from pycounter.errors import DeadlineExceeded, Overloaded, SettingsError, Unauthenticated, Unavailable, WrongShard
+from pycounter.errors import (
+    BadKey,
+    DeadlineExceeded,
+    Overloaded,
+    SettingsError,
+    Unauthenticated,
+    Unavailable,
+    WrongShard,
+)
 from tests.support.scripted_shard import CUT, SILENCE, ScriptedShard
 
 pytestmark = pytest.mark.timeout(30)
@@ -218,6 +226,40 @@ async def test_another_address_is_tried_when_one_is_silent(server, make_pool):
     with pytest.raises(Unavailable):
         await pool.request("echo", 1, deadline=soon())
     assert await pool.request("echo", 1, deadline=soon()) == 1
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3, 4])
+async def test_several_attempts_that_fail_at_once_try_the_next_address_once(server, make_pool, attempts):
+    async with ScriptedShard() as gone:
+        dead = gone.address
+    pool = make_pool(dead, server.address, pipeline_depth=1)
+    for _ in range(2):
+        with contextlib.suppress(Unavailable):
+            await asyncio.gather(*(pool.request("echo", 1, deadline=soon()) for _ in range(attempts)))
+    assert await asyncio.gather(*(pool.request("echo", 1, deadline=soon()) for _ in range(attempts))) == [1] * attempts
+
+
+async def test_whoever_answers_at_the_address_before_says_nothing_of_the_server_that_has_moved(server, make_pool):
+    async with ScriptedShard() as other:
+        other.identity = "b" * 32
+        other.handlers["hello"] = lambda said: {"identity": other.identity, "epoch": 1}
+        pool = make_pool(other.address, identity=server.identity)
+        asking = asyncio.create_task(pool.request("echo", 1, deadline=soon()))
+        await asyncio.sleep(0)
+        pool.address = server.address
+        assert await asking == 1
+        assert other.connections == 1
+
+
+async def test_what_can_not_be_encoded_leaves_its_place_to_who_waits(server, make_pool):
+    pool = make_pool(connections_max=1, pipeline_depth=1, pipeline_max=1)
+    bad, good = await asyncio.gather(
+        pool.request("echo", "\ud800", deadline=soon()),
+        pool.request("echo", 1, deadline=soon(1.0)),
+        return_exceptions=True,
+    )
+    assert isinstance(bad, BadKey)
+    assert good == 1
 
 
 async def test_a_server_that_never_greets(server, make_pool):
