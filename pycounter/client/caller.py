@@ -59,18 +59,22 @@ class Caller:
         has_id = _has_id(method, params)
         pauses = self.policy.pauses(self._random)
         retries = 0
-        sent_first_s: float | None = None
+        begun_s = self._clock.running_s()
         is_ambiguous = False
         while True:
-            if is_ambiguous and sent_first_s is not None and self._is_too_old(sent_first_s):
-                raise UnknownOutcome(f"{method} was not answered for longer than the shard keeps its id")
+            attempt_deadline = deadline
+            if is_ambiguous:
+                left_s = begun_s + self.pool.settings.id_window_s - self._clock.running_s()
+                if left_s <= 0:
+                    raise UnknownOutcome(f"{method} was not answered for longer than the shard keeps its id")
+                # It may wait for a connection, and must not leave once the shard may have forgotten its id.
+                attempt_deadline = min(deadline, loop.time() + left_s)
             try:
-                return await self._attempt(method, params, deadline)
+                return await self._attempt(method, params, attempt_deadline)
             except OSError as error:
                 if not has_id and method not in READS:
                     raise UnknownOutcome(f"{method} was sent, but the connection ended before its reply") from error
                 is_ambiguous = is_ambiguous or has_id
-                sent_first_s = sent_first_s or self._clock.running_s()
                 failure: RpcError = Unavailable(f"the connection ended before {method} was answered")
             except DeadlineExceeded:
                 raise
@@ -78,9 +82,7 @@ class Caller:
                 failure = error
                 if is_ambiguous and error.code in _DOORS and not self.policy.may_pass(error):
                     raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
-                if has_id and error.effect == "unknown":
-                    is_ambiguous = True
-                    sent_first_s = sent_first_s or self._clock.running_s()
+                is_ambiguous = is_ambiguous or (has_id and error.effect == "unknown")
                 if not self.policy.may_pass(error) or (not has_id and error.effect == "unknown"):
                     raise
             retries += 1
@@ -107,9 +109,6 @@ class Caller:
     def _sample(self, begun: float, failure: RpcError | None) -> None:
         if self._on_sample is not None:
             self._on_sample(asyncio.get_running_loop().time() - begun, failure)
-
-    def _is_too_old(self, sent_first_s: float) -> bool:
-        return self._clock.running_s() - sent_first_s > self.pool.settings.id_window_s
 
 
 def _has_id(method: str, params: tuple[object, ...]) -> bool:

@@ -1,6 +1,7 @@
 """Calls that are sent again, and those that are not."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -38,14 +39,31 @@ async def server():
 async def make_caller(server):
     pools = []
 
-    def make(*, clock=None, on_sample=None, retries=3):
-        pools.append(Pool(server.address, settings=PoolSettings(request_timeout_s=5.0)))
+    def make(*, clock=None, on_sample=None, retries=3, **settings):
+        pools.append(Pool(server.address, settings=PoolSettings(**{"request_timeout_s": 5.0, **settings})))
         policy = RetryPolicy(retries=retries, first_s=0.001, max_s=0.01)
         return Caller(pools[-1], policy=policy, clock=clock or Clock(), on_sample=on_sample)
 
     yield make
     for pool in pools:
         await pool.close()
+
+
+class Aging(Clock):
+    """The machine's uptime, as the test has it."""
+
+    age_s = 1.0
+    #: Passes with each look.
+    tick_s = 0.0
+
+    def running_s(self) -> float:
+        self.age_s += self.tick_s
+        return self.age_s
+
+
+@pytest.fixture
+def aging():
+    return Aging()
 
 
 def script(*outcomes):
@@ -117,21 +135,51 @@ async def test_an_id_that_is_too_old_is_final(server, make_caller):
         await make_caller().call("drain", "a", {"id": b"1"})
 
 
-async def test_it_ends_before_the_shard_may_forget_the_id(server, make_caller):
-    class Aging(Clock):
-        age_s = 1.0
-
-        def running_s(self) -> float:
-            return self.age_s
-
-    clock = Aging()
+async def test_it_ends_before_the_shard_may_forget_the_id(server, make_caller, aging):
     server.after = lambda: CUT
-    calling = asyncio.create_task(make_caller(clock=clock).call("drain", "a", {"id": b"1"}))
+    calling = asyncio.create_task(make_caller(clock=aging).call("drain", "a", {"id": b"1"}))
     while server.count("drain") < 2:
         await asyncio.sleep(0.001)
-    clock.age_s = 112.0
+    aging.age_s += 111.0
     with pytest.raises(UnknownOutcome, match="longer than"):
         await calling
+
+
+async def test_the_age_of_an_id_counts_from_before_its_first_sending(server, make_caller, aging):
+    """Not from when it is clear that no reply comes, which may be much later."""
+    server.after = script(SILENCE)
+    calling = asyncio.create_task(make_caller(clock=aging).call("drain", "a", {"id": b"1"}))
+    while server.count("drain") < 1:
+        await asyncio.sleep(0.001)
+    aging.age_s += 100.0
+    server.after = lambda: CUT
+    server.cut()
+    while server.count("drain") < 3:
+        await asyncio.sleep(0.001)
+    aging.age_s += 11.0
+    with pytest.raises(UnknownOutcome, match="longer than"):
+        await calling
+
+
+async def test_what_waits_for_a_connection_is_not_sent_once_its_id_is_too_old(server, make_caller, aging):
+    server.before = script(CUT)
+    caller = make_caller(clock=aging, id_window_s=0.2)
+    held = asyncio.Event()
+    lease = caller.pool._lease
+
+    async def slow_lease(deadline):
+        if server.count("drain"):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await held.wait()
+        return await lease(deadline)
+
+    caller.pool._lease = slow_lease
+    with pytest.raises(UnknownOutcome):
+        async with asyncio.timeout(5.0):
+            aging.tick_s = 0.06
+            await caller.call("drain", "a", {"id": b"1"}, timeout_s=30.0)
+    assert server.count("drain") == 1
 
 
 async def test_a_deadline_holds_for_all_attempts_together(server, make_caller):
