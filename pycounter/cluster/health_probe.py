@@ -56,9 +56,9 @@ class HealthProbe:
         reader, writer = await asyncio.open_connection(*self._address)
         try:
             decoder = ReplyDecoder(REPLY_BYTES_MAX)
-            hello = {"client": "pycounter-supervisor"}
+            hello: dict[str, object] = {"client": "pycounter-supervisor"}
             if self._token is not None:
-                hello["token"] = self._token.decode("utf-8", "surrogateescape")
+                hello["token"] = self._token
             writer.write(request(0, "hello", [hello]))
             await _reply(reader, decoder)
             while True:

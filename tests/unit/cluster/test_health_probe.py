@@ -51,7 +51,7 @@ async def asked():
 async def probing(asked):
     """A probe of the server, and the answers that it got."""
     answers: asyncio.Queue[dict] = asyncio.Queue()
-    probe = HealthProbe(asked.address, b"token-of-16-bytes", INTERVAL_S, answers.put_nowait)
+    probe = HealthProbe(asked.address, b"\xfftoken-of-bytes", INTERVAL_S, answers.put_nowait)
     yield probe, answers
     probe.close()
 
@@ -61,7 +61,7 @@ async def test_it_asks_again_and_again_over_one_connection(asked, probing):
     for _ in range(5):
         assert await answers.get() == {"state": "ok"}
     assert asked.connections == 1
-    assert asked.requests[0] == ("hello", [{"client": "pycounter-supervisor", "token": "token-of-16-bytes"}])
+    assert asked.requests[0] == ("hello", [{"client": "pycounter-supervisor", "token": b"\xfftoken-of-bytes"}])
     assert {method for method, _ in asked.requests[1:]} == {"health"}
     assert not probe.is_waiting
 
