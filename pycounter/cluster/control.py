@@ -30,7 +30,7 @@ Answer = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class ControlServer:
-    """Answers requests with `answer`, whose PyCounterErrors are told to the asker."""
+    """Answers requests with `answer`, whose PyCounterErrors and OSErrors are told to the asker."""
 
     def __init__(self, directory: Path, answer: Answer) -> None:
         self._directory = directory
@@ -90,7 +90,8 @@ class ControlServer:
             return {"error": "a request is a line with one JSON object"}
         try:
             return {"result": await self._answer(request)}
-        except PyCounterError as error:
+        except (PyCounterError, OSError) as error:
+            # Above all a full disk: the asker would take silence for a supervisor that isn't there.
             return {"error": str(error)}
 
 

@@ -1,7 +1,9 @@
 """The control socket: requests, refusals, and askers who make no sense."""
 
 import asyncio
+import errno
 import json
+import os
 import socket
 
 import pytest
@@ -12,11 +14,13 @@ from pycounter.errors import PyCounterError
 
 @pytest.fixture
 async def served(tmp_path):
-    """A folder with a control socket that echoes, and refuses "no"."""
+    """A folder with a control socket that echoes, refuses "no", and has no room for "keep"."""
 
     async def answer(request):
         if request.get("do") == "no":
             raise PyCounterError("not now")
+        if request.get("do") == "keep":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return request
 
     server = ControlServer(tmp_path, answer)
@@ -33,6 +37,8 @@ async def test_an_answer_and_a_refusal(served):
     assert await ask(served, {"do": "x", "y": ["ü", 1]}) == {"do": "x", "y": ["ü", 1]}
     with pytest.raises(PyCounterError, match=r"^not now$"):
         await ask(served, {"do": "no"})
+    with pytest.raises(PyCounterError, match="No space left"):
+        await ask(served, {"do": "keep"})
 
 
 async def test_only_the_folders_owner_may_ask(served):
