@@ -122,7 +122,9 @@ class Supervisor:
             for _ in range(self._settings.replicas - len(entry.replicas)):
                 self._remember_replica(entry.name)
             for replica in self._entry(entry.name).replicas:
-                self._start_replica(entry.name, replica.name)
+                # One that was ordered meanwhile runs already.
+                if replica.name not in self._members:
+                    self._start_replica(entry.name, replica.name)
         for number in range(self._settings.coordinators):
             self._start_coordinator(f"coordinator-{number}")
         await self._settle("coordinator", None)
@@ -273,9 +275,10 @@ class Supervisor:
         self._folder.change(msgspec.structs.replace(entry, replicas=kept))
         self._note(f"{name} is removed")
         # Out of the topology first, so that nobody asks it any more.
-        member = self._members.pop(name)
+        member = self._members.pop(name, None)
         self._changed()
-        await member.child.stop(self._settings.stop_timeout_s)
+        if member is not None:
+            await member.child.stop(self._settings.stop_timeout_s)
         return name
 
     # --- watching and telling --------------------------------------------------------------------------------------
