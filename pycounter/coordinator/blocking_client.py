@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import contextlib
 import logging
 import os
 import threading
@@ -28,7 +27,7 @@ from pycounter.coordinator.connect_settings import ConnectSettings
 from pycounter.coordinator.shard_routes import Key
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom
-from pycounter.errors import AfterFork, PyCounterError, RpcError, Unavailable
+from pycounter.errors import AfterFork, PyCounterError, RpcError, Unavailable, UnknownOutcome
 from pycounter.topology import Topology
 
 __all__ = ["BlockingClient", "BlockingUnknown", "connect_blocking"]
@@ -48,12 +47,20 @@ class _LoopThread:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = _new_loop()
+        #: Whoever calls is in the loop's queue before its end, or hears that it has ended.
+        self._lock = threading.Lock()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="pycounter client", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        if left := asyncio.all_tasks(self._loop):
+            # Somebody waits for each of them, and nothing else would tell.
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.wait(left))
         self._loop.close()
 
     @property
@@ -67,11 +74,14 @@ class _LoopThread:
             raise AfterFork("this client belongs to the parent process: connect again after a fork")
         if threading.current_thread() is self._thread:
             raise RuntimeError("a callback of a blocking client can't call the client: it would wait for itself")
-        if not self._thread.is_alive():
-            raise Unavailable("the client is closed: nothing was applied")
-        running: concurrent.futures.Future[_T] = asyncio.run_coroutine_threadsafe(make(), self._loop)
+        with self._lock:
+            if self._is_stopping:
+                raise Unavailable("the client is closed: nothing was applied")
+            running: concurrent.futures.Future[_T] = asyncio.run_coroutine_threadsafe(make(), self._loop)
         try:
             return running.result()
+        except concurrent.futures.CancelledError as ended:
+            raise UnknownOutcome("the client was closed before there was an answer") from ended
         except BaseException:
             # Ctrl-C, or whatever a signal's handler raised: nobody waits any more.
             running.cancel()
@@ -79,9 +89,11 @@ class _LoopThread:
 
     def stop(self) -> None:
         """Ends the thread. Idempotent."""
-        if self.is_mine and self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._loop.stop)
+        if self.is_mine:
+            with self._lock:
+                if not self._is_stopping:
+                    self._is_stopping = True
+                    self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_JOIN_GRACE_S)
 
 

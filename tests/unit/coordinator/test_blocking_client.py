@@ -1,0 +1,70 @@
+"""The thread behind a blocking client: nobody waits for it in vain."""
+
+import asyncio
+import sys
+import threading
+import time
+
+import pytest
+
+from pycounter.coordinator.blocking_client import _LoopThread
+from pycounter.errors import Unavailable, UnknownOutcome
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def loop_thread(request, monkeypatch):
+    if request.param == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    thread = _LoopThread()
+    yield thread
+    thread.stop()
+
+
+def test_whoever_still_waits_when_the_thread_ends_is_told(loop_thread):
+    begun, outcomes = threading.Event(), []
+
+    async def for_ever():
+        begun.set()
+        await asyncio.Event().wait()
+
+    def wait():
+        try:
+            loop_thread.call(for_ever)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+            outcomes.append(type(error))
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    begun.wait()
+    loop_thread.stop()
+    waiting.join(10.0)
+    assert outcomes == [UnknownOutcome]
+    with pytest.raises(Unavailable):
+        loop_thread.call(for_ever)
+
+
+def test_of_many_that_call_as_the_thread_ends_each_has_an_answer(loop_thread):
+    outcomes = []
+
+    async def answer():
+        await asyncio.sleep(0)
+        return "answered"
+
+    def ask():
+        try:
+            while True:
+                outcomes.append(loop_thread.call(answer))
+        except (Unavailable, UnknownOutcome) as error:
+            outcomes.append(type(error))
+
+    asking = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
+    for thread in asking:
+        thread.start()
+    while outcomes.count("answered") < 100:
+        time.sleep(0.001)
+    loop_thread.stop()
+    for thread in asking:
+        thread.join(10.0)
+    assert len([outcome for outcome in outcomes if outcome != "answered"]) == len(asking)
