@@ -128,14 +128,14 @@ impl TailReaders {
 /// The log from one place on.
 struct TailReader {
     source: LogReader,
-    /// Of the next record.
+    /// Of the next record that is wanted.
     place: TailPlace,
     /// The commit that it is in, and how much of it was read: all of it where the next commit is still to be read.
     commit: Vec<u8>,
     read: usize,
     /// That commit's end.
     end: Position,
-    /// Records to pass over.
+    /// Records before it, still to be passed over.
     skip: u32,
 }
 
@@ -146,9 +146,7 @@ impl TailReader {
         let mut source = LogReader::new(Arc::clone(log), place.after)?;
         // Reads up to the place, and compares the commit that is there with the one that is named.
         source.next_commit(place.after.commit)?;
-        let TailPlace { after, index } = place;
-        let place = TailPlace { after, index: 0 };
-        Ok(Self { source, place, commit: Vec::new(), read: 0, end: after, skip: index })
+        Ok(Self { source, place, commit: Vec::new(), read: 0, end: place.after, skip: place.index })
     }
 
     /// False: there are fewer records in the commit than were to be passed over.
@@ -165,9 +163,9 @@ impl TailReader {
             let length = rest.first_chunk().and_then(record_length).unwrap_or(rest.len()).min(rest.len());
             if self.skip == 0 {
                 out.extend_from_slice(&rest[..length]);
+                self.place.index += 1;
             }
             self.read += length;
-            self.place.index += 1;
             self.skip = self.skip.saturating_sub(1);
             if self.read == self.commit.len() {
                 if self.skip > 0 {
@@ -258,6 +256,23 @@ mod tests {
         assert_eq!(kept.read(identity, 1, place, upto, 100).unwrap(), Tail::Records(Vec::new()));
         let Tail::Records(records) = kept.read(identity, 1, place, upto + 1, 100).unwrap() else { panic!() };
         assert_eq!(go_on(place, hash, &records).0.after, started.position);
+    }
+
+    #[test]
+    fn who_names_records_that_are_not_there_yet_changes_nothing_for_the_others() {
+        let files = SimulatedFiles::new(3);
+        let mut started = started(&files, Position::START);
+        let identity = Some(started.log.manifest().identity);
+        append(&mut started, 3);
+        let readers = TailReaders::new(Arc::clone(&started.log));
+        let read = |place, upto| readers.read(identity, 1, place, upto, 100).unwrap();
+        let place = TailPlace { after: started.position, index: 0 };
+        let upto = started.position.commit;
+        assert_eq!(read(TailPlace { index: 2, ..place }, upto), Tail::Records(Vec::new()));
+        append(&mut started, 3);
+        let Tail::Records(records) = read(place, upto + 1) else { panic!("the place is in this history") };
+        assert_eq!(go_on(place, place.after.hash, &records).0.after, started.position);
+        assert!(matches!(read(TailPlace { index: 2, ..place }, upto + 1), Tail::Unknown(_)));
     }
 
     #[test]
