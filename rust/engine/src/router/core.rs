@@ -308,7 +308,7 @@ impl Core {
     pub(super) fn look(&mut self, place: Place) {
         if let Some(connection) = self.connections.get_mut(place)
             && connection.is_watched()
-            && wants_attention(connection, self.reply_bytes_max, self.held_bytes > self.held_bytes_max)
+            && wants_attention(connection, self.reply_bytes_max)
         {
             connection.called = true;
             self.attend.push(place);
@@ -352,7 +352,7 @@ fn give_back(mut buffer: Vec<u8>, pool: &mut Vec<Vec<u8>>) {
 }
 
 /// Begins what waited for replies to leave. Is the host to look at it then?
-fn wants_attention(connection: &mut Connection, reply_bytes_max: usize, is_full: bool) -> bool {
+fn wants_attention(connection: &mut Connection, reply_bytes_max: usize) -> bool {
     if !connection.owes() {
         match connection.hold.take() {
             Some(Hold::Start(open, request)) => host_requests::start(connection, open, request),
@@ -363,7 +363,8 @@ fn wants_attention(connection: &mut Connection, reply_bytes_max: usize, is_full:
     if connection.called {
         return false;
     }
-    let may_go_on = connection.hold.is_none() && !is_full && connection.owed_bytes() <= reply_bytes_max / 2;
+    // Where the bound for all is full it is fed once more all the same, and waits among those that are told of room.
+    let may_go_on = connection.hold.is_none() && !connection.stopped && connection.owed_bytes() <= reply_bytes_max / 2;
     !connection.host_requests.is_empty() || connection.stalled && may_go_on || connection.is_closing()
 }
 

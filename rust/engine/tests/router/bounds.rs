@@ -59,6 +59,30 @@ fn gathers_of_all_connections_have_a_bound_behind_which_all_wait() {
 }
 
 #[test]
+fn who_stopped_for_its_own_replies_goes_on_though_they_left_while_the_bound_for_all_was_full() {
+    let bounds = RouterSettings { reply_bytes_max: 64 * 100, held_bytes_max: 100_000, ..settings() };
+    let mut cluster = Cluster::with_settings(2, bounds);
+    let (greedy, other) = (cluster.router.connect(), cluster.router.connect());
+    cluster.stalled = vec![true; 2];
+    let (key, kept) = (cluster.key_at(0, 0), cluster.key_at(1, 0));
+    assert_eq!(cluster.resp(other, &format!("INCR {key}\r\n").repeat(1000)), "");
+    assert_eq!(cluster.figure("increments"), 101, "it is owed too much");
+    let keys = Value::Array(vec![kept.into(); 1000]);
+    let bytes: Vec<u8> = (0..5).flat_map(|msgid| call(msgid, "get_many", std::slice::from_ref(&keys))).collect();
+    cluster.send(greedy, &bytes);
+    assert!(cluster.figure("held_bytes") > 100_000);
+    cluster.stalled[0] = false;
+    cluster.run();
+    assert_eq!(cluster.output(other).split(|&byte| byte == b'\n').count(), 101 + 1);
+    assert!(cluster.router.connection(other).unwrap().is_crowded());
+    cluster.stalled[1] = false;
+    cluster.run();
+    assert_eq!(cluster.figure("held_bytes"), 0);
+    assert_eq!(cluster.output(other).split(|&byte| byte == b'\n').count(), 899 + 1);
+    assert!(!cluster.router.connection(other).unwrap().is_crowded());
+}
+
+#[test]
 fn unfinished_requests_of_all_connections_have_a_bound() {
     let mut cluster = Cluster::with_settings(2, RouterSettings { input_bytes_max: 1 << 20, ..settings() });
     let clients: Vec<_> = (0..4).map(|_| cluster.router.connect()).collect();
