@@ -60,7 +60,7 @@ pub struct Connection {
     pub(super) out: Vec<u8>,
     /// It is in the list of those with something in `out`.
     pub(super) ready: bool,
-    /// MessagePack-RPC's replies that are owed, and RESP's one by the host.
+    /// MessagePack-RPC's replies that are owed.
     pub(super) pending: usize,
     /// RESP's replies that are owed.
     pub(super) replies: ReplyRow,

@@ -6,8 +6,8 @@
 use super::Router;
 use super::connection::{Connection, Hold};
 use super::link_calls::split_error;
+use super::reply_row::Reply;
 use super::slab::Place;
-use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
 use crate::wire::msgpack_rpc::reader::{Reader, Value};
 use crate::wire::msgpack_rpc::{self as rpc};
@@ -53,8 +53,10 @@ pub(super) enum Shape {
 pub(super) struct OpenRequest {
     pub(super) token: u64,
     pub(super) shape: Shape,
-    /// It is among the connection's pending ones: what comes later and needs all before it waits for it.
+    /// It is owed: what comes later and needs all before it waits for it.
     pub(super) counts: bool,
+    /// RESP's: its reply's place in the row, once it has started.
+    pub(super) ticket: u32,
 }
 
 impl Router {
@@ -75,7 +77,7 @@ impl Router {
         };
         let request = HostRequest { token: connection.next_token, method, params, protocol };
         connection.next_token += 1;
-        let open = OpenRequest { token: request.token, shape, counts: true };
+        let open = OpenRequest { token: request.token, shape, counts: true, ticket: 0 };
         if connection.owes() {
             connection.hold = Some(Hold::Start(open, request));
         } else {
@@ -97,7 +99,7 @@ impl Router {
         self.core.statistics.host_requests += 1;
         let token = connection.next_token;
         connection.next_token += 1;
-        connection.open.push(OpenRequest { token, shape: Shape::Result(msgid), counts: false });
+        connection.open.push(OpenRequest { token, shape: Shape::Result(msgid), counts: false, ticket: 0 });
         let params = params.to_vec();
         connection.host_requests.push(HostRequest { token, method, params, protocol: "msgpack-rpc" });
         Ok(())
@@ -111,32 +113,33 @@ impl Router {
         let open = connection.open.swap_remove(index);
         let version = connection.protocol.version();
         match open.shape {
-            Shape::Result(None) => {}
-            Shape::Result(Some(msgid)) => match error {
-                Some(error) => rpc::reply_error_text(&mut connection.out, msgid, error),
-                None => {
-                    rpc::reply_begin(&mut connection.out, msgid);
-                    connection.out.extend_from_slice(if result.is_empty() { &[0xc0] } else { result });
+            Shape::Result(msgid) => {
+                match (msgid, error) {
+                    (None, _) => {}
+                    (Some(msgid), Some(error)) => rpc::reply_error_text(&mut connection.out, msgid, error),
+                    (Some(msgid), None) => {
+                        rpc::reply_begin(&mut connection.out, msgid);
+                        connection.out.extend_from_slice(if result.is_empty() { &[0xc0] } else { result });
+                    }
                 }
-            },
+                connection.pending -= usize::from(open.counts);
+            }
             shape => {
-                let before = connection.out.len();
+                let mut text = Vec::new();
                 let written = match error {
                     Some(error) => {
                         let (code, message) = split_error(error);
-                        resp::write_error(&mut connection.out, code, message);
+                        resp::write_error(&mut text, code, message);
                         Some(())
                     }
-                    None => write_resp(&mut connection.out, version, shape, result),
+                    None => write_resp(&mut text, version, shape, result),
                 };
                 if written.is_none() {
-                    connection.out.truncate(before);
-                    resp::write_error(&mut connection.out, ErrorCode::Internal, "the answer has another form");
+                    text.clear();
+                    resp::write_error(&mut text, ErrorCode::Internal, "the answer has another form");
                 }
+                connection.replies.settle(open.ticket, Reply::Bytes(text.into()), version, &mut connection.out);
             }
-        }
-        if open.counts {
-            connection.pending -= 1;
         }
         if matches!(connection.hold, Some(Hold::Answer)) {
             connection.hold = None;
@@ -157,10 +160,13 @@ impl Router {
 }
 
 /// All before it are answered: the host may take it.
-pub(super) fn start(connection: &mut Connection, open: OpenRequest, request: HostRequest) {
-    let is_resp = matches!(connection.protocol, Protocol::Resp(_)) || !matches!(open.shape, Shape::Result(_));
-    connection.hold = is_resp.then_some(Hold::Answer);
-    connection.pending += 1;
+pub(super) fn start(connection: &mut Connection, mut open: OpenRequest, request: HostRequest) {
+    if matches!(open.shape, Shape::Result(_)) {
+        connection.pending += 1;
+    } else {
+        connection.hold = Some(Hold::Answer);
+        open.ticket = connection.replies.push();
+    }
     connection.open.push(open);
     connection.host_requests.push(request);
 }

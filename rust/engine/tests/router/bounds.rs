@@ -102,6 +102,18 @@ fn unfinished_requests_of_all_connections_have_a_bound() {
 }
 
 #[test]
+fn the_last_words_to_who_sends_too_much_come_behind_the_hosts_answer() {
+    let mut cluster = Cluster::with_settings(2, RouterSettings { input_bytes_max: 1 << 20, ..settings() });
+    let client = cluster.router.connect();
+    assert_eq!(cluster.resp(client, "SET a 3\r\n"), "");
+    let request = cluster.host_request(client);
+    assert_eq!(cluster.ask(client, &vec![b'x'; 600_000]), b"", "its first request isn't answered");
+    let said = cluster.answer(client, request.token, None, Value::Nil);
+    assert!(said.starts_with(b"+OK\r\n-OOM "), "{}", said.escape_ascii());
+    assert!(cluster.router.connection(client).unwrap().is_closing());
+}
+
+#[test]
 fn who_sends_nothing_more_is_answered_and_then_closed() {
     let mut cluster = Cluster::new(2);
     let client = cluster.router.connect();
