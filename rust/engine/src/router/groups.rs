@@ -15,8 +15,9 @@ use crate::wire::msgpack_rpc::reader::{Reader, Value};
 
 /// A batch of reads ends at so many ...
 const BATCH_READS_MAX: usize = 1024;
-/// ... or at so many bytes of keys: its frame, and the reply to it, stay far below any bound.
-const BATCH_BYTES_MAX: usize = 128 * 1024;
+/// ... or at so many bytes of keys: its frame, and the reply to it, stay far below any bound. So does a group of increments
+/// with ids.
+pub(super) const BATCH_BYTES_MAX: usize = 128 * 1024;
 /// Bits that tell whether a key may be among a batch's.
 const FILTER_BITS: usize = 1024;
 

@@ -4,7 +4,7 @@ use super::Router;
 use super::connection::Connection;
 use super::core::Late;
 use super::gather::{Gather, Wanted};
-use super::groups::IncrGroup;
+use super::groups::{BATCH_BYTES_MAX, IncrGroup};
 use super::host_requests::Shape;
 use super::link_types::Repeat;
 use super::slab::Place;
@@ -289,6 +289,10 @@ impl Router {
                     rpc::write_i64(encoded, item.delta);
                     rpc::write_bin(encoded, id);
                     members.push((hash, index));
+                    // Encoded anew, they may take more bytes than in the frame that they came in.
+                    if encoded.len() >= BATCH_BYTES_MAX {
+                        self.send_incr_group(home, gather, &mut with_ids[home], options);
+                    }
                 }
             }
         }

@@ -114,6 +114,22 @@ fn the_last_words_to_who_sends_too_much_come_behind_the_hosts_answer() {
 }
 
 #[test]
+fn increments_with_ids_for_one_shard_stay_below_its_bound_on_frames() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    let key = cluster.key_at(0, 0);
+    // Nearly as long as a frame may be; passed on, keys and ids take a byte more each.
+    let item = |number| Value::Array(vec![key.as_str().into(), 1.into(), format!("{number:05}").into()]);
+    let items = (0..62_000).map(item);
+    let frame = call(0, "incr_many", &[Value::Array(items.collect())]);
+    assert!(((1 << 20) - 70_000..1 << 20).contains(&frame.len()), "{}", frame.len());
+    let told = super::cluster::replies(&cluster.ask(client, &frame));
+    let expected: Vec<Value> = (1..=62_000).map(Value::from).collect();
+    assert_eq!(code(&told[&0]), "");
+    assert!(told[&0] == Ok(Value::Array(expected)), "each of them counted");
+}
+
+#[test]
 fn who_sends_nothing_more_is_answered_and_then_closed() {
     let mut cluster = Cluster::new(2);
     let client = cluster.router.connect();
