@@ -164,8 +164,9 @@ class HostRequests:
     async def _remove(self, remove: Callable[..., Awaitable[int]], options: dict[str, Any]) -> Any:
         born, number, level = options.get("born"), options.get("id"), options.get("level")
         level = None if level is None else _text(level, "")
-        # An id without a time of birth is the client's affair, as at a shard.
-        age_ms = None if born is None else max(0, self._now_ms() - born)
+        # An id without a time of birth is the client's affair, as at a shard. So is one from the future, by another
+        # clock: the shards refuse it unless they know it.
+        age_ms = None if born is None else self._now_ms() - born
         taken = await remove(operation_id=number, age_ms=age_ms, level=level, timeout_s=self._timeout_s)
         value = wire_integer(taken)
         if not options.get("detail"):

@@ -34,6 +34,8 @@ __all__ = ["RemovalSettings", "Removals"]
 
 ID_BYTES = 16
 ID_BYTES_MAX = 64
+#: No shard's clock goes further.
+_TIME_MAX = 2**64 - 1
 #: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
 _DOORS = frozenset({"unauthenticated", "forbidden", "wrong_shard"})
 
@@ -106,7 +108,7 @@ class Removals:
             key: which.
             operation_id: from an earlier attempt (`RemovalUnsettled`), or a new one of 1 to 64 bytes that no other
                 operation will ever have; None: one is made.
-            age_ms: how long ago that id was made, if that is known.
+            age_ms: how long ago that id was made, if that is known; below 0 it is from the future, by another clock.
             level: when the shards answer, "applied" or "durable"; None: as they are set.
             timeout_s: for all of it.
 
@@ -285,7 +287,7 @@ class Removals:
         options: dict[str, object] = {"id": operation_id}
         now = self._routes.time_ms(shard)
         if age_ms is not None and now is not None:
-            options["born"] = max(0, now - age_ms)
+            options["born"] = min(max(0, now - age_ms), _TIME_MAX)
         if level is not None:
             options["level"] = level
         return options

@@ -96,6 +96,12 @@ async def test_removals_with_and_without_an_id(asked, method):
         await asked.rpc(method, KEY)
 
 
+async def test_a_removal_from_the_future_is_the_shards_to_refuse(asked):
+    for born, told in [(53_000, 1_003_000), (2**64 - 1, 2**64 - 1)]:
+        await asked.rpc("drain", KEY, {"id": b"%d" % born, "born": born})
+        assert asked.routes.shards[0].requests[-1][1][-1]["born"] == told
+
+
 async def test_scan_and_top(asked):
     for number in range(20):
         asked.routes.shards[number % 3].add(bytes([number]), number)

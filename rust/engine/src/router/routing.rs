@@ -13,6 +13,8 @@ use crate::wire::request::{ChangeOptions, Level};
 
 /// The clock may have gone on by so much since the host last told the time.
 const CLOCK_SLACK_MS: u64 = 500;
+/// A client that computes `born` from an earlier `hello` may be ahead by so much, as at a shard.
+const BORN_AHEAD_MS: u64 = 5000;
 
 /// How much of what is new a shard gets, and who gets the rest.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -195,6 +197,11 @@ impl Router {
     /// When an id was born, in a shard's time. Rather too early than too late: an id that is too old is refused, one
     /// that seems younger than it is could count twice. `None`: the shard's time isn't known yet.
     pub(super) fn born_at(&self, shard: usize, born: u64) -> Option<u64> {
+        if born > self.core.now_ms + BORN_AHEAD_MS {
+            // By another clock, as before the machine began anew: how old it is can't be told. The shard refuses what comes
+            // from the future, unless it knows the id.
+            return Some(u64::MAX);
+        }
         let age = (self.core.now_ms + CLOCK_SLACK_MS).saturating_sub(born);
         // The shard's time when it last told it: it has gone on since, but never back.
         Some(self.core.shard_times[shard]?.saturating_sub(age))

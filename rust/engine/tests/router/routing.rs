@@ -121,6 +121,31 @@ fn an_id_says_when_it_was_born_on_the_coordinators_clock() {
 }
 
 #[test]
+fn an_id_from_the_future_is_of_another_clock_and_counts_only_if_it_is_known() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    cluster.advance(1000);
+    // A client may be some seconds ahead, as at a shard.
+    let (now, soon, later) = (cluster.now_ms as u64, cluster.now_ms as u64 + 4_000, cluster.now_ms as u64 + 60_000);
+    let options = |id: &str, born: u64| map(&[("id", id.into()), ("born", born.into())]);
+    let incr = |cluster: &mut Cluster, id: &str, born: u64| {
+        cluster.call(client, "incr", vec!["k".into(), 1.into(), options(id, born)])
+    };
+    assert_eq!(incr(&mut cluster, "known", now), Ok(1.into()));
+    assert_eq!(incr(&mut cluster, "soon", soon), Ok(2.into()));
+    // Made before the machine began anew, say: nobody can tell any more whether it was counted and forgotten.
+    assert_eq!(code(&incr(&mut cluster, "unknown", later)), "bad_request");
+    assert_eq!(incr(&mut cluster, "known", later), Ok(1.into()));
+    let item = |id: &str| Value::Array(vec!["k".into(), 1.into(), id.into()]);
+    let items = Value::Array(vec![item("unknown"), item("known")]);
+    let many = cluster.call(client, "incr_many", vec![items, map(&[("born", later.into())])]);
+    let Ok(Value::Array(results)) = many else { panic!("{many:?}") };
+    assert!(results[0].as_str().is_some_and(|error| error.starts_with("bad_request: ")), "{results:?}");
+    assert_eq!(results[1], 1.into());
+    assert_eq!(cluster.call(client, "get", vec!["k".into()]), Ok(2.into()));
+}
+
+#[test]
 fn what_only_shards_do_is_refused_and_what_the_server_knows_is_told() {
     let mut cluster = Cluster::new(2);
     cluster.router.set_topology(vec![0x81, 0xa7, b'v', b'e', b'r', b's', b'i', b'o', b'n', 0x09]);
