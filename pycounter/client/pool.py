@@ -26,6 +26,8 @@ __all__ = ["Pool", "PoolStatistics"]
 
 _log = logging.getLogger(__name__)
 
+#: What time it is at the server is asked again after so long.
+TIME_AGE_S = 4.0
 #: Said by who isn't the right one, or doesn't let us in: to ask again helps nobody.
 _FINAL = (Unauthenticated, Forbidden, WrongShard)
 
@@ -96,7 +98,7 @@ class Pool:
         #: Where the next connection goes.
         self.address = addresses[0]
         self.identity = identity
-        #: The server's time, as its last greeting had it, and when that was, by `clock.running_s`.
+        #: The server's time, as it last told it in `hello`, and when that was, by `clock.running_s`.
         self.server_time_ms: int | None = None
         self.greeted_s = 0.0
         self._token = token
@@ -149,6 +151,23 @@ class Pool:
         finally:
             # What can't be encoded has left its place without a reply that would tell.
             self._serve()
+
+    async def ask_time_ms(self, *, deadline: float) -> int | None:
+        """The server's time, as it told it at most `TIME_AGE_S` ago; None: it doesn't tell.
+
+        It stands still whenever the server does, so it can't be reckoned on from what it was.
+
+        Raises:
+            Unavailable: it didn't answer.
+            RpcError: the server's.
+        """
+        if self.server_time_ms is None or self._clock.running_s() - self.greeted_s > TIME_AGE_S:
+            try:
+                said = await self.request("hello", self._greeting(), deadline=deadline)
+            except (OSError, DeadlineExceeded) as error:
+                raise Unavailable(f"the server didn't say what time it is: {error}") from error
+            self._note_hello(HelloReply.parse_any(said))
+        return self.server_time_ms
 
     async def warm_up(self, connections: int = 1, *, timeout_s: float | None = None) -> None:
         """Opens so many connections now.
@@ -331,17 +350,21 @@ class Pool:
             self._sweep = loop.call_later(self.settings.idle_s / 4, self._close_idle)
         self._serve()
 
+    def _greeting(self) -> dict[str, object]:
+        said: dict[str, object] = {"client": "pycounter"}
+        return said if self._token is None else {**said, "token": self._token}
+
+    def _note_hello(self, hello: HelloReply) -> None:
+        self.server_time_ms, self.greeted_s = hello.time_ms, self._clock.running_s()
+
     async def _connect(self, address: tuple[str, int]) -> RpcConnection:
         """A connection on which the server was greeted. Raises OSError, RpcError."""
-        said: dict[str, object] = {"client": "pycounter"}
-        if self._token is not None:
-            said["token"] = self._token
         async with asyncio.timeout(self.settings.connect_timeout_s):
             connection = await RpcConnection.open(
                 self, address, tls=self._tls, reply_bytes_max=self.settings.reply_bytes_max
             )
             try:
-                hello = HelloReply.parse_any(await connection.call("hello", said))
+                hello = HelloReply.parse_any(await connection.call("hello", self._greeting()))
                 if address != self.address:
                     raise ConnectionError("the server has moved meanwhile")
                 if self.identity is not None and hello.identity != self.identity:
@@ -353,7 +376,7 @@ class Pool:
                 raise
         if self._is_shard:
             self.identity = hello.identity
-        self.server_time_ms, self.greeted_s = hello.time_ms, self._clock.running_s()
+        self._note_hello(hello)
         if self._on_hello is not None:
             self._on_hello(hello)
         return connection

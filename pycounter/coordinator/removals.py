@@ -192,8 +192,8 @@ class Removals:
         self._bump(encoded)
         try:
             for number, delta in enumerate(steps):
-                options = self._options(home, self._clock.random_bytes(ID_BYTES), 0, level)
-                settled = await self._settle(home, "incr", (encoded, delta, options), deadline)
+                options = _options(self._clock.random_bytes(ID_BYTES), level)
+                settled = await self._settle(home, "incr", (encoded, delta), options, age_ms=0, deadline=deadline)
                 if settled.error is not None:
                     settled.is_unknown = settled.is_unknown or number > 0
                     break
@@ -237,7 +237,7 @@ class Removals:
                 settling = [
                     group.create_task(
                         self._settle(
-                            shard, method, (*keys, self._options(shard, operation_id, age_ms, level)), deadline
+                            shard, method, keys, _options(operation_id, level), age_ms=age_ms, deadline=deadline
                         )
                     )
                     for shard in range(len(self._routes.shards))
@@ -283,25 +283,32 @@ class Removals:
                 f"{method} needs every shard, and {', '.join(down)} can't be reached: nothing was applied"
             )
 
-    def _options(self, shard: int, operation_id: bytes, age_ms: int | None, level: str | None) -> dict[str, object]:
-        options: dict[str, object] = {"id": operation_id}
-        now = self._routes.time_ms(shard)
-        if age_ms is not None and now is not None:
-            options["born"] = min(max(0, now - age_ms), _TIME_MAX)
-        if level is not None:
-            options["level"] = level
-        return options
-
-    async def _settle(self, shard: int, method: str, params: tuple[object, ...], deadline: float) -> _Settled:
+    async def _settle(
+        self,
+        shard: int,
+        method: str,
+        params: tuple[object, ...],
+        options: dict[str, object],
+        *,
+        age_ms: int | None,
+        deadline: float,
+    ) -> _Settled:
         """Repeats a change under its id at one shard, until it is settled or the deadline passes."""
         settings = self._settings
         loop = asyncio.get_running_loop()
         pause = Backoff(settings.backoff_first_s, settings.backoff_max_s, self._chance)
         caller = self._routes.shards[shard]
+        begun = loop.time()
         outcome = _Settled(error=Unavailable(f"the time ran out before {method} was sent: nothing was applied"))
         while (remaining := deadline - loop.time()) > 0:
+            timeout_s = min(remaining, settings.attempt_timeout_s)
             try:
-                value = await caller.call(method, *params, timeout_s=min(remaining, settings.attempt_timeout_s))
+                if age_ms is not None and "born" not in options:
+                    now = await self._routes.ask_time_ms(shard, timeout_s=timeout_s)
+                    if now is not None:
+                        born = now - age_ms - int((loop.time() - begun) * 1000)
+                        options["born"] = min(max(0, born), _TIME_MAX)
+                value = await caller.call(method, *params, options, timeout_s=timeout_s)
             except RpcError as error:
                 outcome.error = error
                 outcome.is_unknown = outcome.is_unknown or error.effect == "unknown"
@@ -313,6 +320,10 @@ class Removals:
                 return _Settled(int(value))
             await asyncio.sleep(max(0.0, min(pause.next_s(), deadline - loop.time())))
         return outcome
+
+
+def _options(operation_id: bytes, level: str | None) -> dict[str, object]:
+    return {"id": operation_id} if level is None else {"id": operation_id, "level": level}
 
 
 def _steps(difference: int) -> list[int]:

@@ -162,7 +162,11 @@ class Replayer:
             return
         sent = operation.sent
         if sent is None:
-            now, identity = self._routes.time_ms(shard), self._identity(shard)
+            try:
+                now = await self._routes.ask_time_ms(shard, timeout_s=self._settings.attempt_timeout_s)
+            except RpcError:
+                return
+            identity = self._identity(shard)
             if now is None or identity is None:
                 return
             sent = Sent(self._routes.shards[shard].name, identity, now)

@@ -260,11 +260,15 @@ class ShardHandle:
 
     @property
     def time_ms(self) -> int | None:
-        """The shard's clock now; None where it never answered."""
+        """The shard's clock now, at the latest: it may have stood still; None where it never answered."""
         said = self._pool.server_time_ms
         if said is None:
             return None
         return said + int((self._clock.running_s() - self._pool.greeted_s) * 1000)
+
+    async def ask_time_ms(self, *, timeout_s: float) -> int | None:
+        """The shard's clock a moment ago, as it said itself; None where it doesn't say. Raises RpcError."""
+        return await self._pool.ask_time_ms(deadline=asyncio.get_running_loop().time() + timeout_s)
 
     # --- what it holds ---------------------------------------------------------------------------------------------
 

@@ -62,7 +62,14 @@ class ShardRoutes(Protocol):
         """Is a replica of the shard better to read than the shard, which is slow or fails?"""
 
     def time_ms(self, shard: int) -> int | None:
-        """The shard's clock, from its `hello`; None where it never answered."""
+        """The shard's clock now, unless it has stood still since its last `hello`; None where it never answered."""
+
+    async def ask_time_ms(self, shard: int, *, timeout_s: float) -> int | None:
+        """The shard's clock a moment ago: never later than it is. None where it doesn't say.
+
+        Raises:
+            RpcError: it didn't answer, or refused to.
+        """
 
     def commit_seen(self, shard: int) -> int:
         """The newest commit with which the shard answered a change of this client; 0: none. For replicas."""

@@ -243,8 +243,12 @@ class ShardSet:
         return bool(replicas) and self.balancer.decide_read(shard, list(replicas)) is not None
 
     def time_ms(self, shard: int) -> int | None:
-        """The shard's clock; None where it never answered."""
+        """The shard's clock, at the latest; None where it never answered."""
         return self.handles[shard].time_ms
+
+    async def ask_time_ms(self, shard: int, *, timeout_s: float) -> int | None:
+        """The shard's clock a moment ago. Raises RpcError."""
+        return await self.handles[shard].ask_time_ms(timeout_s=timeout_s)
 
     def commit_seen(self, shard: int) -> int:
         """The newest commit with which the shard answered a change of this client; 0: none."""

@@ -43,6 +43,10 @@ class ScriptedShard:
         self.is_unwell = False
         self.commit_seen = 0
         self.time_ms: int | None = 1_000_000
+        #: It stood still for so long since it was greeted: who reckons its clock on is ahead of it by this.
+        self.stood_still_ms = 0
+        #: So many questions for its time get no answer.
+        self.times_untold = 0
         #: Of a replica.
         self.lag_ms = 0
         self.page = 3
@@ -166,7 +170,16 @@ class ScriptedRoutes:
         return self.shards[shard].is_unwell
 
     def time_ms(self, shard: int) -> int | None:
-        return self.shards[shard].time_ms
+        told = self.shards[shard].time_ms
+        return None if told is None else told + self.shards[shard].stood_still_ms
+
+    async def ask_time_ms(self, shard: int, *, timeout_s: float) -> int | None:
+        assert timeout_s > 0
+        one = self.shards[shard]
+        if one.times_untold:
+            one.times_untold -= 1
+            raise Unavailable(f"{one.name} didn't say what time it is")
+        return one.time_ms
 
     def commit_seen(self, shard: int) -> int:
         return self.shards[shard].commit_seen

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from pycounter.client.pool import Pool
+from pycounter.client.pool import TIME_AGE_S, Pool
 from pycounter.client.settings import PoolSettings
+from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import (
     BadKey,
     DeadlineExceeded,
@@ -35,8 +36,9 @@ async def server():
 async def make_pool(server):
     pools = []
 
-    def make(*addresses, identity=None, token=None, **settings):
-        pool = Pool(*(addresses or [server.address]), identity=identity, token=token, settings=PoolSettings(**settings))
+    def make(*addresses, identity=None, token=None, clock=SYSTEM_CLOCK, **settings):
+        addresses = addresses or (server.address,)
+        pool = Pool(*addresses, identity=identity, token=token, clock=clock, settings=PoolSettings(**settings))
         pools.append(pool)
         return pool
 
@@ -61,6 +63,35 @@ async def test_requests_share_a_connection_and_get_their_own_replies(server, mak
     assert server.connections == pool.connections == 1
     assert pool.identity == server.identity
     assert pool.server_time_ms == 5
+
+
+class ClockByHand(Clock):
+    """Its machine runs on when the test says so."""
+
+    now_s = 0.0
+
+    def running_s(self):
+        return self.now_s
+
+
+async def test_the_servers_time_is_asked_again_when_it_is_old(server, make_pool):
+    clock = ClockByHand()
+    pool = make_pool(clock=clock, token="secret")
+    times = iter([1000, 2000, "later"])
+    server.handlers["hello"] = lambda said: {"identity": server.identity, "epoch": 1, "time": next(times)}
+    assert await pool.ask_time_ms(deadline=soon()) == 2000, "the first time from the greeting"
+    assert server.count("hello") == 2
+    clock.now_s += TIME_AGE_S
+    assert await pool.ask_time_ms(deadline=soon()) == 2000
+    # The server, or this machine, may have stood still meanwhile.
+    clock.now_s += TIME_AGE_S
+    server.handlers["hello"] = lambda said: SILENCE
+    with pytest.raises(Unavailable):
+        await pool.ask_time_ms(deadline=soon(0.05))
+    server.handlers["hello"] = lambda said: {"identity": server.identity, "epoch": 1, "time": 2001}
+    assert await pool.ask_time_ms(deadline=soon()) == 2001
+    said = [params for method, params in server.requests if method == "hello"]
+    assert said == [[{"client": "pycounter", "token": "secret"}]] * 4
 
 
 async def test_a_deep_pipeline_opens_more_connections_up_to_the_bound(server, make_pool):

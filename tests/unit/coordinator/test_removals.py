@@ -67,6 +67,12 @@ def options_of(routes, shard, method):
     return [params[-1] for name, params in routes.shards[shard].requests if name == method]
 
 
+def born_at(time_ms, options):
+    """The options but for the birth, which is then, or a moment before: what it takes to ask counts as age."""
+    assert max(0, time_ms - 5000) <= options["born"] <= time_ms
+    return {name: value for name, value in options.items() if name != "born"}
+
+
 # --- every shard -----------------------------------------------------------------------------------------------------
 
 
@@ -82,14 +88,39 @@ async def test_all_shards_get_the_same_id_and_its_birth_on_their_own_clocks(rout
         shard.time_ms = number * 1000
     await removals_of(routes, ids=[b"an id"]).drain("\x00k", level="applied")
     for number in range(3):
-        assert options_of(routes, number, "drain") == [{"id": b"an id", "born": number * 1000, "level": "applied"}]
+        (options,) = options_of(routes, number, "drain")
+        assert born_at(number * 1000, options) == {"id": b"an id", "level": "applied"}
+
+
+@pytest.mark.parametrize("method", [*REMOVALS, "set"])
+async def test_a_birth_is_on_the_clock_that_a_shard_shows_now_though_it_stood_still_since_it_was_greeted(
+    routes, method
+):
+    for shard in routes.shards:
+        shard.stood_still_ms = 3_600_000
+    await remove(removals_of(routes), method, **({"value": 5} if method == "set" else {}))
+    (options,) = options_of(routes, 0, "incr" if method == "set" else method)
+    assert "id" in born_at(1_000_000, options)
+
+
+async def test_nothing_is_sent_to_a_shard_before_it_has_said_what_time_it_is(routes):
+    routes.shards[1].times_untold = 2
+    assert await removals_of(routes).drain(b"\x00k", operation_id=b"an id", age_ms=1000) == 111
+    (options,) = options_of(routes, 1, "drain")
+    assert born_at(999_000, options) == {"id": b"an id"}
+    routes.shards[1].times_untold = 1_000_000
+    with pytest.raises(RemovalUnsettled) as caught:
+        await removals_of(routes).drain(b"\x00k", timeout_s=0.05)
+    assert list(caught.value.unsettled) == ["shard-1"]
+    assert routes.shards[1].count("drain") == 1
 
 
 async def test_a_given_id_keeps_its_age_and_one_of_unknown_age_has_no_birth(routes):
     removals = removals_of(routes)
     await removals.drain(b"\x00k", operation_id=b"old", age_ms=60_000)
     await removals.drain(b"\x00k", operation_id=b"unknown")
-    assert options_of(routes, 0, "drain") == [{"id": b"old", "born": 940_000}, {"id": b"unknown"}]
+    dated, undated = options_of(routes, 0, "drain")
+    assert (born_at(940_000, dated), undated) == ({"id": b"old"}, {"id": b"unknown"})
     with pytest.raises(IdExpired):
         await removals.drain(b"\x00k", operation_id=b"too old", age_ms=110_000)
     for wrong in (b"", b"x" * 65):

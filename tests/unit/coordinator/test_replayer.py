@@ -110,6 +110,16 @@ async def test_a_lost_reply_is_repeated_at_that_shard_under_its_id(ground, route
     assert len({(one["id"], one["born"]) for one in options}) == 1
 
 
+async def test_a_birth_is_on_the_clock_that_the_shard_shows_when_it_is_sent(ground, routes):
+    routes.shards[0].stood_still_ms = 60_000
+    routes.shards[0].times_untold = 1
+    ground.replayer.accept(KEY, 5)
+    await ground.settle()
+    ((_, params),) = routes.shards[0].requests
+    assert params[-1]["born"] == routes.shards[0].time_ms
+    assert ground.replayer.status()["replayed"] == 1
+
+
 async def test_what_was_refused_unsent_may_go_elsewhere(ground, routes):
     routes.shards[0].always = REFUSE
     ground.replayer.accept(KEY, 5)
