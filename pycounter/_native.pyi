@@ -1004,6 +1004,9 @@ class Router:
     def forget(self, key: bytes | None) -> None:
         """A removal of a key's counter, or of all counters, is settled: what shards were known to hold is gone."""
 
+    def info(self, sections: Sequence[bytes], keyspace: str) -> str:
+        """The text of INFO's sections; all of them where none is named. `keyspace` is what stands in that one."""
+
     def samples(self) -> list[tuple[int, float, bool]]:
         """(shard, seconds until it answered, was it no error) since the last call; at most some hundred."""
 
@@ -1102,6 +1105,7 @@ class RouterConnection:
         | dbsize | [] | how many |
         | type | [key] | does it exist: true or false |
         | flushall | [] | anything |
+        | info | sections, Keyspace among them | the text |
 
         `other_type` is true where TYPE asked for something that isn't a string: nothing matches.
         """

@@ -11,7 +11,9 @@ from pycounter.errors import RpcError, SettingsError
 __all__ = ["CHANGES_WITH_ID", "READS", "RetryPolicy"]
 
 #: Methods that change nothing: sent again whatever became of the attempt before.
-READS = frozenset({"get", "get_many", "total", "total_many", "scan", "top", "ping", "stats", "health", "topology"})
+READS = frozenset(
+    {"get", "get_many", "total", "total_many", "scan", "scan_foreign", "top", "ping", "stats", "health", "topology"}
+)
 #: Methods that take an id in their options: sent again under it, to the same shard only.
 CHANGES_WITH_ID = frozenset({"incr", "drain", "delete", "delete_all"})
 

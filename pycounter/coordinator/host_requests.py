@@ -22,7 +22,7 @@ from pycounter.coordinator.scan_cursors import ScanCursors
 from pycounter.coordinator.shard_routes import ShardRoutes
 from pycounter.coordinator.total import wire_integer
 from pycounter.coordinator.totals import Totals
-from pycounter.errors import BadRequest, RemovalUnsettled, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.errors import BadRequest, RemovalUnsettled, RpcError, Unavailable, UnknownMethod, UnknownOutcome
 from pycounter.topology import Topology
 
 __all__ = ["HostRequests"]
@@ -34,6 +34,8 @@ SCAN_COUNT = 100
 TOP_COUNT = 10
 #: Keys of DEL that are deleted at the same time.
 DELETES_AT_A_TIME = 16
+#: So long INFO waits for a shard.
+INFO_PATIENCE_S = 0.25
 #: Clients that wait for a newer topology; and how long, before they get the one that they have again.
 WATCHERS_MAX = 10_000
 WATCH_S = 25.0
@@ -47,6 +49,7 @@ class HostRequests:
         routes: the shards.
         totals, removals, listing: on the same shards.
         stats, health: what the coordinator says of itself.
+        info: INFO's text, of these sections and with this for Keyspace.
         now_ms: the time that the router tells clients in `hello`.
         timeout_s: of one request.
     """
@@ -60,6 +63,7 @@ class HostRequests:
         listing: Listing,
         stats: Callable[[], dict[str, Any]],
         health: Callable[[], dict[str, Any]],
+        info: Callable[[Sequence[bytes], str], str],
         now_ms: Callable[[], int],
         timeout_s: float,
     ) -> None:
@@ -69,6 +73,7 @@ class HostRequests:
         self._listing = listing
         self._stats = stats
         self._health = health
+        self._info = info
         self._now_ms = now_ms
         self._timeout_s = timeout_s
         self._cursors = ScanCursors(listing, len(routes.shards))
@@ -99,6 +104,7 @@ class HostRequests:
             "dbsize": self._resp_dbsize,
             "type": self._resp_type,
             "flushall": self._resp_flushall,
+            "info": self._resp_info,
         }
 
     async def answer(self, method: str, params: bytes, protocol: str) -> bytes:
@@ -247,12 +253,28 @@ class HostRequests:
         return [following, [key for key, _ in found]]
 
     async def _resp_dbsize(self) -> Any:
-        """A counter that lies on several shards counts as often: to know better, all would have to be looked at."""
+        return await self._listing.count()
+
+    async def _resp_info(self, *sections: bytes) -> Any:
+        """Dashboards ask when something is wrong, and clients before anything else: no shard is waited for long."""
         async with Crowd() as crowd:
-            asking = [
-                crowd.create_task(shard.call("stats", timeout_s=self._timeout_s)) for shard in self._routes.shards
-            ]
-        return sum(int(task.result()["counters"]) for task in asking)
+            asking = [crowd.create_task(self._count_held(shard)) for shard in range(len(self._routes.shards))]
+        counts = [task.result() for task in asking]
+        keys = sum(count or 0 for count in counts)
+        missing = [shard.name for shard, count in zip(self._routes.shards, counts, strict=True) if count is None]
+        keyspace = f"db0:keys={keys},expires=0,avg_ttl=0\r\n" if keys else ""
+        if missing:
+            keyspace += f"missing_shards:{','.join(missing)}\r\n"
+        return self._info(sections, keyspace)
+
+    async def _count_held(self, shard: int) -> int | None:
+        """How many counters a shard has; None: it doesn't say."""
+        if self._routes.is_down(shard):
+            return None
+        try:
+            return int((await self._routes.shards[shard].call("stats", timeout_s=INFO_PATIENCE_S))["counters"])
+        except RpcError:
+            return None
 
     async def _resp_flushall(self) -> Any:
         try:

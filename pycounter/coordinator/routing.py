@@ -139,6 +139,7 @@ class Routing:
             listing=Listing(self.shards, self.totals, foreign=self.foreign),
             stats=self.stats,
             health=self.health,
+            info=self.router.info,
             now_ms=lambda: int(loop.time() * 1000),
             timeout_s=settings.request_timeout_s,
         )

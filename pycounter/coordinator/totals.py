@@ -25,7 +25,7 @@ from pycounter.coordinator.shared_loads import SharedLoads
 from pycounter.coordinator.total import Total
 from pycounter.errors import DeadlineExceeded, InternalError, RpcError, Unavailable, WrongShard
 
-__all__ = ["Accuracy", "ForeignFilter", "ReadFrom", "TotalStatistics", "Totals", "ValueCache"]
+__all__ = ["Accuracy", "ForeignFilter", "ReadFrom", "TotalStatistics", "Totals", "ValueCache", "request_parts"]
 
 Accuracy = Literal["cached", "recent", "exact"]
 ReadFrom = Literal["primary", "replica", "any"]
@@ -406,7 +406,7 @@ class Totals:
             return _checked(source, keys, [await source.call("get", keys[0], *extra, timeout_s=timeout_s)])
         values: dict[bytes, int | None] = {}
         deadline = asyncio.get_running_loop().time() + timeout_s
-        for part in _parts(keys):
+        for part in request_parts(keys):
             self.statistics.requests += 1
             remaining = max(0.001, deadline - asyncio.get_running_loop().time())
             values |= _checked(source, part, await source.call("get_many", part, *extra, timeout_s=remaining))
@@ -428,8 +428,8 @@ def _is_passing(error: RpcError) -> bool:
     return error.retryable or error.effect == "unknown" or isinstance(error, WrongShard)
 
 
-def _parts(keys: list[bytes]) -> Iterable[list[bytes]]:
-    """The keys in as few requests as the server's bounds allow."""
+def request_parts(keys: Iterable[bytes]) -> Iterable[list[bytes]]:
+    """The keys in as few requests as the server's bounds allow; none for no keys."""
     part: list[bytes] = []
     size = 0
     for key in keys:
@@ -438,7 +438,8 @@ def _parts(keys: list[bytes]) -> Iterable[list[bytes]]:
             part, size = [], 0
         part.append(key)
         size += len(key) + 3
-    yield part
+    if part:
+        yield part
 
 
 def _checked(source: ShardCaller, keys: Sequence[bytes], values: Any) -> dict[bytes, int | None]:

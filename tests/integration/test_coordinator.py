@@ -42,14 +42,16 @@ def takes(rpc, removal):
     return not isinstance(rpc.outcome(removal, "nothing"), RpcError)
 
 
+def call_shard(cluster, name, *request):
+    """What a shard answers, asked directly."""
+    host, _, port = next(shard.address for shard in cluster.topology().shards if shard.name == name).rpartition(":")
+    with RpcSocket((host, int(port))) as connection:
+        return connection.call(*request)
+
+
 def shard_values(cluster, key):
     """What each shard holds of a counter, asked directly."""
-    values = {}
-    for shard in cluster.topology().shards:
-        host, _, port = shard.address.rpartition(":")
-        with RpcSocket((host, int(port))) as connection:
-            values[shard.name] = connection.call("get", key)
-    return values
+    return {shard.name: call_shard(cluster, shard.name, "get", key) for shard in cluster.topology().shards}
 
 
 # --- MessagePack-RPC -------------------------------------------------------------------------------------------------
@@ -283,6 +285,32 @@ def test_delete_all_is_done_once_under_its_id(cluster, rpc, resp):
     assert resp.call("DBSIZE") == 0
 
 
+def test_a_counter_on_several_shards_counts_once(cluster, rpc, resp):
+    home = cluster.topology().ring.home
+    for key in KEYS[:40]:
+        rpc.call("incr", key)
+    assert resp.call("DBSIZE") == 40
+    # Some at home and elsewhere, one on all shards, some that their home doesn't have.
+    abroad = [key for key in KEYS[20:] if home(key) != "shard-0"]
+    call_shard(cluster, "shard-0", "incr_many", [[key, 1] for key in abroad])
+    both = next(key for key in abroad if home(key) == "shard-1")
+    call_shard(cluster, "shard-2", "incr", both)
+    assert call_shard(cluster, "shard-0", "scan_foreign", 0, 1000)[0] == 0
+    listed = call_shard(cluster, "shard-0", "scan_foreign", 0, 1000)[1]
+    assert sorted(listed) == sorted([key.encode(), 1] for key in abroad)
+    assert resp.call("DBSIZE") == len({*KEYS[:40], *abroad})
+    assert rpc.outcome("scan_foreign").code == "forbidden"
+    held = 40 + len(abroad) + 1
+    assert b"\r\ndb0:keys=%d,expires=0,avg_ttl=0\r\n" % held in resp.call("INFO")
+    with redis.Redis("127.0.0.1", cluster.address[1]) as client:
+        assert client.info("keyspace") == {"db0": {"keys": held, "expires": 0, "avg_ttl": 0}}
+        assert client.info()["redis_mode"] == "standalone"
+        pipeline = client.pipeline().incr("one more").info("keyspace").flushall().info("keyspace").info("server")
+        _, info, _, empty, server = pipeline.execute()
+        assert (info["db0"]["keys"], empty) == (held + 1, {})
+        assert server["redis_version"]
+
+
 # --- when shards fail ------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +361,9 @@ def test_a_removal_is_refused_while_a_shard_is_known_to_be_down(own_cluster):
                 return isinstance(outcome, RpcError) and outcome.code == "unavailable" and "shard-2" in outcome.message
 
             wait_until(refused)
+            with RespSocket(own_cluster.address) as resp:
+                assert b"\r\ndb0:keys=1,expires=0,avg_ttl=0\r\nmissing_shards:shard-2\r\n" in resp.call("INFO")
+                assert resp.outcome("DBSIZE").word == "ERR"
             total = rpc.call("total", key_at(own_cluster, "shard-0"), {"accuracy": "exact"})
             assert total[b"missing"] == [b"shard-2"]
             assert total[b"total"] == 3

@@ -38,6 +38,7 @@ class ScriptedShard:
         #: Calls that counted, their replies sent or not.
         self.handled = 0
         self.foreign: set[bytes] = set()
+        self.is_home: Callable[[bytes], bool] = lambda key: True
         self.foreign_all = False
         self.is_down = False
         self.is_unwell = False
@@ -103,11 +104,12 @@ class ScriptedShard:
                 return self._once(options, ("delete", key), lambda: self.counters.pop(key, 0))
             case "delete_all", []:
                 return self._once(options, ("delete_all",), self._delete_all)
-            case "scan", [cursor, count, prefix]:
+            case "scan" | "scan_foreign", [cursor, count, prefix]:
                 # As a shard does: in the order of a hash of its own, and a cursor is the first hash not yet visited.
                 places = sorted((self._place(key), key) for key in self.counters if self._place(key) >= cursor)
                 page, rest = places[: min(count, self.page)], places[min(count, self.page) :]
-                found = [[key, self.counters[key]] for _, key in page if key.startswith(prefix)]
+                wanted = [key for _, key in page if key.startswith(prefix)]
+                found = [[key, self.counters[key]] for key in wanted if method == "scan" or not self.is_home(key)]
                 return [rest[0][0] if rest else 0, found]
             case "top", [n, prefix]:
                 rows = [(key, value) for key, value in self.counters.items() if key.startswith(prefix)]
@@ -152,6 +154,8 @@ class ScriptedRoutes:
 
     def __init__(self, shards: int, replicas: int = 0) -> None:
         self.shards: Sequence[ScriptedShard] = [ScriptedShard(f"shard-{number}") for number in range(shards)]
+        for number, shard in enumerate(self.shards):
+            shard.is_home = lambda key, number=number: self.home(key) == number  # type: ignore[misc]
         self.copies = [
             [ScriptedShard(f"replica-{number}-{copy}") for copy in range(replicas)] for number in range(shards)
         ]

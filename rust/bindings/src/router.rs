@@ -296,6 +296,12 @@ impl Router {
         lock(&self.host.router).forget(key);
     }
 
+    /// The text of INFO's sections; all of them where none is named.
+    fn info(&self, sections: Vec<Vec<u8>>, keyspace: &str) -> String {
+        let sections: Vec<&[u8]> = sections.iter().map(Vec::as_slice).collect();
+        lock(&self.host.router).info(&sections, keyspace)
+    }
+
     /// (shard, seconds until it answered, was it no error) since the last call.
     fn samples(&self) -> Vec<(usize, f64, bool)> {
         let samples = lock(&self.host.router).take_samples();

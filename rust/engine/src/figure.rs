@@ -33,21 +33,23 @@ pub(crate) fn write_pairs(out: &mut Vec<u8>, figures: &[(&'static str, Figure)])
     }
 }
 
+/// Is this one among the sections of INFO that are asked for?
+pub(crate) fn wants_section(sections: &[&[u8]], name: &str) -> bool {
+    sections.is_empty()
+        || sections.iter().any(|section| {
+            section.eq_ignore_ascii_case(name.as_bytes())
+                || [&b"all"[..], b"default", b"everything"].iter().any(|all| section.eq_ignore_ascii_case(all))
+        })
+}
+
 /// INFO's text: `blocks` that Redis's clients and dashboards know, then all `figures`; of both the `sections` asked for.
 pub(crate) fn info_text(sections: &[&[u8]], blocks: &[(&str, String)], figures: &[(&'static str, Figure)]) -> String {
-    let wanted = |name: &str| {
-        sections.is_empty()
-            || sections.iter().any(|section| {
-                section.eq_ignore_ascii_case(name.as_bytes())
-                    || [&b"all"[..], b"default", b"everything"].iter().any(|all| section.eq_ignore_ascii_case(all))
-            })
-    };
     let mut text = String::new();
-    for (name, body) in blocks.iter().filter(|(name, _)| wanted(name)) {
+    for (name, body) in blocks.iter().filter(|(name, _)| wants_section(sections, name)) {
         // Writing to a String can't fail.
         let _ = write!(text, "# {name}\r\n{body}\r\n");
     }
-    if wanted("PyCounter") {
+    if wants_section(sections, "PyCounter") {
         text.push_str("# PyCounter\r\n");
         for (name, figure) in figures {
             let _ = match figure {

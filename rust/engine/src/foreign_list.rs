@@ -44,7 +44,7 @@ impl ForeignList {
     /// A counter with this key is there now.
     pub fn look(&mut self, key: &[u8]) {
         let hash = key_hash(key);
-        if self.own == Some(self.ring.home_of_hash(hash)) {
+        if !self.is_foreign(hash) {
             return;
         }
         if self.seen.len() < FOREIGN_HASHES_MAX {
@@ -54,6 +54,12 @@ impl ForeignList {
         } else {
             self.is_full |= !self.seen.contains(&hash);
         }
+    }
+
+    /// Is the home of a key with this hash another shard?
+    #[must_use]
+    pub fn is_foreign(&self, hash: u64) -> bool {
+        self.own != Some(self.ring.home_of_hash(hash))
     }
 
     /// How many there are.

@@ -34,6 +34,7 @@ class Asked:
             listing=Listing(self.routes, totals, foreign=self.routes),
             stats=lambda: {"level": "durable", "figure": 7},
             health=lambda: {"state": "ok"},
+            info=lambda sections, keyspace: f"{b' '.join(sections).decode()}|{keyspace}",
             now_ms=lambda: self.now_ms,
             timeout_s=0.2,
         )
@@ -207,10 +208,25 @@ async def test_scan_by_patterns(asked):
     assert await keys(None, True) == []
 
 
+async def test_info_has_what_shards_hold_and_names_those_that_do_not_say(asked):
+    assert await asked.resp("info") == b"|"
+    for number in range(30):
+        asked.routes.shards[number % 3].add(b"%d" % number, 1)
+    assert await asked.resp("info", b"server", b"keyspace") == b"server keyspace|db0:keys=30,expires=0,avg_ttl=0\r\n"
+    asked.routes.shards[1].always = REFUSE
+    asked.routes.shards[2].is_down = True
+    said = b"|db0:keys=10,expires=0,avg_ttl=0\r\nmissing_shards:shard-1,shard-2\r\n"
+    assert await asked.resp("info") == said
+    assert asked.routes.shards[2].count("stats") == 2, "who is known to be down is not waited for"
+
+
 async def test_dbsize_and_flushall(asked):
     chance = random.Random(1)
     for number in range(300):
         asked.routes.shards[number % 3].add(b"%d" % number, chance.randrange(5))
+    assert await asked.resp("dbsize") == 300
+    asked.routes.divert(1, b"0", 1)
+    asked.routes.divert(2, b"0", 1)
     assert await asked.resp("dbsize") == 300
     assert await asked.resp("flushall") is None
     assert not any(shard.counters for shard in asked.routes.shards)

@@ -132,6 +132,40 @@ async def test_nonsense_is_an_error():
             await scan(listing_of(routes))
 
 
+# --- how many --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("round_", range(60))
+async def test_a_counter_counts_once_on_however_many_shards_it_lies(seed, round_):
+    chance = random.Random(f"{seed}:{round_}")
+    print(f"seed {seed}, round {round_}")
+    routes = populated(chance, shards=chance.choice([1, 2, 3, 5]), foreign=chance.choice([0, 0.1, 0.6]))
+    # What this client knows of foreign counters makes no difference: shards are asked.
+    routes.known = {known for known in routes.known if chance.random() < 0.5}
+    assert await listing_of(routes).count() == len(truth(routes))
+
+
+async def test_without_foreign_counters_no_shard_is_walked_to_count_them():
+    routes = populated(random.Random(5), foreign=0)
+    assert await listing_of(routes).count() == len(truth(routes))
+    assert not routes.requests("scan", "scan_foreign")
+    reads = [params for shard in routes.shards for method, params in shard.requests if method == "get_many"]
+    assert reads == [([],)] * 3, "after which nothing is told that a crash could take"
+
+
+async def test_counters_are_not_counted_without_every_shard():
+    routes = populated(random.Random(6))
+    for fate in (REFUSE, DeadlineExceeded("late")):
+        routes.shards[1].always = fate
+        with pytest.raises(Unavailable, match="shard-1"):
+            await listing_of(routes).count()
+    routes.shards[1].always = None
+    nothing_foreign = {"foreign": {"count": 0, "all": False}}
+    routes.shards[1].handle = lambda method, params: [] if method == "stats" else nothing_foreign
+    with pytest.raises(InternalError):
+        await listing_of(routes).count()
+
+
 # --- the largest -----------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,8 @@ pub(super) enum Shape {
     Type,
     /// A cursor and keys.
     Page,
+    /// A text for people.
+    Text,
 }
 
 /// A request that isn't answered yet.
@@ -188,6 +190,10 @@ fn write_resp(out: &mut Vec<u8>, version: Version, shape: Shape, result: &[u8]) 
         Shape::Type => match reader.read().ok()? {
             Value::Bool(true) => resp::write_simple(out, "string"),
             Value::Bool(false) => resp::write_simple(out, "none"),
+            _ => return None,
+        },
+        Shape::Text => match reader.read().ok()? {
+            Value::Text(text) => resp::write_text(out, version, std::str::from_utf8(text).ok()?),
             _ => return None,
         },
         Shape::Value => write_value(out, version, &mut reader)?,

@@ -21,6 +21,9 @@ const NO_SESSIONS: &str = "a coordinator takes no sessions: connect to the shard
 /// Replicas follow shards.
 const NO_TAIL: &str = "a coordinator has no journal to follow: ask a shard";
 
+/// `scan` gives the foreign ones with all others, once each.
+const NO_COUNTERS: &str = "a coordinator holds no counters that could be foreign: ask a shard";
+
 /// Increments with ids for one shard: encoded, and for each its key's hash and its place in the request.
 type EncodedItems = (Vec<u8>, Vec<(u64, u32)>);
 
@@ -136,7 +139,8 @@ impl Router {
             Request::Drain { .. } => self.serve_by_host(connection, msgid, "drain", params),
             Request::Delete { .. } => self.serve_by_host(connection, msgid, "delete", params),
             Request::DeleteAll { .. } => self.serve_by_host(connection, msgid, "delete_all", params),
-            Request::Scan { .. } => self.serve_by_host(connection, msgid, "scan", params),
+            Request::Scan { foreign: false, .. } => self.serve_by_host(connection, msgid, "scan", params),
+            Request::Scan { .. } => self.deny(connection, msgid, ErrorCode::Forbidden, NO_COUNTERS),
             Request::Top { .. } => self.serve_by_host(connection, msgid, "top", params),
             Request::Backup { .. } => self.serve_by_host(connection, msgid, "backup", params),
             Request::Stats { .. } => self.serve_at_once(connection, msgid, "stats", params),

@@ -5,11 +5,14 @@ use super::connection::{Connection, Execution, Hold};
 use super::host_requests::Shape;
 use super::slab::Place;
 use super::waiter::Kind;
-use crate::figure::info_text;
+use crate::figure::{info_text, wants_section};
 use crate::resp_connection::{self, Client, REDIS_VERSION, Ran, RespState, Server};
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::resp::{self, Command};
 use crate::wire::scan::Scan;
+
+/// The section of INFO that shards have to be asked for.
+const KEYSPACE: &str = "Keyspace";
 
 impl Router {
     /// Carries out every whole command of `bytes`; gives the number of bytes used up.
@@ -153,7 +156,10 @@ impl Router {
                 let ticket = connection.replies.push();
                 return self.read_many(keys, place, ticket, true);
             }
-            Command::Info { sections } => return resp::write_text(text, state.version, &self.info(sections)),
+            Command::Info { sections } if wants_section(sections, KEYSPACE) => {
+                (write_keys(&mut params, "info", sections), Shape::Text)
+            }
+            Command::Info { sections } => return resp::write_text(text, state.version, &self.info(sections, "")),
             Command::Get { key } => (write_keys(&mut params, "get", &[key]), Shape::Value),
             Command::MGet { keys } => (write_keys(&mut params, "mget", keys), Shape::Values),
             Command::GetDel { key } => (write_keys(&mut params, "getdel", &[key]), Shape::Value),
@@ -185,8 +191,10 @@ impl Router {
         self.ask_host(connection, method, shape, params, state.version);
     }
 
-    /// INFO: what Redis's clients and dashboards know, then everything that `stats` says.
-    fn info(&self, sections: &[&[u8]]) -> String {
+    /// INFO: what Redis's clients and dashboards know, then everything that `stats` says. What shards hold is asked by the
+    /// host: `keyspace`.
+    #[must_use]
+    pub fn info(&self, sections: &[&[u8]], keyspace: &str) -> String {
         let process = format!(
             "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nprocess_id:{}\r\nuptime_in_seconds:{}\r\n",
             std::process::id(),
@@ -197,7 +205,7 @@ impl Router {
             ("Clients", format!("connected_clients:{}\r\n", self.core.connections.len())),
             ("Persistence", "loading:0\r\naof_enabled:1\r\n".to_owned()),
             ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
-            ("Keyspace", String::new()),
+            (KEYSPACE, keyspace.to_owned()),
         ];
         info_text(sections, &blocks, &self.stats())
     }

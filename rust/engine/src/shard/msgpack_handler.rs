@@ -3,8 +3,10 @@
 use super::connection::{Connection, HostCall, HostRequest};
 use super::held_replies::{ReplyKind, give_back};
 use super::{LOOK_WORK, Part, Pending, RUN_MAX, Shard, TURN_WORK_MAX};
+use crate::counter_store::CounterStore;
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
+use crate::hash_ring::key_hash;
 use crate::journal::entry::Fingerprint;
 use crate::operation_id_table::Lookup;
 use crate::planted_bug;
@@ -189,8 +191,11 @@ impl Shard {
                     shard.write_total(out, key);
                 }
             }),
-            Request::Scan { cursor, count, prefix } => self.read(id, ReadOptions::default(), |shard, out| {
-                let (next, found) = shard.scan_page(cursor, count, b"", |key| key.starts_with(prefix));
+            Request::Scan { cursor, count, prefix, foreign } => self.read(id, ReadOptions::default(), |shard, out| {
+                let (next, found) = shard.scan_page(cursor, count, b"", |counters, key| {
+                    key.starts_with(prefix)
+                        && (!foreign || counters.foreign().is_some_and(|list| list.is_foreign(key_hash(key))))
+                });
                 rpc::write_array_len(out, 2);
                 rpc::write_u64(out, next);
                 write_counters(out, &found);
@@ -407,17 +412,18 @@ impl Shard {
         mut cursor: u64,
         count: usize,
         pattern: &[u8],
-        wanted: impl Fn(&[u8]) -> bool,
+        wanted: impl Fn(&CounterStore, &[u8]) -> bool,
     ) -> (u64, Vec<(Vec<u8>, i64)>) {
         let mut found = Vec::new();
         let (mut bytes, mut looks, mut work) = (0, 0, 0);
+        let counters = &self.state.counters;
         let steps_per_byte = glob::steps_per_byte(pattern);
         let stride = (SCAN_STRIDE_MAX / (steps_per_byte + 1)).max(4);
         while found.len() < count && looks < count * 64 && bytes <= PAGE_REPLY_BYTES_MAX && work <= TURN_WORK_MAX {
             let places = stride.min(count - found.len());
-            cursor = self.state.counters.scan(cursor, places, |key, value| {
+            cursor = counters.scan(cursor, places, |key, value| {
                 work += pattern.len() + steps_per_byte * key.len();
-                if wanted(key) {
+                if wanted(counters, key) {
                     bytes += key.len();
                     found.push((key.to_vec(), value));
                 }

@@ -4,6 +4,7 @@
 use super::connection::Connection;
 use super::held_replies::{HeldReplies, ReplyKind};
 use super::{RUN_MAX, Shard, TURN_WORK_MAX};
+use crate::counter_store::CounterStore;
 use crate::error_code::ErrorCode;
 use crate::figure::info_text;
 use crate::fingerprint::Method;
@@ -193,7 +194,9 @@ impl Shard {
                 return ReplyKind::Changed;
             }
             Command::Scan { cursor, count, pattern, other_type } => {
-                let wanted = |key: &[u8]| !other_type && pattern.is_none_or(|pattern| glob::matches(pattern, key));
+                let wanted = |_: &CounterStore, key: &[u8]| {
+                    !other_type && pattern.is_none_or(|pattern| glob::matches(pattern, key))
+                };
                 let (next, found) = self.scan_page(*cursor, *count, pattern.unwrap_or_default(), wanted);
                 resp::write_array_len(out, 2);
                 resp::write_bulk(out, itoa::Buffer::new().format(next).as_bytes());

@@ -200,6 +200,8 @@ pub enum Request<'a> {
         count: usize,
         /// Only keys that begin so.
         prefix: &'a [u8],
+        /// Only counters whose home is another shard.
+        foreign: bool,
     },
     /// The largest counters.
     Top {

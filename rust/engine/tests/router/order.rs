@@ -149,7 +149,7 @@ fn forms_of_the_hosts_answers() {
     let mut cluster = Cluster::new(2);
     let client = cluster.router.connect();
     let page = Value::Array(vec![9.into(), Value::Array(vec!["k1".into(), Value::Binary(b"\xff".to_vec())])]);
-    let rows: [(&str, Value, &[u8]); 12] = [
+    let rows: [(&str, Value, &[u8]); 13] = [
         ("SET a 1\r\n", 77.into(), b"+OK\r\n"),
         ("SET a 1 GET\r\n", 77.into(), b"$2\r\n77\r\n"),
         ("SET a 1 GET\r\n", Value::Nil, b"$-1\r\n"),
@@ -162,6 +162,7 @@ fn forms_of_the_hosts_answers() {
         ("SCAN 0\r\n", page, b"*2\r\n$1\r\n9\r\n*2\r\n$2\r\nk1\r\n$1\r\n\xff\r\n"),
         ("FLUSHALL\r\n", Value::Nil, b"+OK\r\n"),
         ("FLUSHDB\r\n", Value::Nil, b"+OK\r\n"),
+        ("INFO keyspace\r\n", "the text".into(), b"$8\r\nthe text\r\n"),
     ];
     for (command, result, reply) in rows {
         assert_eq!(cluster.resp(client, command), "");

@@ -148,10 +148,11 @@ fn parse_method<'a>(method: &[u8], params: &mut Params<'a>) -> Result<Request<'a
         b"drain" => Request::Drain { key: params.key()?, options: params.change_options(CHANGE_OPTIONS)? },
         b"delete" => Request::Delete { key: params.key()?, options: params.change_options(CHANGE_OPTIONS)? },
         b"delete_all" => Request::DeleteAll { options: params.change_options(CHANGE_OPTIONS)? },
-        b"scan" => Request::Scan {
+        b"scan" | b"scan_foreign" => Request::Scan {
             cursor: params.optional_unsigned("a cursor is an unsigned integer")?.unwrap_or(0),
             count: params.count(SCAN_COUNT_DEFAULT)?,
             prefix: params.prefix()?,
+            foreign: method == b"scan_foreign",
         },
         b"top" => Request::Top { n: params.count(TOP_COUNT_DEFAULT)?, prefix: params.prefix()? },
         b"hello" => hello(params)?,
