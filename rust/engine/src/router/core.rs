@@ -169,7 +169,7 @@ impl Core {
                 connection.out.extend_from_slice(reply);
                 connection.pending -= 1;
             }),
-            (_, Outcome::Reply(reply)) => match value_of(reply) {
+            (_, Outcome::Reply(reply) | Outcome::ReplyAgain(reply)) => match value_of(reply) {
                 Some((value, detail)) => {
                     let (value, exact) = self.with_others(shard, waiter.hash, value);
                     self.value_done(waiter, value, exact, detail);

@@ -127,7 +127,7 @@ impl Core {
     pub(super) fn read_group_done(&mut self, shard: usize, place: Place, outcome: Outcome<'_>) {
         let Some(ReadGroup { mut waiters, .. }) = self.read_groups.remove(place) else { return };
         let (code, message) = match outcome {
-            Outcome::Reply(reply) => {
+            Outcome::Reply(reply) | Outcome::ReplyAgain(reply) => {
                 let mut reader = Reader::new(reply);
                 let whole = matches!(reader.read(), Ok(Value::Array(count)) if count == waiters.len());
                 for &waiter in &waiters {
@@ -169,7 +169,7 @@ impl Core {
         let mut reader = Reader::new(b"");
         let mut failure = None;
         match outcome {
-            Outcome::Reply(reply) => reader = Reader::new(reply),
+            Outcome::Reply(reply) | Outcome::ReplyAgain(reply) => reader = Reader::new(reply),
             Outcome::Error { code, message } => failure = Some((code, message)),
             Outcome::ErrorText(text) => failure = Some(split_error(text)),
             Outcome::Value { .. } => {}
@@ -185,7 +185,12 @@ impl Core {
             let part = match failure {
                 Some(failure) => Err(failure),
                 None => match reader.read() {
-                    Ok(Value::Text(text)) => Err(split_error(std::str::from_utf8(text).unwrap_or("internal: "))),
+                    Ok(Value::Text(text)) => {
+                        let (code, message) = split_error(std::str::from_utf8(text).unwrap_or("internal: "));
+                        // The attempt before it may be on its way, and find room.
+                        let is_open = code.retryable() && matches!(outcome, Outcome::ReplyAgain(_));
+                        Err((if is_open { ErrorCode::UnknownOutcome } else { code }, message))
+                    }
                     Ok(Value::Unsigned(value)) => Ok(i64::try_from(value).unwrap_or(i64::MAX)),
                     Ok(Value::Negative(value)) => Ok(value),
                     _ => Err((ErrorCode::Internal, "the shard's answer has another form")),

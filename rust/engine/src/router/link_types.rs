@@ -27,6 +27,9 @@ pub enum Outcome<'a> {
     },
     /// The result of a call, encoded as MessagePack.
     Reply(&'a [u8]),
+    /// The same of a change that was sent before and not answered then. What the result says was refused for now may still
+    /// count: the earlier attempt may be on its way.
+    ReplyAgain(&'a [u8]),
     /// The shard's error to a call, `code: message`, as it came.
     ErrorText(&'a str),
 }

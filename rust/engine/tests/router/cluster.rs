@@ -43,12 +43,12 @@ pub fn with_token(settings: RouterSettings) -> RouterSettings {
     RouterSettings { token: Some(b"secret".to_vec()), ..settings }
 }
 
-fn open(folder: &TempDir) -> Shard {
+fn open(folder: &TempDir, ids: OperationIdSettings) -> Shard {
     let state = StateSettings {
         counters_bytes_max: 1 << 28,
         dirty_counters_max: 1 << 20,
         sessions: SessionSettings::default(),
-        ids: OperationIdSettings::default(),
+        ids,
     };
     let mut recovery = Recovery::open(folder.path(), JournalOptions::default(), &state).unwrap();
     assert!(recovery.load_root(None).unwrap().is_empty());
@@ -88,6 +88,10 @@ impl Cluster {
     }
 
     pub fn with_settings(shards: usize, settings: RouterSettings) -> Self {
+        Self::with_bounds(shards, settings, OperationIdSettings::default())
+    }
+
+    pub fn with_bounds(shards: usize, settings: RouterSettings, ids: OperationIdSettings) -> Self {
         let ring = HashRing::new((0..shards).map(|number| (format!("shard-{number}"), 1.0))).unwrap();
         let foreign = Arc::new(ForeignKeys::new(shards));
         let cache = Arc::new(ReadCache::new(ReadCacheSettings::default(), Clock::by_hand()));
@@ -96,7 +100,7 @@ impl Cluster {
         let mut cluster = Self {
             router,
             ring,
-            shards: folders.iter().map(open).collect(),
+            shards: folders.iter().map(|folder| open(folder, ids)).collect(),
             slots: vec![None; shards],
             stalled: vec![false; shards],
             to_shards: vec![Vec::new(); shards],

@@ -1,5 +1,6 @@
 //! Where operations go, and what comes back.
 
+use pycounter_engine::operation_id_table::OperationIdSettings;
 use rmpv::Value;
 
 use super::cluster::{Cluster, TIMEOUT_MS, code, map, settings};
@@ -83,6 +84,29 @@ fn each_of_several_increments_has_its_own_outcome_and_ids_count_once() {
     }
     let reused = cluster.call(client, "incr", vec!["once".into(), 6.into(), map(&[("id", "x".into())])]);
     assert_eq!(code(&reused), "id_reused");
+}
+
+#[test]
+fn an_increment_with_an_id_that_is_refused_after_an_attempt_without_an_answer_is_unknown() {
+    let full = OperationIdSettings { ids_bytes_max: 0, ..OperationIdSettings::default() };
+    let mut cluster = Cluster::with_bounds(2, settings(), full);
+    let client = cluster.router.connect();
+    let key = cluster.key_at(1, 0);
+    let items = Value::Array(vec![Value::Array(vec![key.as_str().into(), 1.into(), "id".into()])]);
+    let many = super::cluster::call(7, "incr_many", std::slice::from_ref(&items));
+    let refusal = |told: &[u8]| {
+        let Ok(Value::Array(results)) = &super::cluster::replies(told)[&7] else { panic!() };
+        results[0].as_str().unwrap().split(':').next().unwrap().to_owned()
+    };
+    assert_eq!(refusal(&cluster.ask(client, &many)), "overloaded");
+    cluster.stalled[1] = true;
+    assert_eq!(cluster.ask(client, &many), b"");
+    cluster.cut(1, false);
+    cluster.stalled[1] = false;
+    cluster.link(1);
+    cluster.settle();
+    // What was sent first might still come to the shard, and find room.
+    assert_eq!(refusal(&cluster.output(client)), "unknown_outcome");
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub fn tell(asked: &mut [Asked], operation: usize, outcome: Outcome<'_>, era: us
             assert!(level >= wanted);
             End::Counted(level)
         }
-        Outcome::Reply(bytes) => {
+        Outcome::Reply(bytes) | Outcome::ReplyAgain(bytes) => {
             let value = rmpv::decode::read_value(&mut &bytes[..]).expect("a value").as_i64().expect("a number");
             match kind {
                 Kind::IncrementWithId | Kind::IncrementOnce => {

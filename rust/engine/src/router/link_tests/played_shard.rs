@@ -85,7 +85,7 @@ impl Link {
         link.feed(bytes, &mut |waiter, outcome| match outcome {
             Outcome::Value { value, .. } => told.push((waiter, Ok(value))),
             Outcome::Error { code, .. } => told.push((waiter, Err(code))),
-            Outcome::Reply(bytes) => replies.push((waiter, bytes.to_vec())),
+            Outcome::Reply(bytes) | Outcome::ReplyAgain(bytes) => replies.push((waiter, bytes.to_vec())),
             Outcome::ErrorText(text) => errors.push((waiter, text.to_owned())),
         })
     }

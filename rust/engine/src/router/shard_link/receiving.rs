@@ -88,7 +88,8 @@ impl<T> ShardLink<T> {
         match reply.error {
             None => {
                 if let Some(waiter) = call.waiter.take() {
-                    done(waiter, Outcome::Reply(reply.result));
+                    let outcome = if call.is_ambiguous { Outcome::ReplyAgain } else { Outcome::Reply };
+                    done(waiter, outcome(reply.result));
                 }
             }
             Some(error) => {
