@@ -1048,6 +1048,10 @@ class RouterLink:
     def identity(self) -> str | None:
         """The shard's, as it said hello."""
 
+    @property
+    def commit_seen(self) -> int:
+        """The newest commit of the shard that holds an increment of the session, as far as it was answered; 0: none."""
+
     def status(self) -> dict[str, str | int]:
         """`ready`, `identity`, `epoch`, `last_error` and figures, by name."""
 

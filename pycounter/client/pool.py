@@ -374,7 +374,8 @@ class Pool:
             except BaseException:
                 connection.abort()
                 raise
-        if self._is_shard:
+        # A replica that has yet to hear of its shard has none.
+        if self._is_shard and hello.identity:
             self.identity = hello.identity
         self._note_hello(hello)
         if self._on_hello is not None:

@@ -308,7 +308,7 @@ class Removals:
                     if now is not None:
                         born = now - age_ms - int((loop.time() - begun) * 1000)
                         options["born"] = min(max(0, born), _TIME_MAX)
-                value = await caller.call(method, *params, options, timeout_s=timeout_s)
+                answer = await caller.call(method, *params, options, timeout_s=timeout_s)
             except RpcError as error:
                 outcome.error = error
                 outcome.is_unknown = outcome.is_unknown or error.effect == "unknown"
@@ -317,13 +317,16 @@ class Removals:
                     outcome.is_unknown = error.effect == "unknown" or (outcome.is_unknown and error.code in _DOORS)
                     return outcome
             else:
-                return _Settled(int(value))
+                # A replica that is read from now on has to have it.
+                self._routes.note_commit(shard, int(answer["commit"]))
+                return _Settled(int(answer["value"]))
             await asyncio.sleep(max(0.0, min(pause.next_s(), deadline - loop.time())))
         return outcome
 
 
 def _options(operation_id: bytes, level: str | None) -> dict[str, object]:
-    return {"id": operation_id} if level is None else {"id": operation_id, "level": level}
+    options: dict[str, object] = {"id": operation_id, "detail": True}
+    return options if level is None else {**options, "level": level}
 
 
 def _steps(difference: int) -> list[int]:

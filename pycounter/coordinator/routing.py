@@ -112,6 +112,7 @@ class Routing:
             on_unknown=lambda operations: None,
             on_serving=self._follow,
             sends_increments=False,
+            router_commit=lambda shard: self._links[shard].link.commit_seen,
         )
         self._links = [
             ShardLink(

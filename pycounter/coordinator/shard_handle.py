@@ -55,10 +55,14 @@ class ReplicaHandle:
         self.lag_ms = 0
         self._caller = caller
 
-    def update(self, info: ReplicaInfo) -> None:
-        """What the topology says of it now."""
+    def update(self, info: ReplicaInfo, identity: str | None) -> None:
+        """What the topology says of it now, and which shard it is a replica of."""
+        pool = self._caller.pool
         if info.endpoint is not None:
-            self._caller.pool.address = info.endpoint
+            pool.address = info.endpoint
+        if identity is not None and identity != pool.identity:
+            pool.identity = identity
+            pool.cut()
 
     async def call(self, method: str, *params: object, timeout_s: float) -> Any:
         """The result of a read. Errors as `Caller.call`."""
@@ -110,6 +114,8 @@ class ShardHandle:
         self._tls = settings.tls if is_alone else None
         self._clock = clock
         self._owner = owner
+        #: As `commit_seen`, of changes that don't go through the session.
+        self._commit_seen = 0
         self._is_started = False
         self._is_closed = False
         self._leaving: set[asyncio.Task[None]] = set()
@@ -190,6 +196,7 @@ class ShardHandle:
 
     def _leave_session(self) -> None:
         """The shard of this session is gone for good: its operations end as unknown, and a new session begins."""
+        self._commit_seen = 0
         old, self.session = self.session, self._new_session()
         task = asyncio.get_running_loop().create_task(_close(old, 0.0), name="pycounter closing a session")
         self._leaving.add(task)
@@ -203,13 +210,21 @@ class ShardHandle:
             task.add_done_callback(self._leaving.discard)
         for name, replica in wanted.items():
             if name in self.replicas:
-                self.replicas[name].update(replica)
+                self.replicas[name].update(replica, info.identity or None)
             elif replica.endpoint is not None:
                 self.replicas[name] = ReplicaHandle(replica, self._replica_caller(name, replica.endpoint))
 
     def _replica_caller(self, name: str, address: Address) -> Caller:
         owner, number, settings = self._owner, self.number, self._settings
-        pool = Pool(address, token=settings.token, tls=self._tls, settings=settings.pool(), clock=self._clock)
+        pool = Pool(
+            address,
+            token=settings.token,
+            tls=self._tls,
+            # Another shard's may be at its address by now.
+            identity=self.info.identity or None,
+            settings=settings.pool(),
+            clock=self._clock,
+        )
         return Caller(
             pool,
             policy=settings.retry(),
@@ -265,6 +280,15 @@ class ShardHandle:
         if said is None:
             return None
         return said + int((self._clock.running_s() - self._pool.greeted_s) * 1000)
+
+    @property
+    def commit_seen(self) -> int:
+        """The newest commit with which the shard answered a change of this client; 0: none."""
+        return max(self.session.commit_seen, self._commit_seen)
+
+    def note_commit(self, commit: int) -> None:
+        """A change that didn't go through the session was answered with this commit."""
+        self._commit_seen = max(self._commit_seen, commit)
 
     async def ask_time_ms(self, *, timeout_s: float) -> int | None:
         """The shard's clock a moment ago, as it said itself; None where it doesn't say. Raises RpcError."""

@@ -74,6 +74,9 @@ class ShardRoutes(Protocol):
     def commit_seen(self, shard: int) -> int:
         """The newest commit with which the shard answered a change of this client; 0: none. For replicas."""
 
+    def note_commit(self, shard: int, commit: int) -> None:
+        """A change of this client was answered with this commit."""
+
 
 def key_bytes(key: Key) -> bytes:
     """A key as the wire has it.

@@ -47,6 +47,7 @@ class ShardSet:
         on_lost_tail: told of operations that were acknowledged at `applied` and lost in a crash.
         on_serving: told when the balancer has changed who serves what.
         sends_increments: False: there are no sessions, as somebody else has them.
+        router_commit: the newest commit with which a shard answered whoever has the sessions then.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ShardSet:
         on_lost_tail: Callable[[LostTail], None] | None = None,
         on_serving: Callable[[list[Serving]], None] | None = None,
         sends_increments: bool = True,
+        router_commit: Callable[[int], int] = lambda shard: 0,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.topology = topology
@@ -74,6 +76,7 @@ class ShardSet:
         self._loop = loop
         self._on_serving = on_serving
         self._sends_increments = sends_increments
+        self._router_commit = router_commit
         self._is_alone = is_alone
         self._strict = topology.strict_prefixes
         owner = HandleOwner(
@@ -252,7 +255,11 @@ class ShardSet:
 
     def commit_seen(self, shard: int) -> int:
         """The newest commit with which the shard answered a change of this client; 0: none."""
-        return self.handles[shard].session.commit_seen
+        return max(self.handles[shard].commit_seen, self._router_commit(shard))
+
+    def note_commit(self, shard: int, commit: int) -> None:
+        """A change of this client was answered with this commit."""
+        self.handles[shard].note_commit(commit)
 
     def forget(self, key: bytes | None) -> None:
         """A counter is being removed, or was, and what shards were known to hold of it is gone; None: all are."""

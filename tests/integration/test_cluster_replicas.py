@@ -45,6 +45,18 @@ def test_a_replica_follows_its_shard_and_outlives_it(start_cluster):
     assert "lag_ms" in cluster.status()["facts"]["shard-1-replica-0"]
 
 
+def test_what_went_through_a_coordinator_is_in_what_its_clients_read_of_replicas(start_cluster):
+    cluster = start_cluster(shards=2, replicas=1)
+    cluster.wait_all_ok()
+    with RpcSocket(cluster.address) as rpc:
+        for number in range(1, 51):
+            assert rpc.call("incr", "a") == number
+            assert rpc.call("get", "a", {"read_from": "replica"}) == number
+            assert rpc.call("drain", "b") == number - 1
+            assert rpc.call("get", "b", {"read_from": "replica"}) == 0
+            assert rpc.call("incr", "b", number) == number
+
+
 def test_a_replica_that_is_killed_comes_back_at_its_address(start_cluster):
     cluster = start_cluster(shards=1, replicas=1)
     cluster.wait_all_ok()

@@ -19,6 +19,7 @@ REFUSE = "refuse"
 LOSE = "lose"
 #: ... or it is never sent on, and the time runs out.
 STALL = "stall"
+CHANGES = ("incr", "drain", "delete", "delete_all")
 
 
 class ScriptedShard:
@@ -42,7 +43,9 @@ class ScriptedShard:
         self.foreign_all = False
         self.is_down = False
         self.is_unwell = False
+        #: Its newest commit, of a replica; of a shard, the newest that its clients have seen.
         self.commit_seen = 0
+        self.commits = 0
         self.time_ms: int | None = 1_000_000
         #: It stood still for so long since it was greeted: who reckons its clock on is ahead of it by this.
         self.stood_still_ms = 0
@@ -68,6 +71,10 @@ class ScriptedShard:
             await asyncio.sleep(timeout_s)
             raise DeadlineExceeded(f"{self.name} did not answer in time")
         result = self.handle(method, list(params))
+        if method in CHANGES:
+            self.commits += 1
+            if isinstance(params[-1], dict) and params[-1].get("detail"):
+                result = {"value": result, "exact": True, "level": "durable", "commit": self.commits}
         self.handled += 1
         await self._pass_turns()
         if fate == LOSE:
@@ -187,6 +194,9 @@ class ScriptedRoutes:
 
     def commit_seen(self, shard: int) -> int:
         return self.shards[shard].commit_seen
+
+    def note_commit(self, shard: int, commit: int) -> None:
+        self.shards[shard].commit_seen = max(commit, self.shards[shard].commit_seen)
 
     # --- ForeignKeys -----------------------------------------------------------------------------------------------
 

@@ -377,6 +377,12 @@ impl RouterLink {
         lock(&self.host.router).link(self.shard).identity().map(str::to_owned)
     }
 
+    /// The newest commit of the shard that holds an increment of the session, as far as it was answered; 0: none.
+    #[getter]
+    fn commit_seen(&self) -> u64 {
+        lock(&self.host.router).link(self.shard).commit_seen()
+    }
+
     /// The end of a settled session, to be written before the connection is closed. Nothing may be asked afterwards.
     fn goodbye<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &lock(&self.host.router).link_goodbye(self.shard))

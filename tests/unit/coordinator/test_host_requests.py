@@ -91,7 +91,7 @@ async def test_removals_with_and_without_an_id(asked, method):
     assert await asked.rpc(method, KEY, options) == answer
     assert await asked.rpc(method, KEY, options) == answer, "the same id gets the same answer"
     told = asked.routes.shards[0].requests[0][1][-1]
-    assert told == {"id": b"raw", "born": told["born"], "level": "applied"}
+    assert told == {"id": b"raw", "detail": True, "born": told["born"], "level": "applied"}
     assert 990_000 < told["born"] <= 997_000
     assert await asked.rpc(method, KEY) == 0
     asked.routes.shards[1].is_down = True

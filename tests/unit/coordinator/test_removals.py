@@ -73,6 +73,20 @@ def born_at(time_ms, options):
     return {name: value for name, value in options.items() if name != "born"}
 
 
+@pytest.mark.parametrize("change", ["drain", "delete", "set"])
+async def test_a_replica_that_has_not_seen_the_change_is_not_read_after_it(change):
+    routes = ScriptedRoutes(1, replicas=1)
+    for holder in (routes.shards[0], routes.copies[0][0]):
+        holder.add(b"\x00k", 5)
+    totals = Totals(routes, foreign=routes)
+    assert await totals.get(b"\x00k", read_from="replica") == 5
+    if change == "set":
+        await removals_of(routes).set(b"\x00k", 9)
+    else:
+        await remove(removals_of(routes), change)
+    assert await totals.get(b"\x00k", read_from="replica") == (9 if change == "set" else 0)
+
+
 # --- every shard -----------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +103,7 @@ async def test_all_shards_get_the_same_id_and_its_birth_on_their_own_clocks(rout
     await removals_of(routes, ids=[b"an id"]).drain("\x00k", level="applied")
     for number in range(3):
         (options,) = options_of(routes, number, "drain")
-        assert born_at(number * 1000, options) == {"id": b"an id", "level": "applied"}
+        assert born_at(number * 1000, options) == {"id": b"an id", "detail": True, "level": "applied"}
 
 
 @pytest.mark.parametrize("method", [*REMOVALS, "set"])
@@ -107,7 +121,7 @@ async def test_nothing_is_sent_to_a_shard_before_it_has_said_what_time_it_is(rou
     routes.shards[1].times_untold = 2
     assert await removals_of(routes).drain(b"\x00k", operation_id=b"an id", age_ms=1000) == 111
     (options,) = options_of(routes, 1, "drain")
-    assert born_at(999_000, options) == {"id": b"an id"}
+    assert born_at(999_000, options) == {"id": b"an id", "detail": True}
     routes.shards[1].times_untold = 1_000_000
     with pytest.raises(RemovalUnsettled) as caught:
         await removals_of(routes).drain(b"\x00k", timeout_s=0.05)
@@ -120,7 +134,10 @@ async def test_a_given_id_keeps_its_age_and_one_of_unknown_age_has_no_birth(rout
     await removals.drain(b"\x00k", operation_id=b"old", age_ms=60_000)
     await removals.drain(b"\x00k", operation_id=b"unknown")
     dated, undated = options_of(routes, 0, "drain")
-    assert (born_at(940_000, dated), undated) == ({"id": b"old"}, {"id": b"unknown"})
+    assert (born_at(940_000, dated), undated) == (
+        {"id": b"old", "detail": True},
+        {"id": b"unknown", "detail": True},
+    )
     with pytest.raises(IdExpired):
         await removals.drain(b"\x00k", operation_id=b"too old", age_ms=110_000)
     for wrong in (b"", b"x" * 65):

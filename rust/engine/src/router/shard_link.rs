@@ -58,6 +58,8 @@ pub struct ShardLink<T> {
     identity: Option<String>,
     expected_identity: Option<String>,
     epoch: Option<u64>,
+    /// The newest commit that the shard answered an increment of the session with.
+    commit_seen: u64,
     last_error: String,
     now_ms: u64,
     /// The shard refused something for now: no batch is sent before this.
@@ -97,6 +99,7 @@ impl<T> ShardLink<T> {
             identity: None,
             expected_identity: None,
             epoch: None,
+            commit_seen: 0,
             last_error: String::new(),
             now_ms: 0,
             resume_at_ms: 0,
@@ -327,6 +330,12 @@ impl<T> ShardLink<T> {
     #[must_use]
     pub const fn epoch(&self) -> Option<u64> {
         self.epoch
+    }
+
+    /// The newest commit of this shard that holds an increment of the session, as far as it was answered; 0: none.
+    #[must_use]
+    pub const fn commit_seen(&self) -> u64 {
+        self.commit_seen
     }
 
     /// Why the last connection ended or couldn't be made, or what the shard last refused for now; may be empty.

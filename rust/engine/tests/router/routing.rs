@@ -127,6 +127,21 @@ fn detail_tells_level_and_commit_with_and_without_an_id() {
 }
 
 #[test]
+fn a_link_knows_the_newest_commit_with_an_increment_of_its_own() {
+    let mut cluster = Cluster::new(1);
+    let client = cluster.router.connect();
+    assert_eq!(cluster.router.link(0).commit_seen(), 0);
+    let mut before = 0;
+    for _ in 0..3 {
+        let detail = map(&[("detail", true.into())]);
+        let Ok(Value::Map(pairs)) = cluster.call(client, "incr", vec!["k".into(), 1.into(), detail]) else { panic!() };
+        assert_eq!(pairs[3].1.as_u64(), Some(cluster.router.link(0).commit_seen()));
+        assert!(cluster.router.link(0).commit_seen() >= before.max(1));
+        before = cluster.router.link(0).commit_seen();
+    }
+}
+
+#[test]
 fn an_id_says_when_it_was_born_on_the_coordinators_clock() {
     let mut cluster = Cluster::new(2);
     let client = cluster.router.connect();

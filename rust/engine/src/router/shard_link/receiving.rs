@@ -110,6 +110,7 @@ impl<T> ShardLink<T> {
         let Some(error) = reply.error else {
             let results = replies::read_results(reply.result)?;
             self.refusals = 0;
+            self.commit_seen = self.commit_seen.max(results.commit);
             return self.session.on_results(index, &results, &mut self.queue, new_id, done);
         };
         if self.session.on_refusal(index, error, &mut self.queue, new_id, done) == Next::Pause && !self.is_paused() {
@@ -175,6 +176,7 @@ impl<T> ShardLink<T> {
             self.session.abandon(&reason, &mut self.queue, new_id, done);
             self.calls.change_shard(done);
             self.epoch = None;
+            self.commit_seen = 0;
         } else if self.answered_at_ms > 0
             && self.now_ms.saturating_sub(self.answered_at_ms) > self.settings.session_window_ms
         {
