@@ -23,7 +23,7 @@ from pycounter.client.retry import RetryPolicy
 from pycounter.client.room import Room
 from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import BatchHealth, ClientStatistics
-from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations
+from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import DeadlineExceeded, InternalError, RpcError, SessionLost, Unavailable, from_wire
 
@@ -415,11 +415,11 @@ class IdClient:
 
     # --- what nobody knows -----------------------------------------------------------------------------------------
 
-    def pending_unknown(self) -> Iterator[tuple[UnknownOperation, Callable[[Callable[[], None]], None]]]:
-        """The operations that `unknown` lists, each with what to call to be told when it is settled."""
+    def pending_unknown(self) -> Iterator[tuple[UnknownOperation, Watchers]]:
+        """The operations that `unknown` lists, each with those who are told when it is settled."""
         for operation in list(self._pending.values()):
             if operation.is_sent and (operation.is_ambiguous or operation.reply.done()):
-                yield self._told(operation), operation.watchers.append
+                yield self._told(operation), operation.watchers
 
     def _told(self, operation: _Operation) -> UnknownOperation:
         return UnknownOperation(key=operation.key, delta=operation.delta, shard=self.name, since=operation.since)

@@ -121,6 +121,18 @@ class Batch:
         """The number of its last operation."""
         return self.first + self.count - 1
 
+    def settle(self, outcome: Results | RpcError) -> None:
+        """Tells what became of it."""
+        self.is_answered = True
+        self.on_settled(outcome)
+        self.tell_watchers()
+
+    def tell_watchers(self) -> None:
+        """Whoever waits for its outcome waits no longer."""
+        for tell in self.watchers:
+            tell()
+        self.watchers.clear()
+
 
 class Session:
     """The numbered operations of one client at one shard, and those that wait for a number."""
@@ -177,6 +189,7 @@ class Session:
             self.queue.remove(batch)
         except ValueError:
             return False
+        batch.tell_watchers()
         return True
 
     def take_unsent(self, share: float) -> list[Batch]:
@@ -186,6 +199,11 @@ class Session:
         for batch in taken:
             self.queue.remove(batch)
         return taken
+
+    def sent(self) -> list[Batch]:
+        """Those that were sent and aren't answered, also where a new session is to send them again."""
+        renewed = [batch for batch in self.queue if batch.renewals]
+        return [*(batch for batch in self.window if not batch.is_answered), *renewed]
 
     @property
     def in_flight_since(self) -> float | None:
@@ -277,7 +295,7 @@ class Session:
             self.tail.answer(batch.first, batch.count, batch.items, refused)
         self.statistics.operations_settled += batch.count
         self.statistics.record(succeeded=batch.count - len(refused), refused=len(refused))
-        self._answer(batch, results)
+        batch.settle(results)
         self._settle()
 
     def on_refusal(self, batch: Batch, error: RpcError) -> Next:
@@ -311,7 +329,7 @@ class Session:
         batch.is_refused = True
         self.statistics.operations_settled += batch.count
         self.statistics.record(failed=batch.count)
-        self._answer(batch, error)
+        batch.settle(error)
         self._rewinding = True
         return Next.GO_ON
 
@@ -319,14 +337,6 @@ class Session:
         if batch.in_flight:
             batch.in_flight = False
             self.in_flight -= 1
-
-    def _answer(self, batch: Batch, outcome: Results | RpcError) -> None:
-        batch.is_answered = True
-        batch.on_settled(outcome)
-        if batch.watchers:
-            for tell in batch.watchers:
-                tell()
-            batch.watchers.clear()
 
     def _settle(self) -> None:
         """Forgets what is settled from the beginning; at a refused batch the rest moves to a new session."""
@@ -389,7 +399,7 @@ class Session:
             if batch.is_answered:
                 continue
             if batch.last <= last:
-                self._answer(batch, AlreadySettled("it was applied, but its result was lost in a crash of the shard"))
+                batch.settle(AlreadySettled("it was applied, but its result was lost in a crash of the shard"))
                 self.statistics.operations_settled += batch.count
             elif batch.first > last and (restarted or not batch.is_ambiguous):
                 kept.append(batch)
@@ -491,8 +501,7 @@ class Session:
         self._on_given_up(batch)
         what = f"operation {batch.first}" if batch.count == 1 else f"operations {batch.first} to {batch.last}"
         key, delta = decode_items(batch.items)[0]
-        self._answer(
-            batch,
+        batch.settle(
             SessionLost(
                 f"session {self.id.hex()} has ended ({reason}); it is unknown whether {what} "
                 f"({'' if batch.count == 1 else 'the first '}{key!r} {delta:+d}) counted, and they are not sent again"
@@ -517,9 +526,7 @@ class Session:
             if batch.renewals <= _RENEWALS_MAX:
                 waiting.append(batch)
             else:
-                self._answer(
-                    batch, from_wire(f"unavailable: no session lasts at this shard ({reason}); nothing was applied")
-                )
+                batch.settle(from_wire(f"unavailable: no session lasts at this shard ({reason}); nothing was applied"))
         self.queue.extendleft(reversed(waiting))
 
     @property

@@ -275,7 +275,7 @@ class SessionClient(SessionConnection):
         refusal = Withdrawn("it was taken back before it was sent: nothing was applied")
         taken = self._session.take_unsent(share)
         for batch in taken:
-            batch.on_settled(refusal)
+            batch.settle(refusal)
         return sum(batch.count for batch in taken) + self._coalescer.refuse(refusal, share)
 
     async def flush(self, *, timeout_s: float | None = None) -> None:

@@ -21,7 +21,7 @@ from pycounter.client.room import Room
 from pycounter.client.session import RETIRED_MAX, SESSION_BYTES, Batch, Next, Session
 from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import ClientStatistics
-from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations
+from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import (
     BadRequest,
@@ -217,15 +217,13 @@ class SessionConnection:
 
     # --- what nobody knows -----------------------------------------------------------------------------------------
 
-    def pending_unknown(self) -> Iterator[tuple[UnknownOperation, Callable[[Callable[[], None]], None]]]:
-        """The operations that `unknown` lists, each with what to call to be told when it is settled."""
-        for batch in list(self._session.window):
-            if batch.is_answered:
-                continue
+    def pending_unknown(self) -> Iterator[tuple[UnknownOperation, Watchers]]:
+        """The operations that `unknown` lists, each with those who are told when it is settled."""
+        for batch in self._session.sent():
             places = range(batch.count) if batch.is_ambiguous else batch.abandoned()
             if places:
                 for operation in self._operations_of(batch, places):
-                    yield operation, batch.watchers.append
+                    yield operation, batch.watchers
 
     def _operations_of(self, batch: Batch, places: Sequence[int]) -> list[UnknownOperation]:
         items = decode_items(batch.items)
@@ -400,7 +398,7 @@ class SessionConnection:
         self._coalescer.refuse(refusal)
         self._coalescer.stop()
         for batch in self._session.abandon(reason):
-            batch.on_settled(refusal)
+            batch.settle(refusal)
         self._room.close(refusal)
         if self._resume is not None:
             self._resume.cancel()

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from pycounter.client.framing import Key
 
-__all__ = ["UnknownOperation", "UnknownOperations"]
+__all__ = ["UnknownOperation", "UnknownOperations", "Watchers"]
 
 _log = logging.getLogger(__name__)
 
+#: Whoever is to be told once, when something is settled.
+Watchers = list[Callable[[], None]]
 #: So many that stay unknown for ever are remembered until somebody asks for them.
 _ENDED_MAX = 10_000
 
@@ -38,10 +40,10 @@ class UnknownOperations:
     outcome is known. One that nobody will ever know leaves it too; it is reported once, by `wait` and in the log.
 
     Args:
-        pending: gives those of now, each with what to call to be told when it is settled.
+        pending: gives those of now, each with those who are told when it is settled.
     """
 
-    def __init__(self, pending: Callable[[], Iterable[tuple[UnknownOperation, Callable[[Callable[[], None]], None]]]]):
+    def __init__(self, pending: Callable[[], Iterable[tuple[UnknownOperation, Watchers]]]):
         self._pending = pending
         self._ended: deque[UnknownOperation] = deque(maxlen=_ENDED_MAX)
 
@@ -78,21 +80,24 @@ class UnknownOperations:
         Raises:
             TimeoutError: not all are settled yet.
         """
-        loop = asyncio.get_running_loop()
-        waiting: builtins.list[asyncio.Future[None]] = []
-        for _, watch in self._pending():
-            settled = loop.create_future()
-            waiting.append(settled)
-            watch(_setter(settled))
-        async with asyncio.timeout(timeout_s):
-            for settled in waiting:
-                await settled
+        settled = asyncio.get_running_loop().create_future()
+        watched = [watchers for _, watchers in self._pending()]
+        left = len(watched)
+
+        def tell() -> None:
+            nonlocal left
+            left -= 1
+            if not left and not settled.done():
+                settled.set_result(None)
+
+        for watchers in watched:
+            watchers.append(tell)
+        try:
+            async with asyncio.timeout(timeout_s):
+                if watched:
+                    await settled
+        finally:
+            for watchers in watched:
+                if tell in watchers:
+                    watchers.remove(tell)
         return self.take_ended()
-
-
-def _setter(settled: asyncio.Future[None]) -> Callable[[], None]:
-    def tell() -> None:
-        if not settled.done():
-            settled.set_result(None)
-
-    return tell

@@ -20,7 +20,7 @@ from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Level
 from pycounter.client.id_client import IdClient
 from pycounter.client.pool import Pool
-from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations
+from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.connect_settings import ConnectSettings
 from pycounter.coordinator.coordinator_route import CoordinatorRoute
@@ -485,7 +485,7 @@ class Client:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _unknown(self) -> Iterator[tuple[UnknownOperation, Callable[[Callable[[], None]], None]]]:
+    def _unknown(self) -> Iterator[tuple[UnknownOperation, Watchers]]:
         if self._shards is not None:
             yield from self._shards.unknown()
         if self._through is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pycounter._native import ForeignKeys
 from pycounter.client import LostTail
-from pycounter.client.unknown_operations import UnknownOperation
+from pycounter.client.unknown_operations import UnknownOperation, Watchers
 from pycounter.clock import Clock
 from pycounter.coordinator.connect_settings import ConnectSettings
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
@@ -381,7 +381,7 @@ class ShardSet:
 
     # --- to be shown -----------------------------------------------------------------------------------------------
 
-    def unknown(self) -> Iterator[tuple[UnknownOperation, Callable[[Callable[[], None]], None]]]:
+    def unknown(self) -> Iterator[tuple[UnknownOperation, Watchers]]:
         """The operations of which nobody knows the outcome yet."""
         for handle in self.handles:
             yield from handle.session.pending_unknown()

@@ -27,6 +27,27 @@ def test_numbers_follow_each_other_and_acknowledgements_only_rise():
     assert driver.outcomes == {"a": [1], "b": [1] * 5}
 
 
+@pytest.mark.parametrize("end", ["dropped", "abandoned", "answered"])
+def test_what_was_sent_and_goes_on_under_a_new_session_is_unknown_until_it_is_settled(end):
+    driver = Driver(in_flight_max=1)
+    batch = driver.add("a")
+    driver.send()
+    refuse(driver, batch, "session_unknown")
+    assert list(driver.session.queue) == driver.session.sent() == [batch]
+    told = []
+    batch.watchers.append(lambda: told.append(end))
+    if end == "dropped":
+        assert driver.session.drop(batch)
+    elif end == "abandoned":
+        (back,) = driver.session.abandon("it is over")
+        back.settle(Unavailable("nothing was applied"))
+    else:
+        assert driver.send() == [batch]
+        ok(driver, batch)
+    assert told == [end]
+    assert driver.session.sent() == []
+
+
 def test_flight_and_window_are_bounded():
     driver = Driver(in_flight_max=2, window_max=10)
     batches = [driver.add(str(n), [("k", 1)] * 4) for n in range(4)]

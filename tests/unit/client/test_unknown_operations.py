@@ -56,6 +56,26 @@ async def test_what_was_given_up_is_listed_until_it_is_settled(shard):
         assert shard.totals == {"a": 2, "b": 2, "c": 3, b"\xff": 4}
 
 
+async def test_waiting_in_vain_leaves_nothing_behind(shard):
+    usual, shard.handlers["apply"] = shard.handlers["apply"], lambda *_: SILENCE
+    async with client_of(shard) as client:
+        listing = asyncio.create_task(client.apply([("a", 1), ("b", 1)]))
+        await until(lambda: client.health.pending == 2)
+        listing.cancel()
+        await asyncio.sleep(0)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await client.unknown.wait(timeout_s=0.001)
+        (batch,) = client._session.window
+        assert batch.watchers == []
+        waiting = [asyncio.create_task(client.unknown.wait()) for _ in range(2)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        shard.handlers["apply"] = usual
+        shard.cut()
+        assert await waiting[1] == []
+
+
 async def test_what_was_cut_is_unknown_though_its_caller_waits(shard):
     shard.handlers["apply"] = lambda *_: SILENCE
     async with client_of(shard, backoff_first_s=10.0, backoff_max_s=10.0) as client:
