@@ -14,10 +14,10 @@ from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Level
 from pycounter.client.id_client import IdClient
 from pycounter.clock import Clock
-from pycounter.coordinator.shard_routes import Key, key_bytes
+from pycounter.coordinator.shard_routes import Key, checked_item, key_bytes
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom
-from pycounter.errors import BadRequest, InternalError, RpcError
+from pycounter.errors import IdExpired, InternalError, RemovalUnsettled, RpcError
 
 __all__ = ["CoordinatorRoute"]
 
@@ -48,14 +48,29 @@ class CoordinatorRoute:
         self, key: Key, delta: int, *, level: Level | None, detail: bool, timeout_s: float | None
     ) -> int | Detail:
         """Adds to a counter."""
+        # Increments of several callers leave together: one that can't be encoded would take the others along.
+        checked_item((key, delta))
         return await self.ids.incr(key, delta, level=level, detail=detail, timeout_s=timeout_s)
 
     async def incr_many(
         self, items: Sequence[_Item], *, level: Level | None, timeout_s: float | None
     ) -> list[int | RpcError]:
         """Adds to many counters."""
-        _check_items(items)
-        return await self.ids.apply(items, level=level, timeout_s=timeout_s)
+        results: list[int | RpcError] = []
+        good: list[int] = []
+        for place, item in enumerate(items):
+            try:
+                checked_item(item)
+            except RpcError as error:
+                results.append(error)
+            else:
+                results.append(InternalError("an increment without an outcome"))
+                good.append(place)
+        if good:
+            outcomes = await self.ids.apply([items[place] for place in good], level=level, timeout_s=timeout_s)
+            for place, outcome in zip(good, outcomes, strict=True):
+                results[place] = outcome
+        return results
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -121,21 +136,25 @@ class CoordinatorRoute:
         deadline = asyncio.get_running_loop().time() + (self._timeout_s if timeout_s is None else timeout_s)
         before = await self.get(key, accuracy="exact", read_from="primary", timeout_s=timeout_s)
         left_s = deadline - asyncio.get_running_loop().time()
-        await self.ids.incr(key, value - before, timeout_s=left_s)
+        await self.incr(key, value - before, level=None, detail=False, timeout_s=left_s)
         return before
 
     async def _remove(self, method: str, operation_id: bytes | None, timeout_s: float | None, *keys: bytes) -> int:
-        options = {"id": self._clock.random_bytes(_ID_BYTES) if operation_id is None else operation_id}
-        return _integer(await self._call(method, *keys, options, timeout_s=timeout_s))
+        number = self._clock.random_bytes(_ID_BYTES) if operation_id is None else operation_id
+        try:
+            return _integer(await self._call(method, *keys, {"id": number}, timeout_s=timeout_s))
+        except RpcError as error:
+            if error.effect != "unknown" or isinstance(error, IdExpired):
+                raise
+            raise RemovalUnsettled(
+                f"{error}. Repeat the {method} under the same id, {number.hex()} in hex",
+                operation_id=number,
+                taken={},
+                unsettled={"coordinator": error},
+            ) from error
 
     async def _call(self, method: str, *params: object, timeout_s: float | None) -> Any:
         return await self._caller.call(method, *params, timeout_s=self._timeout_s if timeout_s is None else timeout_s)
-
-
-def _check_items(items: Sequence[Any]) -> None:
-    for item in items:
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise BadRequest(f"an item is a key and a delta, not {item!r:.100}: nothing was applied")
 
 
 def _options(accuracy: str, read_from: str) -> tuple[dict[str, object], ...]:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from pycounter.client.coalescer import Detail, Withdrawn
 from pycounter.client.framing import Level
 from pycounter.coordinator.shard_handle import ShardHandle
-from pycounter.coordinator.shard_routes import Key, key_bytes
+from pycounter.coordinator.shard_routes import Key, checked_item, key_bytes
 from pycounter.coordinator.shard_set import ShardSet
-from pycounter.coordinator.total import I64
-from pycounter.errors import BadDelta, BadKey, BadRequest, InternalError, RpcError, Unavailable
+from pycounter.errors import BadKey, InternalError, RpcError, Unavailable
 
 __all__ = ["DirectRoute"]
 
@@ -171,21 +169,9 @@ class _Many:
         good = []
         for place, item in enumerate(self.items):
             try:
-                self.keys[place] = _checked(item)
+                self.keys[place] = checked_item(item)
             except RpcError as error:
                 self.results[place] = error
             else:
                 good.append(place)
         return good
-
-
-def _checked(item: Any) -> bytes:
-    """The key of an item that can be sent. Raises RpcError."""
-    match item:
-        case [key, int() as delta] if not isinstance(delta, bool):
-            if delta not in I64:
-                raise BadDelta(f"a delta is a signed 64-bit integer, not {delta}: nothing was applied")
-            return key_bytes(key)
-        case [key, _]:
-            raise BadDelta(f"a delta is a signed 64-bit integer: nothing was applied to {key!r}")
-    raise BadRequest(f"an item is a key and a delta, not {item!r:.100}: nothing was applied")

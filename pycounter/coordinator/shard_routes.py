@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from pycounter.errors import BadKey
+from pycounter.coordinator.total import I64
+from pycounter.errors import BadDelta, BadKey, BadRequest
 
-__all__ = ["Key", "ReplicaCaller", "ShardCaller", "ShardRoutes", "key_bytes"]
+__all__ = ["Key", "ReplicaCaller", "ShardCaller", "ShardRoutes", "checked_item", "key_bytes"]
 
 Key = str | bytes
 KEY_BYTES_MAX = 1024
@@ -94,3 +95,15 @@ def key_bytes(key: Key) -> bytes:
     if not 1 <= len(key) <= KEY_BYTES_MAX:
         raise BadKey(f"a key has 1 to {KEY_BYTES_MAX:,} bytes, not {len(key):,}: nothing was sent")
     return key
+
+
+def checked_item(item: Any) -> bytes:
+    """The key of an item that can be sent. Raises RpcError."""
+    match item:
+        case [key, int() as delta] if not isinstance(delta, bool):
+            if delta not in I64:
+                raise BadDelta(f"a delta is a signed 64-bit integer, not {delta}: nothing was applied")
+            return key_bytes(key)
+        case [key, _]:
+            raise BadDelta(f"a delta is a signed 64-bit integer: nothing was applied to {key!r}")
+    raise BadRequest(f"an item is a key and a delta, not {item!r:.100}: nothing was applied")
