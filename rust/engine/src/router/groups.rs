@@ -15,9 +15,9 @@ use crate::wire::msgpack_rpc::reader::{Reader, Value};
 
 /// A batch of reads ends at so many ...
 const BATCH_READS_MAX: usize = 1024;
-/// ... or at so many bytes of keys: its frame, and the reply to it, stay far below any bound. So does a group of increments
-/// with ids.
-pub(super) const BATCH_BYTES_MAX: usize = 128 * 1024;
+/// ... or at so many bytes of keys, or half a frame: its frame, and the reply to it, stay below any bound. So does a group
+/// of increments with ids.
+const BATCH_BYTES_MAX: usize = 128 * 1024;
 /// Bits that tell whether a key may be among a batch's.
 const FILTER_BITS: usize = 1024;
 
@@ -63,8 +63,8 @@ impl ReadBatch {
         self.waiters.push(waiter);
     }
 
-    fn is_full(&self) -> bool {
-        self.waiters.len() >= BATCH_READS_MAX || self.keys.len() >= BATCH_BYTES_MAX
+    fn is_full(&self, bytes_max: usize) -> bool {
+        self.waiters.len() >= BATCH_READS_MAX || self.keys.len() >= bytes_max
     }
 }
 
@@ -88,11 +88,17 @@ impl Router {
     pub(super) fn read_at(&mut self, shard: usize, key: &[u8], waiter: Waiter) {
         self.core.statistics.reads += 1;
         self.wants_flush = true;
+        let bytes_max = self.group_bytes_max();
         let batch = &mut self.links[shard].reads;
         batch.push(key, waiter);
-        if batch.is_full() {
+        if batch.is_full(bytes_max) {
             self.send_reads(shard);
         }
+    }
+
+    /// So long a request that gathers others may grow.
+    pub(super) fn group_bytes_max(&self) -> usize {
+        BATCH_BYTES_MAX.min(self.settings.frame_bytes_max / 2)
     }
 
     /// Sends the reads that have gathered.

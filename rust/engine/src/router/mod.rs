@@ -83,7 +83,7 @@ pub struct RouterSettings {
     pub token: Option<Vec<u8>>,
     /// Keys that begin so are served by their home only.
     pub strict: Vec<Vec<u8>>,
-    /// Longest frame, in bytes.
+    /// Longest frame, in bytes; the shards' is taken to be no shorter.
     pub frame_bytes_max: usize,
     /// Bytes of unfinished requests that all connections together may leave in memory; shared out as a shard does.
     pub input_bytes_max: usize,
@@ -155,8 +155,13 @@ impl Router {
         settings: RouterSettings,
     ) -> Self {
         let names: Vec<String> = ring.shards().iter().map(|(name, _)| name.clone()).collect();
+        // An item that goes beyond half a frame, and what stands around the items, fit into the other half.
+        let link_settings = LinkSettings {
+            batch_bytes_max: settings.link.batch_bytes_max.min(settings.frame_bytes_max / 2),
+            ..settings.link.clone()
+        };
         let link = || Link {
-            link: ShardLink::new(settings.link.clone()),
+            link: ShardLink::new(link_settings.clone()),
             reads: ReadBatch::default(),
             connected: false,
             asked_time_at: None,

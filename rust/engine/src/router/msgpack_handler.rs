@@ -4,7 +4,7 @@ use super::Router;
 use super::connection::Connection;
 use super::core::Late;
 use super::gather::{Gather, Wanted};
-use super::groups::{BATCH_BYTES_MAX, IncrGroup};
+use super::groups::IncrGroup;
 use super::host_requests::Shape;
 use super::link_types::Repeat;
 use super::slab::Place;
@@ -256,6 +256,7 @@ impl Router {
     fn serve_incr_many(&mut self, (place, ticket): (Place, u32), items: &[Item<'_>], options: &ChangeOptions<'_>) {
         let gather = self.core.begin_gather(Gather::new(Wanted::Outcomes, place, ticket, items.len()));
         let level = options.level.unwrap_or(self.settings.level);
+        let bytes_max = self.group_bytes_max();
         let mut with_ids: Vec<EncodedItems> = Vec::new();
         for (index, item) in (0..).zip(items) {
             let Some(waiting) = self.core.gathers.get_mut(gather) else { return };
@@ -294,7 +295,7 @@ impl Router {
                     rpc::write_bin(encoded, id);
                     members.push((hash, index));
                     // Encoded anew, they may take more bytes than in the frame that they came in.
-                    if encoded.len() >= BATCH_BYTES_MAX {
+                    if encoded.len() >= bytes_max {
                         self.send_incr_group(home, gather, &mut with_ids[home], options);
                     }
                 }

@@ -130,6 +130,25 @@ fn increments_with_ids_for_one_shard_stay_below_its_bound_on_frames() {
 }
 
 #[test]
+fn what_gathers_for_a_shard_stays_below_its_bound_on_frames_however_low_that_is() {
+    let mut cluster = Cluster::with_settings(1, RouterSettings { frame_bytes_max: 4096, ..settings() });
+    let client = cluster.router.connect();
+    let key = |number: u32| format!("{number:0>1024}");
+    let text: String = (0..40).map(|number| format!("INCR {0}\r\nGET {0}\r\n", key(number % 9))).collect();
+    let told = cluster.resp(client, &text);
+    assert_eq!((told.matches(':').count(), told.matches('$').count()), (40, 40), "{told}");
+    let id = |number: u32| format!("{number:0>64}");
+    let item = |number| Value::Array(vec![key(number).into(), 1.into(), id(number).into()]);
+    let msgpack = cluster.router.connect();
+    for pair in 0..3 {
+        let items = Value::Array((100..103).map(|number| item(10 * pair + number)).collect());
+        let born = super::cluster::map(&[("born", 0.into()), ("level", "applied".into())]);
+        let counted = Value::Array(vec![1.into(); 3]);
+        assert_eq!(cluster.call(msgpack, "incr_many", vec![items, born]), Ok(counted));
+    }
+}
+
+#[test]
 fn who_sends_nothing_more_is_answered_and_then_closed() {
     let mut cluster = Cluster::new(2);
     let client = cluster.router.connect();

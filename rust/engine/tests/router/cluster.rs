@@ -43,7 +43,7 @@ pub fn with_token(settings: RouterSettings) -> RouterSettings {
     RouterSettings { token: Some(b"secret".to_vec()), ..settings }
 }
 
-fn open(folder: &TempDir, ids: OperationIdSettings) -> Shard {
+fn open(folder: &TempDir, ids: OperationIdSettings, frame_bytes_max: usize) -> Shard {
     let state = StateSettings {
         counters_bytes_max: 1 << 28,
         dirty_counters_max: 1 << 20,
@@ -56,7 +56,7 @@ fn open(folder: &TempDir, ids: OperationIdSettings) -> Shard {
         level: Level::Applied,
         server_version: "test".into(),
         token: None,
-        frame_bytes_max: 1 << 20,
+        frame_bytes_max,
         input_bytes_max: 1 << 28,
         connections_max: 100,
         reply_bytes_max: 1 << 26,
@@ -95,12 +95,13 @@ impl Cluster {
         let ring = HashRing::new((0..shards).map(|number| (format!("shard-{number}"), 1.0))).unwrap();
         let foreign = Arc::new(ForeignKeys::new(shards));
         let cache = Arc::new(ReadCache::new(ReadCacheSettings::default(), Clock::by_hand()));
+        let frame_bytes_max = settings.frame_bytes_max;
         let router = Router::new(ring.clone(), foreign, Some(cache), settings);
         let folders: Vec<TempDir> = (0..shards).map(|_| tempfile::tempdir().unwrap()).collect();
         let mut cluster = Self {
             router,
             ring,
-            shards: folders.iter().map(|folder| open(folder, ids)).collect(),
+            shards: folders.iter().map(|folder| open(folder, ids, frame_bytes_max)).collect(),
             slots: vec![None; shards],
             stalled: vec![false; shards],
             to_shards: vec![Vec::new(); shards],
