@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
 import msgpack
@@ -159,26 +158,35 @@ class HostRequests:
         return {"accuracy": accuracy, "read_from": source, "timeout_s": self._timeout_s}
 
     async def _drain(self, key: bytes, options: Any = None) -> Any:
-        return await self._remove(partial(self._removals.drain, key), _options(options))
+        return await self._remove("drain", key, _options(options))
 
     async def _delete(self, key: bytes, options: Any = None) -> Any:
-        return await self._remove(partial(self._removals.delete, key), _options(options))
+        return await self._remove("delete", key, _options(options))
 
     async def _delete_all(self, options: Any = None) -> Any:
-        return await self._remove(self._removals.delete_all, _options(options))
+        return await self._remove("delete_all", None, _options(options))
 
-    async def _remove(self, remove: Callable[..., Awaitable[int]], options: dict[str, Any]) -> Any:
+    async def _remove(self, method: str, key: bytes | None, options: dict[str, Any]) -> Any:
         born, number, level = options.get("born"), options.get("id"), options.get("level")
         level = None if level is None else _text(level, "")
         # An id without a time of birth is the client's affair, as at a shard. So is one from the future, by another
         # clock: the shards refuse it unless they know it.
         age_ms = None if born is None else self._now_ms() - born
-        taken = await remove(operation_id=number, age_ms=age_ms, level=level, timeout_s=self._timeout_s)
-        value = wire_integer(taken)
+        removed = await self._removals.remove(
+            method, key, operation_id=number, age_ms=age_ms, level=level, timeout_s=self._timeout_s
+        )
+        value = wire_integer(removed.taken)
         if not options.get("detail"):
             return value
-        # Each shard has its own commits.
-        return {"value": value, "exact": True, "level": level or self._stats().get("level"), "commit": None}
+        # Each shard has its own commits. That of the home is what a later read may be told to wait for.
+        home = None if key is None else self._routes.shards[self._routes.home(key)].name
+        return {
+            "value": value,
+            "exact": True,
+            "level": level or self._stats().get("level"),
+            "commit": None if home is None else removed.commits[home],
+            "commits": removed.commits,
+        }
 
     async def _scan(self, cursor: int | None = None, count: int | None = None, prefix: bytes | None = None) -> Any:
         following, found = await self._cursors.page(

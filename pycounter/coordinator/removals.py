@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pycounter.client.backoff import Backoff
 from pycounter.clock import SYSTEM_CLOCK, Clock
@@ -24,13 +25,14 @@ from pycounter.errors import (
     BadRequest,
     CounterOverflow,
     IdExpired,
+    InternalError,
     RemovalUnsettled,
     RpcError,
     Unavailable,
     UnknownOutcome,
 )
 
-__all__ = ["RemovalSettings", "Removals"]
+__all__ = ["RemovalSettings", "Removals", "Removed"]
 
 ID_BYTES = 16
 ID_BYTES_MAX = 64
@@ -54,11 +56,22 @@ class RemovalSettings:
     backoff_max_s: float = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What a removal took."""
+
+    #: From all shards together: an amount, or of `delete_all` a number of counters.
+    taken: int
+    #: By shard, the commit that covers it there. Repeated under its id, it may be a later one.
+    commits: dict[str, int]
+
+
 @dataclass(slots=True)
 class _Settled:
     """What became of a change at one shard: its answer, or why there is none and whether it may count all the same."""
 
     value: int = 0
+    commit: int = 0
     error: RpcError | None = None
     is_unknown: bool = False
 
@@ -120,9 +133,10 @@ class Removals:
             RemovalUnsettled: nobody knows it of every shard; repeat it under the same id.
             RpcError: it was refused: nothing was applied.
         """
-        return await self._remove(
+        removed = await self.remove(
             "drain", key, operation_id=operation_id, age_ms=age_ms, level=level, timeout_s=timeout_s
         )
+        return removed.taken
 
     async def delete(
         self,
@@ -134,9 +148,10 @@ class Removals:
         timeout_s: float | None = None,
     ) -> int:
         """Takes a counter's whole value and forgets the counter. As `drain`."""
-        return await self._remove(
+        removed = await self.remove(
             "delete", key, operation_id=operation_id, age_ms=age_ms, level=level, timeout_s=timeout_s
         )
+        return removed.taken
 
     async def delete_all(
         self,
@@ -151,9 +166,10 @@ class Removals:
         Returns:
             How many counters the shards had together: one that lay on two of them counts twice.
         """
-        return await self._remove(
+        removed = await self.remove(
             "delete_all", None, operation_id=operation_id, age_ms=age_ms, level=level, timeout_s=timeout_s
         )
+        return removed.taken
 
     async def set(self, key: Key, value: int, *, level: str | None = None, timeout_s: float | None = None) -> int:
         """Makes a counter's total this value, by adding the difference to its exact total, at its home.
@@ -209,16 +225,17 @@ class Removals:
 
     # --- every shard -----------------------------------------------------------------------------------------------
 
-    async def _remove(
+    async def remove(
         self,
         method: str,
         key: Key | None,
         *,
-        operation_id: bytes | None,
-        age_ms: int | None,
-        level: str | None,
-        timeout_s: float | None,
-    ) -> int:
+        operation_id: bytes | None = None,
+        age_ms: int | None = None,
+        level: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Removed:
+        """`drain` or `delete` of a key, or `delete_all` of None, told in full. As `drain`."""
         encoded = None if key is None else key_bytes(key)
         if operation_id is None:
             operation_id, age_ms = self._clock.random_bytes(ID_BYTES), 0
@@ -246,11 +263,15 @@ class Removals:
             self._on_removal(encoded)
         return self._sum(method, operation_id, [task.result() for task in settling])
 
-    def _sum(self, method: str, operation_id: bytes, outcomes: list[_Settled]) -> int:
+    def _sum(self, method: str, operation_id: bytes, outcomes: list[_Settled]) -> Removed:
         """What was taken, when everybody has said so."""
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         if not failed:
-            return sum(outcome.value for outcome in outcomes)
+            names = [shard.name for shard in self._routes.shards]
+            return Removed(
+                sum(outcome.value for outcome in outcomes),
+                {name: outcome.commit for name, outcome in zip(names, outcomes, strict=True)},
+            )
         if len(failed) == len(outcomes) and not any(outcome.is_unknown for outcome in failed):
             raise failed[0].error or Unavailable(f"{method} was refused")
         taken: dict[str, int] = {}
@@ -308,7 +329,7 @@ class Removals:
                     if now is not None:
                         born = now - age_ms - int((loop.time() - begun) * 1000)
                         options["born"] = min(max(0, born), _TIME_MAX)
-                answer = await caller.call(method, *params, options, timeout_s=timeout_s)
+                said = await caller.call(method, *params, options, timeout_s=timeout_s)
             except RpcError as error:
                 outcome.error = error
                 outcome.is_unknown = outcome.is_unknown or error.effect == "unknown"
@@ -317,11 +338,19 @@ class Removals:
                     outcome.is_unknown = error.effect == "unknown" or (outcome.is_unknown and error.code in _DOORS)
                     return outcome
             else:
+                settled = _settled(said, caller.name)
                 # A replica that is read from now on has to have it.
-                self._routes.note_commit(shard, int(answer["commit"]))
-                return _Settled(int(answer["value"]))
+                self._routes.note_commit(shard, settled.commit)
+                return settled
             await asyncio.sleep(max(0.0, min(pause.next_s(), deadline - loop.time())))
         return outcome
+
+
+def _settled(said: Any, shard: str) -> _Settled:
+    match said:
+        case {"value": int() as value, "commit": int() as commit}:
+            return _Settled(value, commit)
+    raise InternalError(f"{shard} answered a change with nonsense")
 
 
 def _options(operation_id: bytes, level: str | None) -> dict[str, object]:

@@ -109,6 +109,21 @@ def test_drain_and_delete_take_everything_once(rpc, resp):
     assert rpc.call("get", "d", {"or_nil": True}) is None
 
 
+def test_a_removal_told_in_full_has_the_commits_of_its_shards(cluster, rpc, resp):
+    first = rpc.call("incr", "d", 9, {"detail": True})
+    detail = rpc.call("drain", "d", {"detail": True})
+    commits = detail.pop(b"commits")
+    assert detail == {b"value": 9, b"exact": True, b"level": b"durable", b"commit": detail[b"commit"]}
+    assert detail[b"commit"] > first[b"commit"]
+    assert set(commits) == {b"shard-0", b"shard-1", b"shard-2"}
+    home = cluster.topology().ring.home("d").encode()
+    assert commits[home] == detail[b"commit"]
+    assert rpc.call("get", "d", {"min_commit": detail[b"commit"]}) == 0
+    assert rpc.outcome("get", "d", {"min_commit": detail[b"commit"] + 1000}).code == "bad_request"
+    detail = rpc.call("delete_all", {"detail": True})
+    assert (detail[b"value"], detail[b"commit"], set(detail[b"commits"])) == (1, None, set(commits))
+
+
 def test_scan_and_top_over_all_shards(rpc, resp):
     for number, key in enumerate(KEYS):
         rpc.call("incr", key, number)

@@ -87,9 +87,14 @@ async def test_removals_with_and_without_an_id(asked, method):
     asked.routes.shards[0].add(KEY, 5)
     asked.routes.divert(2, KEY, 6)
     options = {"id": b"raw", "born": 47_000, "level": "applied", "detail": True}
-    answer = {"value": 11, "exact": True, "level": "applied", "commit": None}
+    for number, shard in enumerate(asked.routes.shards):
+        shard.commits = 10 * number
+    commits = {"shard-0": 1, "shard-1": 11, "shard-2": 21}
+    answer = {"value": 11, "exact": True, "level": "applied", "commit": 1, "commits": commits}
     assert await asked.rpc(method, KEY, options) == answer
-    assert await asked.rpc(method, KEY, options) == answer, "the same id gets the same answer"
+    again = await asked.rpc(method, KEY, options)
+    commits = {"shard-0": 2, "shard-1": 12, "shard-2": 22}
+    assert again == {**answer, "commit": 2, "commits": commits}, "the same id gets the same value"
     told = asked.routes.shards[0].requests[0][1][-1]
     assert told == {"id": b"raw", "detail": True, "born": told["born"], "level": "applied"}
     assert 990_000 < told["born"] <= 997_000
@@ -237,7 +242,9 @@ async def test_dbsize_and_flushall(asked):
     assert asked.routes.requests("delete_all") > 3
     assert not asked.routes.requests("delete", "scan")
     asked.routes.shards[1].always = None
-    assert await asked.rpc("delete_all", {"id": b"raw"}) == 1
+    detail = await asked.rpc("delete_all", {"id": b"raw", "detail": True})
+    assert detail == {**detail, "value": 1, "exact": True, "level": "durable", "commit": None}
+    assert detail["commits"] == {shard.name: shard.commits for shard in asked.routes.shards}
     asked.routes.shards[2].add(b"y", 1)
     assert await asked.rpc("delete_all", {"id": b"raw"}) == 1, "the same id gets the same answer"
     assert asked.routes.total(b"y") == 1

@@ -15,6 +15,7 @@ from pycounter.errors import (
     Forbidden,
     IdExpired,
     IdReused,
+    InternalError,
     Overloaded,
     RemovalUnsettled,
     RpcError,
@@ -208,6 +209,13 @@ async def test_refused_by_all_nothing_was_applied(routes, failure):
         await removals_of(routes).drain(b"\x00k", timeout_s=0.03)
     assert caught.value.effect == "nothing"
     assert routes.total(b"\x00k") == 111
+
+
+@pytest.mark.parametrize("said", [None, "111", {"value": 1}, {"value": 1, "commit": "x"}], ids=str)
+async def test_nonsense_is_an_error(routes, said):
+    routes.shards[1].handle = lambda *_: said
+    with pytest.raises(InternalError, match="shard-1"):
+        await removals_of(routes).drain(b"\x00k")
 
 
 async def test_without_any_time_nothing_is_sent(routes):
