@@ -9,6 +9,7 @@ unknown, and never sent again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections import deque
@@ -125,6 +126,8 @@ class IdClient:
         #: Sent, or about to be, and not settled.
         self._pending: dict[bytes, _Operation] = {}
         self._replays: deque[_Operation] = deque()
+        #: One more of them is there.
+        self._has_replay = asyncio.Event()
         self._batches: set[asyncio.Task[None]] = set()
         self._replayer: asyncio.Task[None] | None = None
         self._timer: asyncio.Handle | None = None
@@ -391,6 +394,7 @@ class IdClient:
         left_s = operation.sent_s + settings.id_window_s - self._clock.running_s()
         operation.next_s = now + max(0.0, min(pause_s, left_s))
         self._replays.append(operation)
+        self._has_replay.set()
         if self._replayer is None or self._replayer.done():
             self._replayer = asyncio.get_running_loop().create_task(self._replay_due(), name="pycounter replay")
 
@@ -400,7 +404,11 @@ class IdClient:
             due = [operation for operation in self._replays if operation.next_s <= loop.time()]
             if not due:
                 first = min(operation.next_s for operation in self._replays)
-                await asyncio.sleep(max(0.01, first - loop.time()))
+                # One that comes meanwhile may be due sooner.
+                self._has_replay.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.01, first - loop.time())):
+                        await self._has_replay.wait()
                 continue
             due = due[: self.settings.coalesced_operations_max]
             for operation in due:

@@ -115,6 +115,20 @@ async def test_after_all_retries_each_goes_on_its_own_and_then_as_a_replay(serve
     assert len(methods) > 7
 
 
+async def test_a_replay_does_not_wait_for_one_that_is_due_much_later(server, make_client):
+    client = make_client(retries=1, replays=1, replay_scheduled_s=1000.0)
+    server.before = lambda: CUT
+    late = asyncio.create_task(client.incr("late"))
+    while client.unknown.list() == [] or not client._replays or not client._replays[0].replays:
+        await asyncio.sleep(0.001)
+    soon = asyncio.create_task(client.incr("soon"))
+    while len(client._replays) < 2:
+        await asyncio.sleep(0.001)
+    server.before = lambda: None
+    assert await asyncio.wait_for(soon, 20.0) == 1
+    late.cancel()
+
+
 async def test_what_certainly_never_counted_ends_after_the_retries(server, make_client):
     server.before = first_times(*[Overloaded("no")] * 4)
     client = make_client(retries=3)
