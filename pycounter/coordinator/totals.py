@@ -297,7 +297,8 @@ class Totals:
             return dict.fromkeys(every, keys), dict.fromkeys(keys, every)
         needs: dict[int, list[bytes]] = {}
         for key in keys:
-            shards = (routes.home(key), *foreign.holders(key))
+            # As long as nobody knows what is foreign where, the home is among those that may hold it.
+            shards = tuple(dict.fromkeys((routes.home(key), *foreign.holders(key))))
             asked[key] = shards
             for shard in shards:
                 needs.setdefault(shard, []).append(key)

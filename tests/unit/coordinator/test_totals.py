@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from pycounter._native import ReadCache
+from pycounter._native import ForeignKeys, ReadCache
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import BadKey, Unauthenticated, Unavailable
 from tests.support.scripted_routes import REFUSE, STALL, ScriptedCache, ScriptedRoutes
@@ -41,6 +41,17 @@ async def test_a_foreign_counter_needs_its_holders_too(routes):
     assert total.total == 9
     assert total.partials == {"shard-1": 5, "shard-3": 4}
     assert not total.exact, "two of four were asked"
+
+
+async def test_while_any_shard_may_hold_any_counter_each_is_asked_and_missed_once(routes):
+    foreign = ForeignKeys(4)
+    for shard in range(4):
+        foreign.set_all(shard, True)
+    totals = Totals(routes, foreign=foreign, cache=None)
+    assert await totals.get(KEYS[1]) == 0
+    assert [shard.requests for shard in routes.shards] == [[("get", (KEYS[1],))]] * 4
+    routes.shards[1].always = REFUSE
+    assert (await totals.total(KEYS[1])).missing == ("shard-1",)
 
 
 async def test_exact_asks_every_shard(routes):
