@@ -241,7 +241,13 @@ class HostRequests:
         wanted = list(dict.fromkeys(keys))
         before = await self._totals.find_many(wanted, accuracy="exact", timeout_s=self._timeout_s)
         existing = [key for key, value in zip(wanted, before, strict=True) if value is not None]
-        await _in_turn(existing, lambda key: self._removals.delete(key, timeout_s=self._timeout_s))
+        self._removals.need_all("DEL")
+        try:
+            await _in_turn(existing, lambda key: self._removals.delete(key, timeout_s=self._timeout_s))
+        except RpcError as error:
+            if len(existing) == 1:
+                raise
+            raise UnknownOutcome(f"some of {len(existing)} counters may be deleted, then: {error}") from error
         return len(existing)
 
     async def _resp_exists(self, *keys: bytes) -> Any:
