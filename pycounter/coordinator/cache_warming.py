@@ -8,7 +8,6 @@ disk. It belongs to one event loop; files are read and written by its executor.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -107,8 +106,7 @@ class CacheWarming:
         if self._task is None:
             return
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
         self._task = None
         await self._save()
 

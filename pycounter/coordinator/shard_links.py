@@ -119,8 +119,7 @@ class ShardLink:
         """Ends the connection, once what is written has left or at once."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             self._task = None
 
     async def _run(self) -> None:

@@ -104,6 +104,17 @@ async def test_replies_go_to_whom_the_router_says(ground):
     assert told == [True, False]
 
 
+async def test_closing_that_is_cancelled_says_so(ground):
+    _, _, link, _, _ = ground
+    link.start()
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(link.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+
+
 async def test_a_cut_connection_is_made_again(ground):
     router, server, link, address, told = ground
     link.set_address(address)
