@@ -103,9 +103,9 @@ CLUSTER_BUGS = [
     Bug(
         "a removal is repeated under a new id",
         Removals,
-        "_options",
-        '{"id": operation_id}',
-        '{"id": self._clock.random_bytes(ID_BYTES)}',
+        "_settle",
+        "caller.call(method, *params, options, ",
+        'caller.call(method, *params, {**options, "id": self._clock.random_bytes(ID_BYTES)}, ',
     ),
     Bug(
         "a diversion is noted only once it was answered",
