@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ class Routing:
             batch=tuning.cache_warm_batch,
         )
         self._ticker: asyncio.TimerHandle | None = None
-        self._started_at = time.time()
+        self._started_at = loop.time()
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -250,7 +249,7 @@ class Routing:
             "shard": self._settings.name,
             "version": VERSION,
             "level": self._settings.level,
-            "uptime_ms": int((time.time() - self._started_at) * 1000),
+            "uptime_ms": int((self._loop.time() - self._started_at) * 1000),
             **self.router.stats(),
             "totals_loaded": reads.loaded,
             "totals_from_replicas": reads.from_replicas,

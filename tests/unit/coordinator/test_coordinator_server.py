@@ -8,8 +8,10 @@ import pytest
 
 from pycounter.coordinator import coordinator_server
 from pycounter.coordinator.coordinator_server import CoordinatorServer
+from pycounter.coordinator.routing import Routing
 from pycounter.errors import from_wire
 from pycounter.settings import CoordinatorSettings
+from pycounter.topology import ShardInfo, Topology
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -52,3 +54,11 @@ async def test_clients_that_only_wait_for_a_newer_topology_take_no_room_from_req
     assert connection.answers == {10: b"done", 13: "overloaded"}
     await server.end_requests()
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_wall_clock_that_jumps_back_makes_no_uptime_negative(tmp_path, monkeypatch):
+    topology = Topology(version=1, cluster="c1", shards=(ShardInfo(name="shard-0", state="starting"),))
+    routing = Routing(topology, CoordinatorSettings(data=str(tmp_path), listen_fds=(), name="c"), None)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    assert 0 <= routing.stats()["uptime_ms"] < 60_000
+    await routing.close()
