@@ -14,7 +14,7 @@ import typer
 from pycounter.cli.folder_commands import Json
 from pycounter.cli.shard_address import Host, Port, ShardAddress, TimeoutS, Tls, TlsCa, TokenFile
 from pycounter.cli.terminal import print_json, progress_bar
-from pycounter.errors import PyCounterError
+from pycounter.errors import PyCounterError, UnknownOutcome
 
 __all__ = ["backup", "dump", "load"]
 
@@ -40,21 +40,30 @@ def backup(
 ) -> None:
     """Have a running server write a backup of everything that is durable, while it goes on counting.
 
-    The server writes it, on its own machine and as its own user.
+    The server writes it, on its own machine and as its own user. At a cluster's address each shard writes its own, into
+    a folder of its name.
     """
     address = ShardAddress(host=host, port=port, token_file=token_file, tls=tls, tls_ca=tls_ca, timeout_s=timeout_s)
 
-    async def order() -> tuple[str, str | None]:
-        async with address.client() as client:
-            return str(await client.call("backup", target)), client.identity
+    async def order() -> tuple[str | list[str], str | None]:
+        pool = address.pool()
+        try:
+            deadline = asyncio.get_running_loop().time() + timeout_s
+            return await pool.request("backup", target, deadline=deadline), pool.identity
+        except OSError as error:
+            raise UnknownOutcome("the connection ended before the backup was made: look into its folder") from error
+        finally:
+            await pool.close()
 
     path, identity = _run(order())
     if json_:
         print_json({"path": path, "identity": identity, "host": host, "port": port})
     else:
-        sys.stdout.write(
-            f"The backup is in {path} on the machine of {host}:{port}. Look at it there with: pycounter check {path}\n"
-        )
+        for each in [path] if isinstance(path, str) else path:
+            sys.stdout.write(
+                f"The backup is in {each} on the machine of {host}:{port}. "
+                f"Look at it there with: pycounter check {each}\n"
+            )
 
 
 def dump(

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from pycounter.client import SessionClient
+    from pycounter.client.pool import Pool
 
 __all__ = ["Host", "Port", "ShardAddress", "TimeoutS", "Tls", "TlsCa", "TokenFile"]
 
@@ -30,6 +31,20 @@ class ShardAddress:
     tls: bool
     tls_ca: str | None
     timeout_s: float
+
+    def pool(self) -> Pool:
+        """Connections to it for single requests, without a session: a coordinator has none.
+
+        Raises:
+            SettingsError: the token or a certificate can't be read.
+        """
+        from pycounter.client.pool import Pool
+        from pycounter.client.settings import PoolSettings
+        from pycounter.net.security import client_tls, read_token
+
+        settings = PoolSettings(connect_timeout_s=min(5.0, self.timeout_s))
+        tls = client_tls(self.tls_ca) if self.tls or self.tls_ca else None
+        return Pool((self.host, self.port), token=read_token(self.token_file), tls=tls, settings=settings)
 
     def client(self) -> SessionClient:
         """A client for it, not connected yet.

@@ -49,6 +49,7 @@ class HostRequests:
         totals, removals, listing: on the same shards.
         stats, health: what the coordinator says of itself.
         info: INFO's text, of these sections and with this for Keyspace.
+        backup: has a shard write a backup into this folder, on its machine.
         now_ms: the time that the router tells clients in `hello`.
         timeout_s: of one request.
     """
@@ -63,6 +64,7 @@ class HostRequests:
         stats: Callable[[], dict[str, Any]],
         health: Callable[[], dict[str, Any]],
         info: Callable[[Sequence[bytes], str], str],
+        backup: Callable[[int, str], Awaitable[None]],
         now_ms: Callable[[], int],
         timeout_s: float,
     ) -> None:
@@ -73,6 +75,7 @@ class HostRequests:
         self._stats = stats
         self._health = health
         self._info = info
+        self._order_backup = backup
         self._now_ms = now_ms
         self._timeout_s = timeout_s
         self._cursors = ScanCursors(listing, len(routes.shards))
@@ -88,6 +91,7 @@ class HostRequests:
             "delete_all": self._delete_all,
             "scan": self._scan,
             "top": self._top,
+            "backup": self._backup,
             "stats": self._tell(stats),
             "health": self._tell(health),
             "watch_topology": self._watch_topology,
@@ -196,6 +200,27 @@ class HostRequests:
 
     async def _top(self, n: int | None = None, prefix: bytes | None = None) -> Any:
         return _rows(await self._listing.top(TOP_COUNT if n is None else n, prefix or b""))
+
+    async def _backup(self, directory: bytes) -> list[str]:
+        """The folders of the shards' backups, once all are whole."""
+        self._removals.need_all("backup")
+        shards = self._routes.shards
+        folders = [f"{directory.decode().rstrip('/')}/{shard.name}" for shard in shards]
+        orders = [self._order_backup(shard, folder) for shard, folder in enumerate(folders)]
+        outcomes = await asyncio.gather(*orders, return_exceptions=True)
+        failed = [error for error in outcomes if isinstance(error, BaseException)]
+        for error in failed:
+            if not isinstance(error, RpcError):
+                raise error
+        if not failed:
+            return folders
+        told = ", ".join(
+            f"{shard.name} {'is whole' if error is None else f'failed ({error})'}"
+            for shard, error in zip(shards, outcomes, strict=True)
+        )
+        unknown = [error for error in failed if isinstance(error, RpcError) and error.effect == "unknown"]
+        kind = UnknownOutcome if unknown else type(failed[0])
+        raise kind(f"this is no backup of the cluster: that of {told}; begin again in a new folder")
 
     def _tell(self, say: Callable[[], dict[str, Any]]) -> Callable[..., Awaitable[Any]]:
         async def tell(*_: object) -> Any:

@@ -41,6 +41,8 @@ TICK_S = 0.05
 CLOSE_TIMEOUT_S = 1.0
 WARM_FILE = "hottest-keys"
 REPLAY_FILE = "replay.log"
+#: So long a shard may take for a backup.
+BACKUP_TIMEOUT_S = 3600.0
 
 
 class Routing:
@@ -140,6 +142,7 @@ class Routing:
             stats=self.stats,
             health=self.health,
             info=self.router.info,
+            backup=lambda shard, folder: self.shards.handles[shard].order_backup(folder, timeout_s=BACKUP_TIMEOUT_S),
             now_ms=lambda: int(loop.time() * 1000),
             timeout_s=settings.request_timeout_s,
         )

@@ -20,7 +20,7 @@ from pycounter.client.pool import Pool
 from pycounter.client.unknown_operations import UnknownOperation
 from pycounter.clock import Clock
 from pycounter.coordinator.connect_settings import ConnectSettings
-from pycounter.errors import PyCounterError, RpcError, Unavailable
+from pycounter.errors import PyCounterError, RpcError, Unavailable, UnknownOutcome
 from pycounter.topology import Address, ReplicaInfo, ShardInfo
 
 __all__ = ["HandleOwner", "ReplicaHandle", "ShardHandle"]
@@ -256,6 +256,19 @@ class ShardHandle:
         if not self.info.address:
             raise Unavailable(f"nobody knows yet where {self.name} is: nothing was applied")
         return await self._caller.call(method, *params, timeout_s=timeout_s)
+
+    async def order_backup(self, directory: str, *, timeout_s: float) -> None:
+        """Has the shard write a backup. Sent once, and how long it takes says nothing of how well the shard is.
+
+        Raises:
+            RpcError: the shard's own, or it wasn't sent.
+            UnknownOutcome, DeadlineExceeded: the shard may be writing it.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            await self._pool.request("backup", directory, deadline=deadline)
+        except OSError as error:
+            raise UnknownOutcome("the connection ended before the backup was made") from error
 
     async def ask_health(self, foreign_from: int | None, *, timeout_s: float) -> Any:
         """One request `health`, never repeated. Raises RpcError, OSError."""

@@ -2,11 +2,16 @@
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.support.rpc_socket import RpcSocket
+from tests.support.waiting import wait_until
 
 
 def pycounter(*words):
@@ -80,6 +85,43 @@ def test_replicas_of_shards_that_are_not_there(cluster):
     assert (done.returncode, done.stderr) == (1, "pycounter: there is no shard 'shard-7'; there are shard-0, shard-1\n")
     done = pycounter("replica", "remove", "shard-0", "--data", cluster.directory)
     assert (done.returncode, done.stderr) == (1, "pycounter: shard-0 has no replica\n")
+
+
+def test_a_backup_of_a_cluster_is_restored_into_another_one(start_cluster, tmp_path):
+    cluster = start_cluster(shards=2)
+    keys = [f"key-{number}" for number in range(50)]
+    with RpcSocket(cluster.address) as rpc:
+        rpc.call("incr_many", [[key, 3] for key in keys])
+        at = ("--port", cluster.address[1])
+        backup = tmp_path / "backup"
+        folders = [str(backup / "shard-0"), str(backup / "shard-1")]
+        made = pycounter("backup", backup, *at, "--json")
+        assert made.returncode == 0, made.stderr
+        assert json.loads(made.stdout)["path"] == folders
+        for folder in folders:
+            assert json.loads(pycounter("check", folder, "--json").stdout)["is_sound"]
+        rpc.call("incr_many", [[key, 1] for key in keys])
+        # One of them can't be made: no backup, and the error says of which shard there is one.
+        (tmp_path / "again" / "shard-1").mkdir(parents=True)
+        (tmp_path / "again" / "shard-1" / "a file").touch()
+        failed = pycounter("backup", tmp_path / "again", *at)
+        assert failed.returncode == 1
+        said = r"shard-0 is whole, shard-1 failed \(.* is not empty.*begin again"
+        assert re.search(said, failed.stderr, re.DOTALL), failed.stderr
+        assert "absolute path" in pycounter("backup", "here", *at).stderr
+    cluster.kill()
+    other = start_cluster(name="other", shards=2)
+    other.terminate()
+    for folder in folders:
+        place = other.directory / "shards" / Path(folder).name
+        shutil.rmtree(place)
+        assert pycounter("restore", folder, place).returncode == 0
+    other.start()
+    with RpcSocket(other.address) as rpc:
+        wait_until(lambda: rpc.outcome("get_many", keys) == [3] * len(keys))
+        totals = rpc.call("total_many", keys, {"accuracy": "exact"})
+        assert all(total[b"total"] == 3 and total[b"exact"] for total in totals)
+        assert rpc.call("incr", keys[0]) == 4
 
 
 def test_help_teaches():

@@ -11,7 +11,7 @@ from pycounter.coordinator.host_requests import HostRequests
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.removals import Removals, RemovalSettings
 from pycounter.coordinator.totals import Totals
-from pycounter.errors import BadRequest, Forbidden, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.errors import BadRequest, Forbidden, StorageFailed, Unavailable, UnknownMethod, UnknownOutcome
 from pycounter.topology import Topology
 from tests.support.scripted_routes import REFUSE, ScriptedCache, ScriptedRoutes
 
@@ -24,6 +24,9 @@ class Asked:
     def __init__(self, shards=3):
         self.routes = ScriptedRoutes(shards)
         self.now_ms = 50_000
+        #: Ordered, and what goes wrong at a shard.
+        self.backups = []
+        self.backup_failures = {}
         cache = ScriptedCache()
         totals = Totals(self.routes, foreign=self.routes, cache=cache)
         settings = RemovalSettings(backoff_first_s=0.001, backoff_max_s=0.002)
@@ -35,9 +38,16 @@ class Asked:
             stats=lambda: {"level": "durable", "figure": 7},
             health=lambda: {"state": "ok"},
             info=lambda sections, keyspace: f"{b' '.join(sections).decode()}|{keyspace}",
+            backup=self._backup,
             now_ms=lambda: self.now_ms,
             timeout_s=0.2,
         )
+
+    async def _backup(self, shard, folder):
+        self.backups.append((shard, folder))
+        await asyncio.sleep(0)
+        if shard in self.backup_failures:
+            raise self.backup_failures[shard]
 
     async def rpc(self, method, *params):
         answer = await self.requests.answer(method, msgpack.packb(params), "msgpack-rpc")
@@ -132,7 +142,25 @@ async def test_what_it_says_of_itself(asked):
     assert await asked.rpc("stats") == {"level": "durable", "figure": 7}
     assert await asked.rpc("health", {"foreign_from": 0}) == {"state": "ok"}
     with pytest.raises(UnknownMethod):
-        await asked.rpc("backup", "/tmp/x")
+        await asked.rpc("nothing")
+
+
+async def test_a_backup_is_one_of_each_shard_or_none(asked):
+    folders = [f"/backups/monday/shard-{number}" for number in range(3)]
+    assert await asked.rpc("backup", "/backups/monday/") == folders
+    assert asked.backups == list(enumerate(folders))
+    asked.backup_failures[1] = StorageFailed("the disk is full")
+    said = r"shard-0 is whole, shard-1 failed \(the disk is full\), shard-2 is whole; begin again in a new folder"
+    with pytest.raises(StorageFailed, match=said):
+        await asked.rpc("backup", "/backups/monday")
+    asked.backup_failures[2] = UnknownOutcome("the connection ended")
+    with pytest.raises(UnknownOutcome, match=r"shard-2 failed \(the connection ended\)"):
+        await asked.rpc("backup", "/backups/monday")
+    asked.routes.shards[0].is_down = True
+    asked.backups.clear()
+    with pytest.raises(Unavailable, match="nothing was applied"):
+        await asked.rpc("backup", "/backups/monday")
+    assert asked.backups == []
 
 
 async def test_watching_the_topology(asked):
