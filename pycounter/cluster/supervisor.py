@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 SHARDS_FIRST_S = 10.0
 #: The line that says "ready" waits so long for replicas.
 REPLICAS_S = 10.0
+#: Processes of the last run that was killed may hold their folders for so long: a slow disk keeps them from ending.
+LAST_RUN_S = 5.0
 #: Who waits longer is told for whom.
 TELL_S = 5.0
 #: Beyond what a child allows itself for an orderly stop: its last checkpoint.
@@ -117,7 +119,7 @@ class Supervisor:
         for entry in self._folder.shards:
             self._start_shard(entry)
         await self._settle("shard", SHARDS_FIRST_S)
-        self._refuse_without("shard")
+        await self._refuse_without("shard")
         for entry in self._folder.shards:
             for _ in range(self._settings.replicas - len(entry.replicas)):
                 self._remember_replica(entry.name)
@@ -128,7 +130,7 @@ class Supervisor:
         for number in range(self._settings.coordinators):
             self._start_coordinator(f"coordinator-{number}")
         await self._settle("coordinator", None)
-        self._refuse_without("coordinator")
+        await self._refuse_without("coordinator")
         await self._settle("replica", REPLICAS_S)
         return not self._stop.is_set()
 
@@ -145,12 +147,16 @@ class Supervisor:
                 self._note(f"waiting since {told - began:.0f} s for {', '.join(waited_for)} to be ready")
             await asyncio.sleep(0.01)
 
-    def _refuse_without(self, kind: str) -> None:
+    async def _refuse_without(self, kind: str) -> None:
         """Raises PyCounterError if not one of a kind can start: then nothing can be served."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (LAST_RUN_S if self._folder.starts > 1 else 0.0)
         members = self._of_kind(kind)
-        if all(member.record.can_not_start for member in members) and not self._stop.is_set():
-            reasons = "; ".join(f"{member.record.name} {member.record.reason}" for member in members[:3])
-            raise PyCounterError(f"no {kind} of the cluster in {self._folder.directory} can start: {reasons}")
+        while all(member.record.can_not_start for member in members) and not self._stop.is_set():
+            if loop.time() >= deadline:
+                reasons = "; ".join(f"{member.record.name} {member.record.reason}" for member in members[:3])
+                raise PyCounterError(f"no {kind} of the cluster in {self._folder.directory} can start: {reasons}")
+            await asyncio.sleep(0.05)
 
     def _ready_line(self) -> dict[str, object]:
         records = [member.record for member in self._members.values()]

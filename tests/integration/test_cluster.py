@@ -1,5 +1,6 @@
 """A cluster as an operator has it: what is killed comes back, what stalls is left alone, and nothing is left behind."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -183,6 +184,17 @@ def test_where_no_shard_can_start_the_start_is_refused_with_the_reason(start_clu
     assert end.value.status == 1
     assert "no shard of the cluster in" in end.value.output
     assert cluster.children_left() == []
+
+
+def test_a_folder_that_a_process_of_the_last_run_still_holds_is_waited_for(start_cluster):
+    cluster = start_cluster(shards=1)
+    cluster.kill()
+    with (cluster.directory / "shards" / "shard-0" / "lock").open("rb") as held:
+        # As by a process that was killed, and that a slow disk keeps from ending.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        cluster.begin()
+        wait_until(lambda: "it is started again in" in cluster.output())
+    assert cluster.wait_ready().epoch == 2
 
 
 def test_where_no_coordinator_can_start_the_start_is_refused_too(start_cluster):

@@ -7,6 +7,7 @@ import pytest
 
 from pycounter.cluster import supervisor as module
 from pycounter.cluster.supervisor import Supervisor
+from pycounter.errors import PyCounterError
 from pycounter.settings import ClusterSettings
 
 pytestmark = pytest.mark.timeout(30)
@@ -27,15 +28,30 @@ class NotedMember:
         return True
 
 
+def close(supervisor):
+    for listener in supervisor._sockets:
+        listener.close()
+    supervisor._folder.close()
+
+
 @pytest.fixture
-def supervisor(tmp_path, monkeypatch):
+def make_supervisor(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "Member", NotedMember)
     monkeypatch.setattr(NotedMember, "begun", [])
-    made = Supervisor(ClusterSettings(data=str(tmp_path), port=0, shards=1, replicas=1, coordinators=1))
-    yield made
-    for listener in made._sockets:
-        listener.close()
-    made._folder.close()
+    made = []
+
+    def make():
+        made.append(Supervisor(ClusterSettings(data=str(tmp_path), port=0, shards=1, replicas=1, coordinators=1)))
+        return made[-1]
+
+    yield make
+    for supervisor in made:
+        close(supervisor)
+
+
+@pytest.fixture
+def supervisor(make_supervisor):
+    return make_supervisor()
 
 
 @pytest.mark.parametrize("orders", [["add"], ["add", "remove"], ["add", "add"], ["remove"]])
@@ -52,3 +68,27 @@ async def test_replicas_that_are_ordered_during_the_start(supervisor, orders):
     assert len(set(replicas)) == len(replicas), "two processes of one replica"
     kept = {replica.name for replica in supervisor._entry("shard-0").replicas}
     assert kept == {name for name in supervisor._members if "replica" in name}
+
+
+async def test_a_folder_that_the_last_run_still_holds_is_waited_for(make_supervisor):
+    """Its process was killed, and ends once the disk lets it."""
+    close(make_supervisor())
+    supervisor = make_supervisor()
+    starting = asyncio.create_task(supervisor._start())
+    while not NotedMember.begun:
+        await asyncio.sleep(0)
+    record = supervisor._members["shard-0"].record
+    record.failed("ended with exit code 1: the folder is locked")
+    await asyncio.sleep(0.1)
+    assert not starting.done()
+    record.ready(1.0, address="127.0.0.1:1", identity="ab")
+    assert await starting
+
+
+async def test_a_first_start_is_refused_at_once_where_no_shard_can_start(supervisor):
+    starting = asyncio.create_task(supervisor._start())
+    while not NotedMember.begun:
+        await asyncio.sleep(0)
+    supervisor._members["shard-0"].record.failed("ended with exit code 1: no such file")
+    with pytest.raises(PyCounterError, match="no such file"):
+        await starting
