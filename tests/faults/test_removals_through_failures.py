@@ -1,4 +1,4 @@
-"""Increments and drains under ids through a coordinator, while shards and it are killed and stopped: nothing is lost.
+"""Increments and removals under ids through a coordinator, while shards and it are killed and stopped: none is lost.
 
 Each operation is repeated under its id until it is settled, as docs/wire.md tells raw clients to. At the end what was
 drained and what is left are what was added, exactly.
@@ -38,31 +38,33 @@ class Client(threading.Thread):
             while not self._stop_event.is_set():
                 key = self._random.choice(KEYS)
                 if self._random.random() < 0.3:
-                    self.taken += self._settle("drain", key)
+                    self.taken += self.settle("drain", key)
                 else:
                     delta = self._random.randrange(1, 10)
-                    self._settle("incr", key, delta)
+                    self.settle("incr", key, delta)
                     self.added += delta
                 self.operations += 1
         except Exception as error:  # noqa: BLE001 - told to the test by its thread
             self.failure = error
         finally:
-            self._hang_up()
+            self.hang_up()
 
-    def _hang_up(self):
+    def hang_up(self):
+        """Ends its connection, if it has one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _settle(self, method, *params):
-        options = {"id": os.urandom(16)}
+    def settle(self, method, *params, operation_id=None):
+        """Repeats an operation under one id until it is settled; gives its result."""
+        options = {"id": operation_id or os.urandom(16)}
         while True:
             try:
                 if self._connection is None:
                     self._connection = RpcSocket(self._address, timeout_s=20)
                 outcome = self._connection.outcome(method, *params, options)
             except (OSError, ConnectionClosed):
-                self._hang_up()
+                self.hang_up()
                 time.sleep(0.02)
                 continue
             if not isinstance(outcome, RpcError):
@@ -108,3 +110,26 @@ def test_what_is_added_is_there_or_was_drained(start_cluster, seed):
     print(f"{added} added, {taken} drained, {left} left, {sum(client.operations for client in clients)} operations")
     assert taken > 0
     assert taken + left == added
+
+
+def test_all_counters_are_deleted_once_and_what_comes_after_stays(start_cluster, seed):
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    cluster = start_cluster(shards=3)
+    client = Client(cluster.address, chance.random(), threading.Event())
+    keys = [b"key-%d" % number for number in range(30)]
+    for round_ in range(5):
+        for key in keys:
+            client.settle("incr", key, 1)
+        name, operation_id = chance.choice(["shard-0", "shard-1", "shard-2", "coordinator-0"]), os.urandom(16)
+        killing = threading.Timer(chance.uniform(0, 0.02), cluster.kill_process, [name])
+        killing.start()
+        assert client.settle("delete_all", operation_id=operation_id) == len(keys), f"round {round_}, {name}"
+        after = keys[: chance.randrange(1, len(keys))]
+        for key in after:
+            assert client.settle("incr", key, 1) == 1
+        killing.join()
+        assert client.settle("delete_all", operation_id=operation_id) == len(keys)
+        cluster.wait_restarted(name)
+        assert client.settle("delete_all") == len(after)
+    client.hang_up()
