@@ -330,7 +330,8 @@ impl Core {
 
     /// Gives what each connection has to send.
     pub(super) fn take_ready(&mut self, mut deliver: impl FnMut(Place, &[u8])) {
-        for place in self.ready.drain(..) {
+        let mut ready = std::mem::take(&mut self.ready);
+        for place in ready.drain(..) {
             let Some(connection) = self.connections.get_mut(place) else { continue };
             connection.ready = false;
             let out = std::mem::take(&mut connection.out);
@@ -339,7 +340,10 @@ impl Core {
                 deliver(place, &out);
             }
             give_back(out, &mut self.pool);
+            // What has left may be all that it waited for.
+            self.look(place);
         }
+        self.ready = ready;
     }
 }
 

@@ -296,7 +296,9 @@ impl Router {
     pub fn take_output(&mut self, place: Place) -> Vec<u8> {
         let Some(connection) = self.core.connections.get_mut(place) else { return Vec::new() };
         self.core.statistics.bytes_sent += connection.out.len() as u64;
-        std::mem::take(&mut connection.out)
+        let out = std::mem::take(&mut connection.out);
+        self.core.look(place);
+        out
     }
 
     /// Connections that the host is to look at, taken.

@@ -21,6 +21,21 @@ fn a_connection_that_is_owed_too_much_is_not_read_any_more_until_replies_leave()
 }
 
 #[test]
+fn who_stopped_for_large_replies_goes_on_once_they_have_left_together() {
+    let mut cluster = Cluster::with_settings(2, RouterSettings { reply_bytes_max: 2000, ..settings() });
+    let client = cluster.router.connect();
+    let (slow, many) = (cluster.key_at(0, 0), format!("MGET{}\r\n", format!(" {}", cluster.key_at(1, 0)).repeat(50)));
+    cluster.stalled[0] = true;
+    assert_eq!(cluster.resp(client, &format!("INCR {slow}\r\n{}", many.repeat(10))), "");
+    assert_eq!(cluster.resp(client, "PING\r\n"), "");
+    assert!(cluster.router.connection(client).unwrap().is_crowded());
+    cluster.stalled[0] = false;
+    cluster.run();
+    assert!(cluster.output(client).ends_with(b"+PONG\r\n"));
+    assert!(!cluster.router.connection(client).unwrap().is_crowded());
+}
+
+#[test]
 fn what_waits_for_a_shard_has_a_bound() {
     let link = LinkSettings { queue_bytes_max: 20_000, ..settings().link };
     let mut cluster = Cluster::with_settings(2, RouterSettings { link, ..settings() });

@@ -1,9 +1,10 @@
 //! Any bytes from clients, cut anywhere: no crash, and the same replies however they are cut.
 
 use proptest::prelude::*;
+use pycounter_engine::router::RouterSettings;
 use rmpv::Value;
 
-use super::cluster::{Cluster, call, map};
+use super::cluster::{Cluster, call, map, settings};
 
 /// Requests that are answered without the host.
 fn request(number: u64) -> impl Strategy<Value = (String, Vec<u8>)> {
@@ -90,6 +91,39 @@ proptest! {
             let whole = answered(&bytes, &[(bytes.len(), true)], seen_in_order);
             prop_assert_eq!(text(&answered(&bytes, &cuts, seen_in_order)), text(&whole));
         }
+    }
+
+    #[test]
+    fn whatever_bound_stops_a_connection_it_goes_on_once_there_is_room(
+        clients in proptest::collection::vec((requests(), any::<bool>()), 2..5),
+        (reply_bytes_max, held_bytes_max) in (64..4000_usize, 100..4000_usize),
+        turns in proptest::collection::vec((any::<prop::sample::Index>(), 1..400_usize, 0..2_usize, any::<bool>()), 1..60),
+    ) {
+        let mut cluster = Cluster::with_settings(2, RouterSettings { reply_bytes_max, held_bytes_max, ..settings() });
+        let mut clients: Vec<_> = clients
+            .into_iter()
+            .map(|((resp, msgpack), is_resp)| (cluster.router.connect(), if is_resp { resp } else { msgpack }))
+            .collect();
+        for (client, length, shard, stalls) in turns {
+            let client = client.index(clients.len());
+            let (place, rest) = &mut clients[client];
+            // One whose connection is crowded isn't read from.
+            if !cluster.router.connection(*place).unwrap().is_crowded() {
+                let piece: Vec<u8> = rest.drain(..length.min(rest.len())).collect();
+                cluster.send(*place, &piece);
+            }
+            cluster.stalled[shard] = stalls;
+            cluster.run();
+        }
+        cluster.stalled = vec![false; 2];
+        cluster.run();
+        for (place, _) in &clients {
+            let connection = cluster.router.connection(*place).unwrap();
+            let is_idle = !connection.is_crowded() && !connection.is_owed();
+            // Nothing begins with an empty line.
+            prop_assert!(is_idle || connection.is_closing(), "{}", text(&cluster.output(*place)));
+        }
+        prop_assert_eq!((cluster.figure("under_way"), cluster.figure("held_bytes")), (0, 0));
     }
 
     #[test]
