@@ -56,12 +56,17 @@ class _LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
-        if left := asyncio.all_tasks(self._loop):
-            # Somebody waits for each of them, and nothing else would tell.
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.wait(left))
+        # Also where no task is left: the outcome of the last one may be on its way to who waits for it.
+        self._loop.run_until_complete(self._end_tasks())
         self._loop.close()
+
+    @staticmethod
+    async def _end_tasks() -> None:
+        """Somebody waits for each of them, and nothing else would tell."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     @property
     def is_mine(self) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -45,26 +46,28 @@ def test_whoever_still_waits_when_the_thread_ends_is_told(loop_thread):
         loop_thread.call(for_ever)
 
 
-def test_of_many_that_call_as_the_thread_ends_each_has_an_answer(loop_thread):
-    outcomes = []
-
+@pytest.mark.usefixtures("loop_thread")
+def test_of_many_that_call_as_the_thread_ends_each_has_an_answer():
     async def answer():
         await asyncio.sleep(0)
         return "answered"
 
-    def ask():
+    def ask(loop_thread, outcomes):
         try:
             while True:
                 outcomes.append(loop_thread.call(answer))
         except (Unavailable, UnknownOutcome) as error:
             outcomes.append(type(error))
 
-    asking = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
-    for thread in asking:
-        thread.start()
-    while outcomes.count("answered") < 100:
-        time.sleep(0.001)
-    loop_thread.stop()
-    for thread in asking:
-        thread.join(10.0)
-    assert len([outcome for outcome in outcomes if outcome != "answered"]) == len(asking)
+    for _ in range(50):
+        loop_thread = _LoopThread()
+        outcomes: list[Any] = []
+        asking = [threading.Thread(target=ask, args=(loop_thread, outcomes), daemon=True) for _ in range(6)]
+        for thread in asking:
+            thread.start()
+        while outcomes.count("answered") < 10:
+            time.sleep(0.0001)
+        loop_thread.stop()
+        for thread in asking:
+            thread.join(10.0)
+        assert len([outcome for outcome in outcomes if outcome != "answered"]) == len(asking)
