@@ -166,10 +166,10 @@ impl Connection {
         self.stalled || self.closing || self.finished
     }
 
-    /// Is it to be closed? True only once no reply is owed.
+    /// Is it to be closed? True only once every reply has been taken.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        (self.closing || self.finished && !self.stalled) && !self.owes()
+        (self.closing || self.finished && !self.stalled) && !self.owes() && self.open.is_empty() && self.out.is_empty()
     }
 
     /// Is a reply owed, or a request waiting?

@@ -164,17 +164,17 @@ impl Core {
                 let (value, exact) = self.with_others(shard, waiter.hash, value);
                 self.value_done(waiter, value, exact, Some(Detail { level, commit }));
             }
-            (Kind::Passed, Outcome::Reply(reply)) => self.settle(place, |connection| {
+            (Kind::Passed, Outcome::Reply(reply)) if is_value(reply) => self.settle(place, |connection| {
                 rpc::reply_begin(&mut connection.out, ticket);
                 connection.out.extend_from_slice(reply);
                 connection.pending -= 1;
             }),
-            (_, Outcome::Reply(reply) | Outcome::ReplyAgain(reply)) => match value_of(reply) {
-                Some((value, detail)) => {
+            (kind, Outcome::Reply(reply) | Outcome::ReplyAgain(reply)) => match value_of(reply) {
+                Some((value, detail)) if kind != Kind::Passed => {
                     let (value, exact) = self.with_others(shard, waiter.hash, value);
                     self.value_done(waiter, value, exact, detail);
                 }
-                None => self.refuse(waiter, ErrorCode::Internal, "the shard's answer has another form"),
+                _ => self.refuse(waiter, ErrorCode::Internal, "the shard's answer has another form"),
             },
         }
     }
@@ -393,6 +393,11 @@ pub(super) fn large(value: i128) -> Reply {
     let mut text = Vec::new();
     resp::write_bulk(&mut text, itoa::Buffer::new().format(value).as_bytes());
     Reply::Bytes(text.into())
+}
+
+/// Is it a counter's value, or nil?
+fn is_value(reply: &[u8]) -> bool {
+    matches!(Reader::new(reply).read(), Ok(Value::Nil | Value::Unsigned(_) | Value::Negative(_)))
 }
 
 /// A shard's result of an increment: a value, or a map with it.

@@ -190,14 +190,15 @@ impl Core {
             let waiter = Waiter { hash, place: gather, ticket, kind: Kind::PartIncr };
             let part = match failure {
                 Some(failure) => Err(failure),
-                None => match reader.read() {
+                // Whole: what is inside of nonsense is no other item's value.
+                None => match reader.read_whole() {
                     Ok(Value::Text(text)) => {
                         let (code, message) = split_error(std::str::from_utf8(text).unwrap_or("internal: "));
                         // The attempt before it may be on its way, and find room.
                         let is_open = code.retryable() && matches!(outcome, Outcome::ReplyAgain(_));
                         Err((if is_open { ErrorCode::UnknownOutcome } else { code }, message))
                     }
-                    Ok(Value::Unsigned(value)) => Ok(i64::try_from(value).unwrap_or(i64::MAX)),
+                    Ok(Value::Unsigned(value)) if i64::try_from(value).is_ok() => Ok(value as i64),
                     Ok(Value::Negative(value)) => Ok(value),
                     _ => Err((ErrorCode::Internal, "the shard's answer has another form")),
                 },
@@ -210,7 +211,7 @@ impl Core {
 
 /// The next value or nil of an array. `None`: it is neither.
 fn value(reader: &mut Reader<'_>) -> Option<Option<i64>> {
-    match reader.read().ok()? {
+    match reader.read_whole().ok()? {
         Value::Nil => Some(None),
         Value::Unsigned(value) => i64::try_from(value).ok().map(Some),
         Value::Negative(value) => Some(Some(value)),

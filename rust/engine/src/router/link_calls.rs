@@ -12,9 +12,18 @@ use crate::wire::msgpack_rpc as rpc;
 /// Memory of a call beside its bytes, about, and of the batch that it keeps from growing.
 const CALL_OVERHEAD: usize = 256;
 
-/// Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
-const fn looks_at_who_asks(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::Unauthenticated | ErrorCode::Forbidden)
+/// Refusals for good that come before the id is looked up: they say nothing about an attempt before. The shard may have
+/// been started anew with other settings since.
+const fn is_before_the_id(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Unauthenticated
+            | ErrorCode::Forbidden
+            | ErrorCode::BadRequest
+            | ErrorCode::UnknownMethod
+            | ErrorCode::TooLarge
+            | ErrorCode::WrongShard
+    )
 }
 
 /// A request that is accepted and not settled.
@@ -145,7 +154,7 @@ impl<T> Calls<T> {
     ) {
         let (code, _) = split_error(error);
         if matches!(call.repeat, Repeat::SameShard { .. }) {
-            if call.is_ambiguous && looks_at_who_asks(code) {
+            if call.is_ambiguous && is_before_the_id(code) {
                 let message = format!("it was sent and not answered, then: {error}");
                 return tell(&mut call, &Outcome::Error { code: ErrorCode::UnknownOutcome, message: &message }, done);
             }

@@ -330,6 +330,29 @@ fn a_change_with_an_id_is_sent_again_while_the_shard_keeps_the_id() {
 }
 
 #[test]
+fn a_refusal_before_the_id_is_looked_up_says_nothing_of_an_attempt_before() {
+    let repeat = Repeat::SameShard { until_ms: 5000 };
+    for code in [ErrorCode::TooLarge, ErrorCode::BadRequest, ErrorCode::UnknownMethod, ErrorCode::Forbidden] {
+        let mut link = Link::ready();
+        link.link.call("incr", b"\x91\xa1k", repeat, 9000, 1).unwrap();
+        link.flush();
+        link.lose();
+        link.connect("a", 2, None);
+        link.flush();
+        link.refuse(2, code);
+        assert_eq!(link.take_told(), [(1, Err(ErrorCode::UnknownOutcome))], "{code:?}");
+        // What the id's first result was says it.
+        link.link.call("incr", b"\x91\xa1k", repeat, 9000, 2).unwrap();
+        link.flush();
+        link.lose();
+        link.connect("a", 3, None);
+        link.flush();
+        link.refuse(4, ErrorCode::Overflow);
+        assert_eq!(link.errors.len(), 1);
+    }
+}
+
+#[test]
 fn bounds_refuse_before_anything_is_taken() {
     let mut link = Link::new(LinkSettings { queue_bytes_max: 2000, ..settings() });
     let mut accepted = 0;

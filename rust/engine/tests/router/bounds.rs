@@ -3,7 +3,7 @@
 use pycounter_engine::router::{LinkSettings, RouterSettings};
 use rmpv::Value;
 
-use super::cluster::{Cluster, call, code, settings};
+use super::cluster::{Cluster, TIMEOUT_MS, call, code, settings};
 
 #[test]
 fn a_connection_that_is_owed_too_much_is_not_read_any_more_until_replies_leave() {
@@ -208,4 +208,35 @@ fn requests_that_wait_at_the_host_have_a_bound() {
     let told = super::cluster::replies(&cluster.ask(client, &bytes));
     assert_eq!((told.len(), code(&told[&64])), (1, "overloaded"));
     assert_eq!(cluster.host_requests(client).len(), 64);
+}
+
+#[test]
+fn a_connection_is_closed_once_its_last_reply_has_left() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    cluster.stalled = vec![true; 2];
+    cluster.ask(client, b"INCR a\r\n");
+    cluster.router.finish(client);
+    cluster.run();
+    cluster.router.tick(cluster.now_ms + TIMEOUT_MS as f64 + 1.0);
+    let is_closing = |cluster: &Cluster| cluster.router.connection(client).unwrap().is_closing();
+    assert!(!is_closing(&cluster), "its reply is here still");
+    cluster.turn();
+    assert!(cluster.output(client).ends_with(b"(deadline)\r\n"));
+    let mut called = Vec::new();
+    cluster.router.take_attend(|place| called.push(place));
+    assert!(is_closing(&cluster) && called == [client], "nobody closes it");
+}
+
+#[test]
+fn who_sends_nothing_more_is_answered_by_the_host_too() {
+    let mut cluster = Cluster::new(2);
+    let client = cluster.router.connect();
+    cluster.send(client, &call(1, "stats", &[]));
+    cluster.router.finish(client);
+    let request = cluster.host_request(client);
+    assert!(!cluster.router.connection(client).unwrap().is_closing());
+    let told = super::cluster::replies(&cluster.answer(client, request.token, None, 5.into()));
+    assert_eq!(told[&1], Ok(5.into()));
+    assert!(cluster.router.connection(client).unwrap().is_closing());
 }

@@ -170,6 +170,18 @@ impl Cluster {
         moved
     }
 
+    /// A shard that stalls answers, with this, the one request that is on its way to it.
+    pub fn forge(&mut self, shard: usize, result: &Value) {
+        self.turn();
+        let sent = std::mem::take(&mut self.to_shards[shard]);
+        let request = rmpv::decode::read_value(&mut &sent[..]).unwrap();
+        let reply = Value::Array(vec![1.into(), request[1].clone(), Value::Nil, result.clone()]);
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &reply).unwrap();
+        self.router.feed_link(shard, self.now_ms, &bytes).unwrap();
+        self.collect();
+    }
+
     /// Turns until nothing moves.
     pub fn settle(&mut self) {
         while self.turn() {}

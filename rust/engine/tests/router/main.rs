@@ -4,6 +4,7 @@ mod bounds;
 mod cluster;
 mod diversion;
 mod hostile;
+mod nonsense;
 mod order;
 mod routing;
 mod unserved;
