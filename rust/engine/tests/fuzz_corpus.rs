@@ -6,14 +6,24 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "../../fuzz/src/checked_client.rs"]
+mod checked_client;
+#[path = "../../fuzz/src/fake_shard.rs"]
+mod fake_shard;
 #[path = "../../fuzz/src/journal_record.rs"]
 mod journal_record;
 #[path = "../../fuzz/src/memory_files.rs"]
 mod memory_files;
 #[path = "../../fuzz/src/msgpack_rpc.rs"]
 mod msgpack_rpc;
+#[path = "../../fuzz/src/replies.rs"]
+mod replies;
 #[path = "../../fuzz/src/resp.rs"]
 mod resp;
+#[path = "../../fuzz/src/router.rs"]
+mod router;
+#[path = "../../fuzz/src/router_host.rs"]
+mod router_host;
 #[path = "../../fuzz/src/shard.rs"]
 mod shard;
 #[path = "../../fuzz/src/shard_host.rs"]
@@ -69,6 +79,11 @@ fn msgpack_rpc_seeds_keep_the_promises() {
 #[test]
 fn resp_seeds_keep_the_promises() {
     replay("resp", resp::seeds(), resp::check);
+}
+
+#[test]
+fn router_seeds_keep_the_promises() {
+    replay("router", router::seeds(), router::check);
 }
 
 #[test]
