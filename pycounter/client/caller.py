@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pycounter.client.pool import Pool
-from pycounter.client.retry import CHANGES_WITH_ID, READS, RetryPolicy
+from pycounter.client.retry import BEFORE_THE_ID, CHANGES_WITH_ID, READS, RetryPolicy
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import DeadlineExceeded, RpcError, Unavailable, UnknownOutcome
 
 __all__ = ["Caller"]
 
-#: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
-_DOORS = frozenset({"unauthenticated", "forbidden", "wrong_shard", "unavailable", "overloaded"})
+#: Where these aren't tried again, they say as little about an attempt before.
+_FOR_NOW = frozenset({"unavailable", "overloaded"})
 
 
 class Caller:
@@ -80,7 +80,7 @@ class Caller:
                 raise
             except RpcError as error:
                 failure = error
-                if is_ambiguous and error.code in _DOORS and not self.policy.may_pass(error):
+                if is_ambiguous and error.code in BEFORE_THE_ID | _FOR_NOW and not self.policy.may_pass(error):
                     raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
                 is_ambiguous = is_ambiguous or (has_id and error.effect == "unknown")
                 if not self.policy.may_pass(error) or (not has_id and error.effect == "unknown"):

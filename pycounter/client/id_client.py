@@ -20,7 +20,7 @@ from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Item, Key, Level
 from pycounter.client.limit import Limit
 from pycounter.client.pool import Pool
-from pycounter.client.retry import RetryPolicy
+from pycounter.client.retry import BEFORE_THE_ID, RetryPolicy
 from pycounter.client.room import Room
 from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import BatchHealth, ClientStatistics
@@ -39,8 +39,6 @@ _SINGLES_MAX = 16
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
 #: Refusals that look at the request and not at its operations: each of them may go alone.
 _TOGETHER_ONLY = frozenset({"too_large", "bad_request"})
-#: Refusals that look at who asks: they say nothing about an attempt before.
-_DOORS = frozenset({"unauthenticated", "forbidden", "wrong_shard"})
 
 
 class _Operation:
@@ -345,7 +343,7 @@ class IdClient:
                 operation.is_ambiguous = True
             if error.retryable or (effect == "unknown" and error.code != "id_expired"):
                 left.append(operation)
-            elif operation.is_ambiguous and (error.code in _DOORS or error.effect == "unknown"):
+            elif operation.is_ambiguous and (error.code in BEFORE_THE_ID or error.effect == "unknown"):
                 self._give_up(operation, f"an attempt was not answered, and the next was refused: {error}")
             else:
                 self._settle(operation, error)

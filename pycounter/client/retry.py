@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pycounter.client.backoff import Backoff
 from pycounter.errors import RpcError, SettingsError
 
-__all__ = ["CHANGES_WITH_ID", "READS", "RetryPolicy"]
+__all__ = ["BEFORE_THE_ID", "CHANGES_WITH_ID", "READS", "RetryPolicy"]
 
 #: Methods that change nothing: sent again whatever became of the attempt before.
 READS = frozenset(
@@ -16,6 +16,9 @@ READS = frozenset(
 )
 #: Methods that take an id in their options: sent again under it, to the same shard only.
 CHANGES_WITH_ID = frozenset({"incr", "drain", "delete", "delete_all"})
+#: Refusals for good that come before the id is looked up: they say nothing about an attempt before. The server may have
+#: been started anew with other settings since.
+BEFORE_THE_ID = frozenset({"unauthenticated", "forbidden", "bad_request", "unknown_method", "too_large", "wrong_shard"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

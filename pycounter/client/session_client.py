@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, overload
 from pycounter.client.coalescer import Detail, Ticket, Withdrawn
 from pycounter.client.framing import Item, Key, Level, check_level, encode_batches
 from pycounter.client.limit import Limit
-from pycounter.client.retry import CHANGES_WITH_ID, READS
+from pycounter.client.retry import BEFORE_THE_ID, CHANGES_WITH_ID, READS
 from pycounter.client.session import Batch, Results
 from pycounter.client.session_connection import SessionConnection
 from pycounter.client.statistics import BatchHealth
@@ -31,9 +31,6 @@ from pycounter.errors import (
 __all__ = ["SessionClient"]
 
 _log = logging.getLogger(__name__)
-
-#: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
-_DOORS = frozenset({"unauthenticated", "forbidden"})
 
 
 class SessionClient(SessionConnection):
@@ -327,7 +324,7 @@ class SessionClient(SessionConnection):
                 await asyncio.sleep(0)
             except RpcError as error:
                 # A refusal settles an operation only if no earlier attempt is unanswered.
-                if is_ambiguous and not error.retryable and error.code in _DOORS:
+                if is_ambiguous and error.code in BEFORE_THE_ID:
                     raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
                 is_ambiguous = is_ambiguous or (has_id and error.effect == "unknown")
                 if not (is_ambiguous and error.retryable):

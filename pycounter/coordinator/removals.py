@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pycounter.client.backoff import Backoff
+from pycounter.client.retry import BEFORE_THE_ID
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
@@ -38,8 +39,6 @@ ID_BYTES = 16
 ID_BYTES_MAX = 64
 #: No shard's clock goes further.
 _TIME_MAX = 2**64 - 1
-#: Refusals that look at who asks, not at the operation: they say nothing about an attempt before.
-_DOORS = frozenset({"unauthenticated", "forbidden", "wrong_shard"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,8 +333,9 @@ class Removals:
                 outcome.error = error
                 outcome.is_unknown = outcome.is_unknown or error.effect == "unknown"
                 if not error.retryable:
-                    # A refusal of the operation settles it, whatever went before; one at the door doesn't.
-                    outcome.is_unknown = error.effect == "unknown" or (outcome.is_unknown and error.code in _DOORS)
+                    # A refusal of the operation settles it, whatever went before.
+                    is_before = outcome.is_unknown and error.code in BEFORE_THE_ID
+                    outcome.is_unknown = error.effect == "unknown" or is_before
                     return outcome
             else:
                 settled = _settled(said, caller.name)

@@ -12,12 +12,15 @@ from pycounter.client.settings import PoolSettings
 from pycounter.clock import Clock
 from pycounter.errors import (
     BadKey,
+    BadRequest,
     DeadlineExceeded,
     Forbidden,
     IdExpired,
     Overloaded,
     SettingsError,
+    TooLarge,
     Unavailable,
+    UnknownMethod,
     UnknownOutcome,
 )
 from tests.support.scripted_coordinator import ScriptedCoordinator
@@ -118,13 +121,14 @@ async def test_a_change_under_an_id_goes_on_until_the_server_tells(server, make_
     assert server.count("drain") == 10
 
 
-async def test_a_refusal_at_the_door_says_nothing_about_the_attempt_before(server, make_caller):
-    server.before = script(None, Forbidden("no"))
+@pytest.mark.parametrize("refusal", [Forbidden, BadRequest, TooLarge, UnknownMethod])
+async def test_a_refusal_before_the_id_says_nothing_about_the_attempt_before(server, make_caller, refusal):
+    server.before = script(None, refusal("no"))
     server.after = script(CUT)
     with pytest.raises(UnknownOutcome):
         await make_caller().call("drain", "a", {"id": b"1"})
-    server.before = script(Forbidden("no"))
-    with pytest.raises(Forbidden):
+    server.before = script(refusal("no"))
+    with pytest.raises(refusal):
         await make_caller().call("drain", "a", {"id": b"2"})
 
 

@@ -153,6 +153,7 @@ async def test_what_certainly_never_counted_ends_after_the_retries(server, make_
         ([None, CounterOverflow("no")], [CUT], CounterOverflow),
         # It says nothing about the attempt before.
         ([None, Forbidden("no")], [CUT], SessionLost),
+        ([None, TooLarge("no")], [CUT], SessionLost),
         ([None, IdExpired("no")], [CUT], SessionLost),
     ],
 )
