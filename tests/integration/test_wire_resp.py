@@ -114,7 +114,7 @@ def test_about_the_connection_and_the_server(resp):
     assert resp.call("CLIENT", "SETINFO", "LIB-NAME", "test") == b"OK"
     assert resp.call("CLIENT", "ID") >= 1
     assert resp.call("COMMAND") == resp.call("COMMAND", "DOCS") == resp.call("COMMAND", "INFO", "get") == []
-    assert resp.call("COMMAND", "COUNT") == 30
+    assert resp.call("COMMAND", "COUNT") == 31
     assert resp.call("CONFIG", "GET", "append*") == [b"appendonly", b"yes", b"appendfsync", b"always"]
     assert resp.call("CONFIG", "GET", "save", "databases") == [b"save", b"", b"databases", b"1"]
     assert resp.call("CONFIG", "GET", "maxmemory") == []
