@@ -236,7 +236,7 @@ class ShardSet:
     def is_down(self, shard: int) -> bool:
         """Is it known that the shard doesn't answer now? A stalled one may be connected all the same."""
         handle = self.handles[shard]
-        if handle.info.endpoint is None or self._serving[shard].state == "dead":
+        if not handle.info.address or self._serving[shard].state == "dead":
             return True
         return handle.info.state == "stalled" or (handle.info.state == "down" and not handle.is_connected)
 
