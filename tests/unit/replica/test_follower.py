@@ -138,6 +138,7 @@ async def test_a_checkpoint_is_read_page_by_page_over_cuts_and_begun_again_where
             ("page", b"C"),
             ("end_checkpoint", 40, 7),
         ]
+        await until(lambda: len(primary.asked) > 5)
         wanted = [(options.get("fold"), options.get("page")) for *_, options in primary.asked]
         assert wanted[:6] == [(None, None), (4, 1), (4, 1), (4, 2), (5, 2), (None, None)]
 
