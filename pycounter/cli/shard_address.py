@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from pycounter.client import SessionClient
     from pycounter.client.pool import Pool
 
@@ -40,11 +42,10 @@ class ShardAddress:
         """
         from pycounter.client.pool import Pool
         from pycounter.client.settings import PoolSettings
-        from pycounter.net.security import client_tls, read_token
 
+        token, tls = self._access()
         settings = PoolSettings(connect_timeout_s=min(5.0, self.timeout_s))
-        tls = client_tls(self.tls_ca) if self.tls or self.tls_ca else None
-        return Pool((self.host, self.port), token=read_token(self.token_file), tls=tls, settings=settings)
+        return Pool((self.host, self.port), token=token, tls=tls, settings=settings)
 
     def client(self) -> SessionClient:
         """A client for it, not connected yet.
@@ -53,12 +54,16 @@ class ShardAddress:
             SettingsError: the token or a certificate can't be read.
         """
         from pycounter.client import ClientSettings, SessionClient
-        from pycounter.net.security import client_tls, read_token
 
+        token, tls = self._access()
         settings = ClientSettings(
             call_timeout_s=self.timeout_s,
             connect_timeout_s=min(5.0, self.timeout_s),
             silence_timeout_s=self.timeout_s,
         )
-        tls = client_tls(self.tls_ca) if self.tls or self.tls_ca else None
-        return SessionClient(self.host, self.port, token=read_token(self.token_file), tls=tls, settings=settings)
+        return SessionClient(self.host, self.port, token=token, tls=tls, settings=settings)
+
+    def _access(self) -> tuple[bytes | None, SSLContext | None]:
+        from pycounter.net.security import client_tls, read_token
+
+        return read_token(self.token_file), client_tls(self.tls_ca) if self.tls or self.tls_ca else None

@@ -14,8 +14,8 @@ from pycounter.errors import DeadlineExceeded, RpcError, Unavailable, UnknownOut
 
 __all__ = ["Caller"]
 
-#: Where these aren't tried again, they say as little about an attempt before.
-_FOR_NOW = frozenset({"unavailable", "overloaded"})
+#: They say nothing about an attempt before; the last two where they aren't tried again.
+_SAYS_NOTHING = BEFORE_THE_ID | {"unavailable", "overloaded"}
 
 
 class Caller:
@@ -80,7 +80,7 @@ class Caller:
                 raise
             except RpcError as error:
                 failure = error
-                if is_ambiguous and error.code in BEFORE_THE_ID | _FOR_NOW and not self.policy.may_pass(error):
+                if is_ambiguous and error.code in _SAYS_NOTHING and not self.policy.may_pass(error):
                     raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
                 is_ambiguous = is_ambiguous or (has_id and error.effect == "unknown")
                 if not self.policy.may_pass(error) or (not has_id and error.effect == "unknown"):

@@ -14,7 +14,7 @@ from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Level
 from pycounter.client.id_client import IdClient
 from pycounter.clock import Clock
-from pycounter.coordinator.shard_routes import Key, checked_item, key_bytes
+from pycounter.coordinator.shard_routes import Key, checked_item, checked_items, key_bytes
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom
 from pycounter.errors import IdExpired, InternalError, RemovalUnsettled, RpcError
@@ -56,16 +56,7 @@ class CoordinatorRoute:
         self, items: Sequence[_Item], *, level: Level | None, timeout_s: float | None
     ) -> list[int | RpcError]:
         """Adds to many counters."""
-        results: list[int | RpcError] = []
-        good: list[int] = []
-        for place, item in enumerate(items):
-            try:
-                checked_item(item)
-            except RpcError as error:
-                results.append(error)
-            else:
-                results.append(InternalError("an increment without an outcome"))
-                good.append(place)
+        _, results, good = checked_items(items)
         if good:
             outcomes = await self.ids.apply([items[place] for place in good], level=level, timeout_s=timeout_s)
             for place, outcome in zip(good, outcomes, strict=True):

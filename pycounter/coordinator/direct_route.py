@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pycounter.client.coalescer import Detail, Withdrawn
 from pycounter.client.framing import Level
 from pycounter.coordinator.shard_handle import ShardHandle
-from pycounter.coordinator.shard_routes import Key, checked_item, key_bytes
+from pycounter.coordinator.shard_routes import Key, checked_items, key_bytes
 from pycounter.coordinator.shard_set import ShardSet
-from pycounter.errors import BadKey, InternalError, RpcError, Unavailable
+from pycounter.errors import BadKey, RpcError, Unavailable
 
 __all__ = ["DirectRoute"]
 
@@ -164,14 +164,5 @@ class _Many:
 
     def check(self) -> list[int]:
         """Gives the places of those that can be sent; the others have their errors."""
-        unsettled = InternalError("an increment without an outcome")
-        self.keys, self.results = [b""] * len(self.items), [unsettled] * len(self.items)
-        good = []
-        for place, item in enumerate(self.items):
-            try:
-                self.keys[place] = checked_item(item)
-            except RpcError as error:
-                self.results[place] = error
-            else:
-                good.append(place)
+        self.keys, self.results, good = checked_items(self.items)
         return good

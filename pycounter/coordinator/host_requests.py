@@ -22,7 +22,7 @@ from pycounter.coordinator.shard_routes import ShardRoutes
 from pycounter.coordinator.total import wire_integer
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import BadRequest, RemovalUnsettled, RpcError, Unavailable, UnknownMethod, UnknownOutcome
-from pycounter.topology import Topology
+from pycounter.topology import WATCH_S, Topology
 
 __all__ = ["HostRequests"]
 
@@ -35,9 +35,8 @@ TOP_COUNT = 10
 DELETES_AT_A_TIME = 16
 #: So long INFO waits for a shard.
 INFO_PATIENCE_S = 0.25
-#: Clients that wait for a newer topology; and how long, before they get the one that they have again.
+#: Clients that wait for a newer topology.
 WATCHERS_MAX = 10_000
-WATCH_S = 25.0
 _GLOB_SPECIAL = b"*?[\\"
 
 

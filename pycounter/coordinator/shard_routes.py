@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pycounter.coordinator.total import I64
-from pycounter.errors import BadDelta, BadKey, BadRequest
+from pycounter.errors import BadDelta, BadKey, BadRequest, InternalError, RpcError
 
-__all__ = ["Key", "ReplicaCaller", "ShardCaller", "ShardRoutes", "checked_item", "key_bytes"]
+__all__ = ["Key", "ReplicaCaller", "ShardCaller", "ShardRoutes", "checked_item", "checked_items", "key_bytes"]
 
 Key = str | bytes
 KEY_BYTES_MAX = 1024
@@ -107,3 +107,18 @@ def checked_item(item: Any) -> bytes:
         case [key, _]:
             raise BadDelta(f"a delta is a signed 64-bit integer: nothing was applied to {key!r}")
     raise BadRequest(f"an item is a key and a delta, not {item!r:.100}: nothing was applied")
+
+
+def checked_items(items: Sequence[Any]) -> tuple[list[bytes], list[int | RpcError], list[int]]:
+    """Each item's key, its error if it can't be sent, and the places of those that can, whose outcome is still due."""
+    keys = [b""] * len(items)
+    results: list[int | RpcError] = [InternalError("an increment without an outcome")] * len(items)
+    good: list[int] = []
+    for place, item in enumerate(items):
+        try:
+            keys[place] = checked_item(item)
+        except RpcError as error:
+            results[place] = error
+        else:
+            good.append(place)
+    return keys, results, good

@@ -18,13 +18,12 @@ from pycounter.net.security import check_exposure, read_token
 from pycounter.net.server_process import BACKLOG
 from pycounter.replica.follower import Follower
 from pycounter.replica.replica_settings import ReplicaSettings
-from pycounter.topology import format_address
+from pycounter.topology import WATCH_S, format_address
 
 __all__ = ["ReplicaServer"]
 
 TICK_S = 0.1
-#: After so long without news `watch_topology` answers all the same; and so many may wait.
-WATCH_S = 25.0
+#: So many may wait for news of the topology.
 WATCHERS_MAX = 10_000
 
 

@@ -29,7 +29,7 @@ from pycounter.settings import ServerSettings, parse_ring
 from pycounter.storage.backup import write_backup
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import open_folder
-from pycounter.topology import format_address
+from pycounter.topology import WATCH_S, format_address
 
 __all__ = ["ShardServer"]
 
@@ -45,8 +45,6 @@ NAME = "shard-0"
 LARGE_BLOCK_BYTES = 512 * 1024
 #: How many requests of a method may be under way. Of backups one is made at a time.
 CROWD_MAX = {"backup": 8, "watch_topology": 10_000, "tail": 64}
-#: After so long without news `watch_topology` answers all the same.
-WATCH_S = 25.0
 
 
 class ShardServer:

@@ -17,13 +17,15 @@ from pycounter._native import HashRing
 from pycounter.errors import TopologyError
 from pycounter.topology.addresses import Address, parse_address
 
-__all__ = ["ProcessInfo", "ProcessKind", "ReplicaInfo", "ShardInfo", "State", "Topology"]
+__all__ = ["WATCH_S", "ProcessInfo", "ProcessKind", "ReplicaInfo", "ShardInfo", "State", "Topology"]
 
 #: `starting`: not ready yet, the first time or again. `down`: its process has exited, or can't start. `stalled`: its
 #: process is there and doesn't answer.
 State = Literal["ok", "read_only", "starting", "down", "stalled"]
 ProcessKind = Literal["shard", "replica", "coordinator", "supervisor"]
 
+#: After so long without news `watch_topology` answers all the same.
+WATCH_S = 25.0
 #: The ring takes names of as many bytes.
 NAME_BYTES_MAX = 255
 SHARDS_MAX = 1024
