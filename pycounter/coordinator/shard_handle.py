@@ -6,7 +6,6 @@ It belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pycounter.client.pool import Pool
 from pycounter.client.unknown_operations import UnknownOperation
 from pycounter.clock import Clock
 from pycounter.coordinator.connect_settings import ConnectSettings
+from pycounter.coordinator.latest_values import LatestValues
 from pycounter.errors import PyCounterError, RpcError, Unavailable, UnknownOutcome
 from pycounter.topology import Address, ReplicaInfo, ShardInfo
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 #: A shard without an address can't be asked; nothing listens here.
 _NOWHERE: Address = ("127.0.0.1", 9)
-#: Values of so many counters are remembered, for what an increment elsewhere adds to.
+#: The values of this many counters at least are remembered, for what an increment elsewhere adds to.
 _PARTIALS_MAX = 65_536
 
 
@@ -107,8 +107,7 @@ class ShardHandle:
         #: As the topology has it now.
         self.info = info
         self.replicas: dict[str, ReplicaHandle] = {}
-        #: The values that increments here had, of the latest counters.
-        self.partials: dict[str | bytes, int] = {}
+        self._partials = LatestValues(_PARTIALS_MAX)
         self._settings = settings
         self._is_alone = is_alone
         self._tls = settings.tls if is_alone else None
@@ -311,27 +310,15 @@ class ShardHandle:
 
     def note_value(self, key: str | bytes, value: int) -> None:
         """Remembers what an increment here gave."""
-        partials = self.partials
-        if key not in partials and len(partials) >= _PARTIALS_MAX:
-            del partials[next(iter(partials))]
-        partials[key] = value
+        self._partials.note(key, value)
 
     def forget(self, key: bytes | None) -> None:
         """What it held of a counter was taken; None: of every counter."""
-        if key is None:
-            self.partials.clear()
-            return
-        self.partials.pop(key, None)
-        with contextlib.suppress(UnicodeDecodeError):
-            self.partials.pop(key.decode(), None)
+        self._partials.forget(key)
 
     def last_known(self, key: bytes) -> int:
         """The value that a counter had here when this client last saw it; 0 if it never did."""
-        value = self.partials.get(key)
-        if value is None:
-            with contextlib.suppress(UnicodeDecodeError):
-                value = self.partials.get(key.decode())
-        return value or 0
+        return self._partials.get(key) or 0
 
 
 async def _close(session: SessionClient, timeout_s: float) -> None:
