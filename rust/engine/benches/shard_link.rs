@@ -5,7 +5,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use pycounter_engine::router::shard_link::{LinkSettings, Outcome, Repeat, ShardLink};
+use pycounter_engine::shard_link::{LinkSettings, Outcome, Repeat, ShardLink};
 use pycounter_engine::wire::msgpack_rpc as rpc;
 use pycounter_engine::wire::request::Level;
 

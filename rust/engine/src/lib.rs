@@ -3,8 +3,8 @@
 //! Layers, lowest first: `limits`, `clock` and `error_code`; `cell`, `counter_store`, `write_batch_queue`,
 //! `hash_ring`, `foreign_keys`, `foreign_list`; `wire` (codecs); `journal` (records, segments, commit thread, recovery);
 //! `session_table` and `operation_id_table`; `checkpoint` (pages); `shard`, which puts them together; `folder`,
-//! `folder_reader` and `folder_writer` (what is on disk); `router`, a coordinator's way between clients and shards. Apart
-//! from them: `load_generator`, which measures servers.
+//! `folder_reader` and `folder_writer` (what is on disk); `shard_link`, a client's one connection to a shard and
+//! its session there; `router`, a coordinator's way between clients and shards. Apart from them: `load_generator`, which measures servers.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("PyCounter runs on Linux only: the commit thread wakes the event loop by an eventfd");
@@ -40,6 +40,7 @@ pub mod router;
 pub mod session_row;
 pub mod session_table;
 pub mod shard;
+pub mod shard_link;
 mod token;
 pub mod wire;
 pub mod write_batch_queue;

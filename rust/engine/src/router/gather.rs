@@ -2,13 +2,13 @@
 //! increments. Sums have 128 bits.
 
 use super::core::{Core, Late, large};
-use super::link_types::Outcome;
 use super::reply_row::Reply;
 use super::slab::Place;
 use super::waiter::{Kind, Waiter};
 use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
 use crate::read_cache::ReadCache;
+use crate::shard_link::Outcome;
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::resp;
 

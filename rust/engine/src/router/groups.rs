@@ -5,11 +5,11 @@
 
 use super::Router;
 use super::core::{Core, Late};
-use super::link_calls::split_error;
-use super::link_types::{Outcome, Repeat};
 use super::slab::Place;
 use super::waiter::{Kind, Waiter};
 use crate::error_code::ErrorCode;
+use crate::shard_link::split_error;
+use crate::shard_link::{Outcome, Repeat};
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::msgpack_rpc::reader::{Reader, Value};
 

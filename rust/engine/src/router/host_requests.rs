@@ -5,10 +5,10 @@
 
 use super::Router;
 use super::connection::{Connection, Hold};
-use super::link_calls::split_error;
 use super::reply_row::Reply;
 use super::slab::Place;
 use crate::error_code::ErrorCode;
+use crate::shard_link::split_error;
 use crate::wire::msgpack_rpc::reader::{Reader, Value};
 use crate::wire::msgpack_rpc::{self as rpc};
 use crate::wire::resp::{self, Version};

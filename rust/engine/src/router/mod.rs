@@ -8,7 +8,7 @@
 //! loop's turn, gives what has gathered for each shard. [`Router::feed_link`] takes a shard's answers and writes each
 //! into the output of the connection that waits; RESP's replies leave in the order of their requests.
 //!
-//! `shard_link` is the connection to one shard; `core` what answers change; `routing` where an operation goes;
+//! `crate::shard_link` is the connection to one shard; `core` what answers change; `routing` where an operation goes;
 //! `groups` and `gather` put several requests together, and several answers; `host_requests` are what the host answers.
 
 mod connection;
@@ -17,21 +17,11 @@ mod diversion;
 mod gather;
 mod groups;
 mod host_requests;
-mod link_batch;
-mod link_calls;
-mod link_queue;
-mod link_replies;
-mod link_session;
-mod link_tail;
-#[cfg(test)]
-mod link_tests;
-mod link_types;
 mod msgpack_handler;
 mod partials;
 mod reply_row;
 mod resp_handler;
 mod routing;
-pub mod shard_link;
 mod slab;
 mod statistics;
 mod unfinished_input;
@@ -42,7 +32,6 @@ use std::sync::Arc;
 
 pub use connection::Connection;
 pub use host_requests::HostRequest;
-pub use link_types::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};
 pub use routing::Serving;
 pub use slab::Place;
 pub use statistics::{Sample, Statistics};
@@ -53,10 +42,11 @@ use crate::foreign_keys::ForeignKeys;
 use crate::hash_ring::{HashRing, key_hash};
 use crate::limits::GREETING_BYTES_MAX;
 use crate::read_cache::ReadCache;
+use crate::shard_link::ShardLink;
+pub use crate::shard_link::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};
 use crate::wire::request::Level;
 use crate::wire::scan::FrameLimits;
 use groups::ReadBatch;
-use shard_link::ShardLink;
 use unserved::Unserved;
 use waiter::Kind;
 pub use waiter::Waiter;

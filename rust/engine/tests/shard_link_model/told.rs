@@ -1,7 +1,7 @@
 //! What is remembered of each operation, and what an answer may say of it.
 
 use pycounter_engine::error_code::{Effect, ErrorCode};
-use pycounter_engine::router::shard_link::Outcome;
+use pycounter_engine::shard_link::Outcome;
 use pycounter_engine::wire::request::Level;
 
 use super::DELTA;

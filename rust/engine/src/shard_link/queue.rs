@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::link_batch::{Batch, Waiting};
-use super::link_calls::Call;
+use super::batches::{Batch, Waiting};
+use super::calls::Call;
 use crate::wire::request::Level;
 
 /// So many pairs of buffers of settled batches are kept for new ones.

@@ -3,22 +3,32 @@
 //! Increments gather into `apply` batches of the coordinator's own session at that shard, in order with all other
 //! requests. The host calls, in each turn of its loop: `incr` and `call` for what clients want, `feed` for what the shard
 //! sent, `tick` some times a second, and at the end `flush`, whose bytes count as sent. When the connection ends it calls
-//! `lost`, and after the next one was made `connected`: what is unsettled goes on by the rules of `link_session` and
-//! `link_calls`.
+//! `lost`, and after the next one was made `connected`: what is unsettled goes on by the rules of `session` and
+//! `calls`.
 //!
 //! One thread, the host's, owns it. There is no clock inside: `tick` says what time it is.
 
+mod applied_tail;
+mod batches;
+mod calls;
+mod queue;
 mod receiving;
+mod recovery;
+mod replies;
 mod sending;
+mod session;
+#[cfg(test)]
+mod tests;
+mod types;
 
-use super::link_batch;
-use super::link_calls::{self, Call, Calls};
-use super::link_queue::Queue;
-use super::link_session::Session;
-pub use super::link_types::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};
 use crate::error_code::ErrorCode;
 use crate::wire::msgpack_rpc::FrameScanner;
 use crate::wire::request::{Level, SessionId};
+pub(crate) use calls::split_error;
+use calls::{Call, Calls};
+use queue::Queue;
+use session::Session;
+pub use types::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};
 
 /// The two highest bits of a msgid say what it belongs to: nothing for calls.
 const BATCH: u32 = 0x8000_0000;
@@ -124,7 +134,7 @@ impl<T> ShardLink<T> {
     /// What is unsettled fills the bound: gives back `waiter`, and nothing was done (`overloaded`).
     #[inline]
     pub fn incr(&mut self, key: &[u8], delta: i64, level: Level, deadline_ms: u64, waiter: T) -> Result<(), T> {
-        if self.memory_bytes() + link_batch::memory_of::<T>(key.len()) > self.settings.queue_bytes_max {
+        if self.memory_bytes() + batches::memory_of::<T>(key.len()) > self.settings.queue_bytes_max {
             return Err(waiter);
         }
         let settings = &self.settings;
@@ -145,7 +155,7 @@ impl<T> ShardLink<T> {
     /// # Errors
     /// What is unsettled fills the bound: gives back `waiter`, and nothing was done (`overloaded`).
     pub fn call(&mut self, method: &str, params: &[u8], repeat: Repeat, deadline_ms: u64, waiter: T) -> Result<(), T> {
-        let memory = link_calls::memory_of::<T>(method.len() + params.len() + 5);
+        let memory = calls::memory_of::<T>(method.len() + params.len() + 5);
         if self.memory_bytes() + memory > self.settings.queue_bytes_max {
             return Err(waiter);
         }

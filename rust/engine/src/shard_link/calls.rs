@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::link_types::{LinkStatistics, Outcome, Repeat};
+use super::types::{LinkStatistics, Outcome, Repeat};
 use crate::error_code::{Effect, ErrorCode};
 use crate::wire::msgpack_rpc as rpc;
 
@@ -251,7 +251,7 @@ fn unknown<T>(call: &mut Call<T>, message: &str, done: &mut impl FnMut(T, Outcom
 }
 
 /// An error on the wire is `code: message`. A code that isn't known may mean anything.
-pub(super) fn split_error(error: &str) -> (ErrorCode, &str) {
+pub(crate) fn split_error(error: &str) -> (ErrorCode, &str) {
     let (name, message) = error.split_once(": ").unwrap_or((error, ""));
     ErrorCode::from_name(name).map_or((ErrorCode::Internal, error), |code| (code, message))
 }

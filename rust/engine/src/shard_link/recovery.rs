@@ -2,17 +2,17 @@
 
 use std::fmt::Write as _;
 
-use super::{ENDED_MAX, RENEWALS_MAX, Session, answer};
+use super::applied_tail::AppliedTail;
+use super::batches::Batch;
+use super::queue::Queue;
+use super::session::{ENDED_MAX, RENEWALS_MAX, Session, answer};
+use super::types::{LinkStatistics, Outcome};
 use crate::error_code::ErrorCode;
-use crate::router::link_batch::Batch;
-use crate::router::link_queue::Queue;
-use crate::router::link_tail::AppliedTail;
-use crate::router::link_types::{LinkStatistics, Outcome};
 use crate::wire::request::SessionId;
 
 impl<T> Session<T> {
     /// What was in flight may or may not have arrived.
-    pub(in crate::router) fn on_disconnect(
+    pub(super) fn on_disconnect(
         &mut self,
         queue: &mut Queue<T>,
         new_id: impl FnOnce() -> SessionId,
@@ -30,7 +30,7 @@ impl<T> Session<T> {
 
     /// What `hello` says on a new connection: the last number that the shard has (`None`: it doesn't know the session),
     /// and whether no request of an earlier connection can arrive any more, as the shard's process is another.
-    pub(in crate::router) fn on_resume(
+    pub(super) fn on_resume(
         &mut self,
         last_sequence: Option<u64>,
         restarted: bool,
@@ -97,17 +97,17 @@ impl<T> Session<T> {
     // --- what was acknowledged at applied ----------------------------------------------------------------------------
 
     /// Is anything acknowledged at `applied` and not known to be durable?
-    pub(in crate::router) fn is_unconfirmed(&self) -> bool {
+    pub(super) fn is_unconfirmed(&self) -> bool {
         !self.retired.is_empty() || !self.tail.is_empty()
     }
 
     /// What is acknowledged now: a reply to a request sent now that waits for a commit confirms it.
-    pub(in crate::router) fn acknowledged(&self) -> Vec<(SessionId, u64)> {
+    pub(super) fn acknowledged(&self) -> Vec<(SessionId, u64)> {
         self.retired.iter().chain([&self.tail]).map(|tail| (tail.session, tail.answered_max)).collect()
     }
 
     /// The barrier was answered, by the process of the shard that acknowledged all of it.
-    pub(in crate::router) fn confirm(&mut self, covered: &[(SessionId, u64)]) {
+    pub(super) fn confirm(&mut self, covered: &[(SessionId, u64)]) {
         for &(session, through) in covered {
             if let Some(tail) = self.retired.iter_mut().chain([&mut self.tail]).find(|tail| tail.session == session) {
                 tail.confirm(through);
@@ -124,12 +124,12 @@ impl<T> Session<T> {
     }
 
     /// Does the shard know the session, and less of it than it acknowledged?
-    pub(in crate::router) fn is_behind(&self, last_sequence: Option<u64>) -> bool {
+    pub(super) fn is_behind(&self, last_sequence: Option<u64>) -> bool {
         last_sequence.is_some_and(|last| last < self.tail.answered_max)
     }
 
     /// After a crash of the shard: what `hello` says of the oldest retired session. To be told before `on_resume`.
-    pub(in crate::router) fn resolve(&mut self, last_sequence: Option<u64>) {
+    pub(super) fn resolve(&mut self, last_sequence: Option<u64>) {
         if !self.retired.is_empty() {
             let mut tail = self.retired.remove(0);
             judge(&mut self.statistics, &mut tail, last_sequence);
@@ -148,7 +148,7 @@ impl<T> Session<T> {
 
     /// The session has no future at the shard that answers now, or none at all: tells what was sent as unknown. What
     /// nobody can have applied goes back to what was never sent.
-    pub(in crate::router) fn abandon(
+    pub(super) fn abandon(
         &mut self,
         reason: &str,
         queue: &mut Queue<T>,
@@ -166,7 +166,7 @@ impl<T> Session<T> {
     }
 
     /// The shard may have forgotten the session, and nobody asked it for too long.
-    pub(in crate::router) fn expire(
+    pub(super) fn expire(
         &mut self,
         queue: &mut Queue<T>,
         new_id: impl FnOnce() -> SessionId,

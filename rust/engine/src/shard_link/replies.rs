@@ -1,7 +1,7 @@
 //! Reads a shard's replies. The shard may be broken or another server altogether: whatever isn't a reply to what was
 //! asked is told as that, before anything is made of it.
 
-use super::link_types::LinkViolation;
+use super::types::LinkViolation;
 use crate::wire::msgpack_rpc::reader::{Reader, Truncated, Value};
 use crate::wire::request::Level;
 

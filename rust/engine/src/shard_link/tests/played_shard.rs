@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::super::shard_link::{LinkSettings, LinkViolation, Outcome, Repeat, ShardLink};
 use crate::error_code::ErrorCode;
+use crate::shard_link::{LinkSettings, LinkViolation, Outcome, Repeat, ShardLink};
 use crate::wire::msgpack_rpc::{self as rpc, Parsed};
 use crate::wire::request::{Level, Request, SessionId};
 

@@ -1,9 +1,9 @@
 //! What a link writes: greetings, batches and calls, in their order.
 
+use super::batches::Batch;
+use super::calls::Call;
+use super::queue::Entry;
 use super::{BATCH, HELLO, ShardLink, Stage};
-use crate::router::link_batch::Batch;
-use crate::router::link_calls::Call;
-use crate::router::link_queue::Entry;
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::request::SessionId;
 

@@ -22,25 +22,23 @@
 //! session has an `AppliedTail` of such operations. A session that ends while it has one is *retired*: the shard isn't
 //! told goodbye yet, as it must be able to say, after a crash, how much of the session is left.
 
-mod continuing;
-
 use std::collections::VecDeque;
 
-use super::link_batch::Batch;
-use super::link_calls::split_error;
-use super::link_queue::Queue;
-use super::link_replies::{ItemResult, Results};
-use super::link_tail::AppliedTail;
-use super::link_types::{LinkStatistics, LinkViolation, Outcome};
+use super::applied_tail::AppliedTail;
+use super::batches::Batch;
+use super::calls::split_error;
+use super::queue::Queue;
+use super::replies::{ItemResult, Results};
+use super::types::{LinkStatistics, LinkViolation, Outcome};
 use crate::error_code::{Effect, ErrorCode};
 use crate::wire::request::{Level, SessionId};
 
 /// A batch that had to leave so many sessions is given up.
-const RENEWALS_MAX: u32 = 3;
+pub(super) const RENEWALS_MAX: u32 = 3;
 /// With so many retired sessions nothing new is sent: each is asked for after a restart.
 pub(super) const RETIRED_MAX: usize = 64;
 /// So many sessions wait at most to be told goodbye; those beyond expire by themselves.
-const ENDED_MAX: usize = 64;
+pub(super) const ENDED_MAX: usize = 64;
 
 /// After these the shard doesn't go on with the session.
 const fn is_ending(code: ErrorCode) -> bool {
@@ -66,22 +64,22 @@ pub(super) struct Session<T> {
     /// Sessions to say goodbye to.
     pub ended: Vec<SessionId>,
     pub statistics: LinkStatistics,
-    next_sequence: u64,
-    tail: AppliedTail,
+    pub(super) next_sequence: u64,
+    pub(super) tail: AppliedTail,
     /// Numbered, in order, from the first that isn't settled. Each has a serial, one after the other.
-    window: VecDeque<Batch<T>>,
+    pub(super) window: VecDeque<Batch<T>>,
     /// The serial of the window's first.
-    first_serial: u32,
-    window_operations: usize,
+    pub(super) first_serial: u32,
+    pub(super) window_operations: usize,
     /// Batches of the window that are neither answered nor in flight.
-    to_send_again: usize,
+    pub(super) to_send_again: usize,
     /// Send nothing until what is in flight is answered, then send again from the first unanswered.
-    rewinding: bool,
+    pub(super) rewinding: bool,
     /// A batch of the window was refused for good.
-    is_any_refused: bool,
+    pub(super) is_any_refused: bool,
     /// Why this session can't go on.
-    ending: Option<String>,
-    window_operations_max: usize,
+    pub(super) ending: Option<String>,
+    pub(super) window_operations_max: usize,
 }
 
 impl<T> Session<T> {
@@ -109,7 +107,7 @@ impl<T> Session<T> {
         }
     }
 
-    fn begin(&mut self, id: SessionId) {
+    pub(super) fn begin(&mut self, id: SessionId) {
         self.id = id;
         self.next_sequence = 1;
         self.acked_through = 0;
@@ -298,7 +296,7 @@ impl<T> Session<T> {
     }
 
     /// Forgets what is settled from the beginning; at a refused batch the rest moves to a new session.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         queue: &mut Queue<T>,
         new_id: impl FnOnce() -> SessionId,
@@ -348,7 +346,12 @@ impl<T> Session<T> {
 }
 
 /// All of a batch has one outcome.
-fn answer<T>(batch: &mut Batch<T>, outcome: Outcome<'_>, queue: &mut Queue<T>, done: &mut impl FnMut(T, Outcome<'_>)) {
+pub(super) fn answer<T>(
+    batch: &mut Batch<T>,
+    outcome: Outcome<'_>,
+    queue: &mut Queue<T>,
+    done: &mut impl FnMut(T, Outcome<'_>),
+) {
     batch.is_answered = true;
     for one in &mut batch.waiting {
         if let Some(waiter) = one.waiter.take() {

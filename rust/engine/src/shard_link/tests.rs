@@ -4,7 +4,7 @@ mod played_shard;
 
 use played_shard::{FIRST, Link, SECOND, Seen, code_of, results, settings, shapes};
 
-use super::shard_link::{LinkSettings, LinkViolation, Repeat};
+use super::{LinkSettings, LinkViolation, Repeat};
 use crate::error_code::ErrorCode;
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::request::Level;

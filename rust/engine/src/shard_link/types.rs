@@ -1,4 +1,4 @@
-//! What the owner of a [`ShardLink`](super::shard_link::ShardLink) sets, is told, and can count.
+//! What the owner of a [`ShardLink`](super::ShardLink) sets, is told, and can count.
 
 use std::sync::Arc;
 

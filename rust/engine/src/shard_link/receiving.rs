@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::replies::{self as replies, Greeting, Reply};
+use super::session::Next;
 use super::{BATCH, HELLO, LinkViolation, Met, Outcome, ShardLink, Stage};
-use crate::router::link_replies::{self as replies, Greeting, Reply};
-use crate::router::link_session::Next;
 use crate::wire::scan::{FrameLimits, Scan};
 
 /// A connection whose replies come in pieces keeps at most so much memory for the next piece.
