@@ -9,28 +9,28 @@ use super::replies::{Answer, NoReply, Reply, ReplyReader};
 use super::requests::Requests;
 use super::{Operation, Run, Workload};
 
-/// Replies are read into so much at first; a longer reply makes it grow.
+/// Initial size of the receive buffer; a longer reply makes it grow.
 const RECEIVE_BYTES: usize = 64 << 10;
-/// A reply longer than this is none.
+/// Longest reply accepted.
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
 pub(super) struct Connection {
     stream: TcpStream,
     requests: Requests,
     reader: ReplyReader,
-    /// Operations in a whole batch of requests.
+    /// Operations in a full batch of requests.
     depth: usize,
-    /// Bytes of this batch, and how many have been sent.
+    /// The length of this batch in bytes, and how many bytes have been sent.
     batch_len: usize,
     sent: usize,
-    /// When the batch was begun.
+    /// When the batch was started.
     began: Instant,
-    /// Which of its requests were answered.
+    /// Which of its requests have been answered.
     answered: Vec<bool>,
     requests_left: usize,
     operations_left: usize,
     received: Vec<u8>,
-    /// Bytes in `received` that aren't read yet.
+    /// The unread bytes in `received`.
     filled: usize,
     is_session: bool,
     is_open: bool,
@@ -63,7 +63,7 @@ impl Connection {
         self.operations_left
     }
 
-    /// Will more replies come?
+    /// Whether more replies are due.
     pub(super) fn is_waiting(&self) -> bool {
         self.is_open && self.requests_left > 0
     }
@@ -83,7 +83,8 @@ impl Connection {
         self.send(run);
     }
 
-    /// Sends and reads as much as goes without waiting. `ends`: the server has closed it, or will send no more.
+    /// Sends and reads as much as possible without blocking. `ends`: the server has closed the connection, or will send no
+    /// more.
     pub(super) fn advance(&mut self, run: &mut Run, ends: bool) {
         self.send(run);
         while self.is_waiting() {
@@ -99,8 +100,7 @@ impl Connection {
                 Ok(count) => {
                     self.filled += count;
                     self.read_replies(run);
-                    // Less than there was room for: the socket is empty, and tells when it isn't any more; but not
-                    // a second time that it has ended.
+                    // A short read: the socket is empty. It will report new data, but not its end a second time.
                     if count < room && !ends {
                         return;
                     }
@@ -124,7 +124,7 @@ impl Connection {
     }
 
     fn read_replies(&mut self, run: &mut Run) {
-        // Taken out, so that a reply may borrow from it while what it answers is settled.
+        // Taken out so that a reply can borrow from it while its request is settled.
         let mut received = mem::take(&mut self.received);
         let (mut at, before) = (0, self.operations_left);
         let mut outcome = Ok(());
@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// Counts what a reply answers. The error ends the connection.
+    /// Counts the operations that a reply answers. An error ends the connection.
     fn settle(&mut self, reply: &Reply<'_>, run: &mut Run) -> Result<(), &'static str> {
         let place = match reply.msgid {
             Some(msgid) => self.requests.place_of(msgid).ok_or("a reply to no request")?,

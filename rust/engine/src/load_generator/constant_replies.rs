@@ -1,11 +1,11 @@
-//! The floor: requests are parsed as a server parses them, and every increment is answered by the same value.
+//! The floor: parses requests as a server does, and answers every increment with the same value.
 
 use crate::wire::{msgpack_rpc, resp};
 
-/// A request longer than this is none that a load generator sends.
+/// Longest request accepted; the load generator sends none as long.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
-/// Something came that isn't a plain increment.
+/// A request that isn't a plain increment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("constant replies answer plain increments only")]
 pub struct NotAnIncrement;
@@ -13,16 +13,16 @@ pub struct NotAnIncrement;
 /// One connection's requests and replies, without any counters.
 #[derive(Debug, Default)]
 pub struct ConstantReplies {
-    /// A request that isn't all there.
+    /// The incomplete request at the end of the input.
     rest: Vec<u8>,
 }
 
 impl ConstantReplies {
-    /// Appends the replies to a chunk's requests.
+    /// Appends the replies to the requests in a chunk.
     ///
     /// # Errors
     ///
-    /// Other requests than `incr` in MessagePack-RPC and INCR in RESP; nothing more can be fed then.
+    /// Any request but `incr` in MessagePack-RPC and INCR in RESP. The connection is unusable afterwards.
     pub fn feed(&mut self, chunk: &[u8], replies: &mut Vec<u8>) -> Result<(), NotAnIncrement> {
         let left = if self.rest.is_empty() {
             answer(chunk, replies).to_vec()
@@ -35,7 +35,7 @@ impl ConstantReplies {
     }
 }
 
-/// Gives what is no whole increment.
+/// Returns what follows the last whole increment.
 fn answer<'a>(mut requests: &'a [u8], replies: &mut Vec<u8>) -> &'a [u8] {
     while let Some(first) = requests.first() {
         let len = if *first == b'*' {

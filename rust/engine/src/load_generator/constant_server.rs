@@ -1,4 +1,4 @@
-//! A server of constant replies with nothing in front of it: what it reaches is the load generator's own ceiling.
+//! A bare server of constant replies: its throughput is the load generator's own ceiling.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,14 +10,14 @@ use super::ConstantReplies;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const RECEIVE_BYTES: usize = 256 << 10;
-/// The listener's place among the events.
+/// The listener's token.
 const LISTENER: u64 = u64::MAX;
 
-/// Serves on the calling thread. `keep_going` is asked about every 100 ms.
+/// Serves on the calling thread until `keep_going`, called about every 100 ms, returns false.
 ///
 /// # Errors
 ///
-/// The listener fails, or the system refuses more descriptors.
+/// The listener failed, or the system is out of descriptors.
 pub fn serve_constant_replies(listener: &TcpListener, keep_going: &mut dyn FnMut() -> bool) -> io::Result<()> {
     let timeout = Timespec::try_from(CHECK_INTERVAL).map_err(io::Error::other)?;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -53,7 +53,7 @@ pub fn serve_constant_replies(listener: &TcpListener, keep_going: &mut dyn FnMut
     Ok(())
 }
 
-/// One chunk. There is one, so the read doesn't wait; the write may: this server's clients read.
+/// Serves one chunk. The read doesn't block, because there is data. The write may, because clients read their replies.
 fn serve(
     stream: &mut TcpStream,
     constant: &mut ConstantReplies,

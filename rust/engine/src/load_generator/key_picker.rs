@@ -1,21 +1,21 @@
-//! Which key comes next, and how it is written.
+//! Picks the next key and writes it.
 
-/// Eight digits are patched.
+/// Most keys: eight digits are patched.
 pub const KEYS_MAX: u64 = 100_000_000;
 
-/// A key's bytes; its number goes into the last eight.
+/// A key; its number replaces the last eight bytes.
 pub(super) const KEY: [u8; 16] = *b"key:000000000000";
 
 /// How keys are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOrder {
-    /// Each as likely as any other.
+    /// Uniformly at random.
     Uniform,
-    /// One after the other, then from the first again: as many operations as keys touch each once.
+    /// In order, over and over: as many operations as there are keys touch each key once.
     Sequential,
 }
 
-/// The digits of 0 to 99.
+/// The decimal digits of 0 to 99.
 const PAIRS: [[u8; 2]; 100] = {
     let mut pairs = [[0; 2]; 100];
     let mut number = 0;
@@ -29,14 +29,14 @@ const PAIRS: [[u8; 2]; 100] = {
 pub(super) struct KeyPicker {
     order: KeyOrder,
     keys: u64,
-    /// xorshift's, or the next number in order.
+    /// The state of xorshift, or the next number in order.
     state: u64,
 }
 
 impl KeyPicker {
     pub(super) fn new(order: KeyOrder, keys: u64, seed: u64) -> Self {
         let state = match order {
-            // xorshift stays at 0 for ever.
+            // xorshift never leaves 0.
             KeyOrder::Uniform => seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             KeyOrder::Sequential => 0,
         };
@@ -49,7 +49,7 @@ impl KeyPicker {
                 self.state ^= self.state << 13;
                 self.state ^= self.state >> 7;
                 self.state ^= self.state << 17;
-                // The high half scaled to the keys: at most 10^8 of them, so no bias that anyone could see.
+                // Scales the high half to the number of keys. With at most 10^8 keys the bias is negligible.
                 ((self.state >> 32) * self.keys) >> 32
             }
             KeyOrder::Sequential => {

@@ -1,14 +1,14 @@
 //! A load generator for servers of counters: many connections, one thread, every reply checked.
 //!
-//! Reading order: this file (what is asked for and what comes out), `connection` (a batch out, its replies
-//! in), `requests` and `replies` (their bytes), `key_picker`. `constant_replies` and `constant_server`
-//! are the other end: the least that a server can do, to know what serving and generating cost at least.
+//! Reading order: this file (workload and report), `connection` (a batch out, its replies in), `requests` and
+//! `replies` (their bytes), `key_picker`. `constant_replies` and `constant_server` are the least a server can do;
+//! they show the minimum cost of serving and of generating.
 //!
-//! Each connection is a closed loop: it sends `pipeline` requests, waits for all their replies, sends
-//! the next. Requests are encoded once; only digits, message numbers and sequences are patched. So one
-//! core generates more than any of the measured servers can take, which is what `constant_server` is there to show.
+//! Each connection is a closed loop: it sends `pipeline` requests, waits for all replies, and sends the next batch.
+//! Requests are encoded once; only digits, message numbers and sequences are patched. So one core generates more than
+//! any measured server can take, as `constant_server` shows.
 //!
-//! It runs on the calling thread. No state is shared with other runs.
+//! It runs on the calling thread and shares no state with other runs.
 
 mod connection;
 mod constant_replies;
@@ -33,21 +33,21 @@ pub use constant_replies::{ConstantReplies, NotAnIncrement};
 pub use constant_server::serve_constant_replies;
 pub use key_picker::{KEYS_MAX, KeyOrder};
 
-/// How long a connection may take to be made.
+/// Connect timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// No reply on any connection for so long: the server is taken for dead.
+/// A server that sends no reply on any connection for this long counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// How often the caller is asked whether to go on.
+/// How often `keep_going` is called.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Connections, requests in a pipeline, items in a batch: at most so many, so that memory is bounded.
+/// Most connections, requests in a pipeline, and items in a batch, to bound memory.
 const COUNT_MAX: usize = 65_536;
-/// Request bytes of all connections together.
+/// Most request bytes over all connections.
 const REQUEST_BYTES_MAX: usize = 1 << 30;
 
-/// What the requests are written in.
+/// The protocol of the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// RESP, as Redis speaks it.
+    /// RESP, Redis's protocol.
     Resp,
     /// MessagePack-RPC.
     MsgpackRpc,
@@ -55,72 +55,72 @@ pub enum Protocol {
     Memcached,
 }
 
-/// What one request asks for.
+/// What one request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Adds 1 to a counter.
     Incr,
-    /// The same under an operation id of its own. MessagePack-RPC only.
+    /// Adds 1 under an operation id of its own. MessagePack-RPC only.
     IncrWithId,
-    /// `apply`: a session on each connection, so many increments in a request. MessagePack-RPC only.
+    /// `apply` in a session for each connection, several increments a request. MessagePack-RPC only.
     Apply {
-        /// Increments in one request; an operation is one increment.
+        /// Increments in a request; each counts as an operation.
         batch: usize,
     },
     /// Reads a counter.
     Get,
 }
 
-/// What a run does.
+/// One run of the generator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Workload {
-    /// What the requests are written in.
+    /// The protocol of the requests.
     pub protocol: Protocol,
-    /// What they ask for.
+    /// What the requests do.
     pub operation: Operation,
-    /// Connections, all made before the first request.
+    /// Connections, all established before the first request.
     pub connections: usize,
-    /// Requests that a connection sends before it waits for replies.
+    /// Requests that a connection sends before it waits for their replies.
     pub pipeline: usize,
-    /// Keys to choose from: `key:000000000000` and so on, of 16 bytes.
+    /// Number of keys: `key:000000000000` and so on, 16 bytes each.
     pub keys: u64,
-    /// How they are chosen.
+    /// How keys are chosen.
     pub order: KeyOrder,
-    /// Ends after so many operations ...
+    /// Stop after this many operations ...
     pub operations: Option<u64>,
-    /// ... or when no request was begun for this time after the start. One of both has to be there.
+    /// ... or start no request after this long. At least one of the two is required.
     pub duration: Option<Duration>,
-    /// Of the choice of keys.
+    /// Seed for the choice of keys.
     pub seed: u64,
 }
 
-/// The workload can't be run.
+/// Why a workload can't run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkloadError {
-    /// Connections, pipeline or batch.
+    /// Connections, pipeline or batch out of range.
     #[error("{0} must be from 1 to 65536")]
     Count(&'static str),
-    /// There are eight digits for them.
+    /// More keys than eight digits can number.
     #[error("keys must be from 1 to 100000000")]
     Keys,
-    /// It would never end.
+    /// Neither operations nor a duration: it would never end.
     #[error("operations or seconds must say when the run ends")]
     Endless,
     /// The protocol has no such request.
     #[error("this protocol has no such operation")]
     Operation,
-    /// Connections, pipeline and batch together.
+    /// Connections, pipeline and batch together need too much memory.
     #[error("connections, pipeline and batch together need more than 1 GiB of requests")]
     Memory,
 }
 
 impl Workload {
-    /// Whether this can be run.
+    /// Checks that the workload can run.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Why it can't.
     pub fn check(&self) -> Result<(), WorkloadError> {
         let batch = self.batch();
         for (name, count) in [("connections", self.connections), ("pipeline", self.pipeline), ("batch", batch)] {
@@ -137,7 +137,7 @@ impl Workload {
         if self.protocol != Protocol::MsgpackRpc && !matches!(self.operation, Operation::Incr | Operation::Get) {
             return Err(WorkloadError::Operation);
         }
-        // Three counts of at most 2^16 each: the product fits into 64 bits with a request's size.
+        // Three factors of at most 2^16 each: their product times a request's size fits into 64 bits.
         if self.connections * self.pipeline * (batch * requests::ITEM_BYTES_MAX + requests::FRAME_BYTES_MAX)
             > REQUEST_BYTES_MAX
         {
@@ -155,44 +155,44 @@ impl Workload {
     }
 }
 
-/// What came out of a run.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadReport {
-    /// Operations that were answered, and rightly.
+    /// Operations with a correct reply.
     pub operations: u64,
-    /// Operations that were answered with an error, or with what can't be an answer.
+    /// Operations with an error or an impossible reply.
     pub errors: u64,
     /// Operations that were sent and never answered.
     pub unanswered: u64,
-    /// What the first error was.
+    /// The first error.
     pub first_error: Option<String>,
     /// From the first request to the last reply.
     pub elapsed: Duration,
-    /// Processor time of the generating thread.
+    /// CPU time of the generating thread.
     pub cpu: Duration,
-    /// From when a request's batch was handed to the system to when its reply was read.
+    /// From handing a request's batch to the system until its reply was read.
     pub latencies: Histogram<u64>,
 }
 
 impl LoadReport {
-    /// The latency in microseconds that so many of a hundred replies kept below.
+    /// A percentile (0 to 100) of the latency, in microseconds.
     #[must_use]
     pub fn percentile_us(&self, percent: f64) -> f64 {
         self.latencies.value_at_percentile(percent) as f64 / 1_000.0
     }
 }
 
-/// What the connections of a run share.
+/// State shared by the connections of a run.
 struct Run {
     keys: KeyPicker,
-    /// Operations that may still be begun.
+    /// Operations not yet started.
     left: u64,
     report: LoadReport,
     last_reply: Instant,
 }
 
 impl Run {
-    /// Takes up to `wanted` operations out of what is left.
+    /// Takes up to `wanted` of the remaining operations.
     fn take(&mut self, wanted: usize) -> usize {
         let taken = self.left.min(wanted as u64);
         self.left -= taken;
@@ -219,13 +219,13 @@ fn thread_cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-/// Runs the workload. `keep_going` is asked about every 50 ms; once it says no, no request is begun any more.
+/// Runs the workload. `keep_going` is called about every 50 ms; once it returns false, no new request is sent.
 ///
-/// Errors of the server, a connection that it closes, and silence are in the report.
+/// Server errors, closed connections and silence end up in the report.
 ///
 /// # Errors
 ///
-/// A connection that can't be made, or the system refuses more descriptors. `InvalidInput`: [`Workload::check`].
+/// A connection can't be established, or the system is out of descriptors. `InvalidInput`: see [`Workload::check`].
 pub fn run(address: SocketAddr, workload: &Workload, keep_going: &mut dyn FnMut() -> bool) -> io::Result<LoadReport> {
     workload.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -234,7 +234,7 @@ pub fn run(address: SocketAddr, workload: &Workload, keep_going: &mut dyn FnMut(
         let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        // Edges: a connection is told of only what changed, and never registered again.
+        // Edge-triggered: a connection hears only of changes, and is never registered again.
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&poll, &stream, epoll::EventData::new_u64(number as u64), flags)?;
         connections.push(Connection::new(stream, workload)?);
@@ -268,7 +268,7 @@ pub fn run(address: SocketAddr, workload: &Workload, keep_going: &mut dyn FnMut(
     Ok(run.report)
 }
 
-/// Until every batch that was begun is answered, or nothing more will come.
+/// Runs until every started batch is answered, or nothing more will come.
 fn drive(
     poll: &impl std::os::fd::AsFd,
     connections: &mut [Connection],

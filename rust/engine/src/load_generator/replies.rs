@@ -1,42 +1,42 @@
-//! Reads replies, and whether they can be right: each increment is answered by a number above 0, each
-//! read by one that isn't negative or by nothing. Whatever else comes is an error.
+//! Reads and checks replies: an increment must be answered by a number above 0, a read by a number that isn't negative
+//! or by nothing. Anything else is an error.
 
 use memchr::memchr;
 
 use super::{Operation, Protocol};
 use crate::wire::msgpack_rpc::reader::{Reader, Truncated, Value};
 
-/// Longest line that is looked at, and longest error that is kept.
+/// Longest line read, and longest error kept.
 const LINE_BYTES_MAX: usize = 4_096;
 
 /// One reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply<'a> {
     pub(super) len: usize,
-    /// MessagePack-RPC only; elsewhere replies come in the order of requests.
+    /// MessagePack-RPC only; other protocols reply in order.
     pub(super) msgid: Option<u32>,
     pub(super) answer: Answer<'a>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer<'a> {
-    /// So many operations were answered rightly, and so many wrongly.
+    /// How many operations were answered correctly and incorrectly.
     Given { right: usize, wrong: usize },
     /// The request was refused.
     Refused(&'a [u8]),
 }
 
-/// The bytes are no reply: what comes after can't be understood either.
+/// The bytes are no reply, so nothing after them can be parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoReply;
 
 type Parsed<'a> = Result<Option<Reply<'a>>, NoReply>;
 
-/// The reply at the start of `bytes`; `None`: it isn't all there.
+/// The reply at the start of `bytes`; `None` if it is incomplete.
 #[derive(Clone, Copy)]
 pub(super) struct ReplyReader {
     protocol: Protocol,
-    /// The smallest value that an operation can be answered with.
+    /// The smallest possible answer to an operation.
     least: i64,
     is_apply: bool,
 }
@@ -78,13 +78,13 @@ impl ReplyReader {
         let Some((line, len)) = line(bytes)? else { return Ok(None) };
         match line {
             [b'V', b'A', b' ', digits @ ..] => self.counted(bytes, len, digits),
-            // A miss: nothing there to be read.
+            // A miss: there is no such counter.
             b"EN" | b"NF" => self.judged(len, Some(0)),
             text => Ok(Some(Reply { len, msgid: None, answer: Answer::Refused(text) })),
         }
     }
 
-    /// A number whose digits are counted by the line that ends at `start`.
+    /// A number whose length is given by the line that ends at `start`.
     fn counted<'a>(&self, bytes: &'a [u8], start: usize, count: &[u8]) -> Parsed<'a> {
         let count = number(count).and_then(|count| usize::try_from(count).ok()).ok_or(NoReply)?;
         if count > LINE_BYTES_MAX {
@@ -121,7 +121,7 @@ impl ReplyReader {
         Ok(u32::try_from(msgid).map_err(|_| NoReply).map(|msgid| Some(Reply { len, msgid: Some(msgid), answer })))
     }
 
-    /// `{"results": [...], ...}`. Errors in it are strings. What has no results has answered nothing.
+    /// `{"results": [...], ...}`, where errors are strings. A map without results answers nothing.
     fn results<'a>(&self, reader: &mut Reader<'a>) -> Result<Answer<'a>, Truncated> {
         let (mut right, mut wrong) = (0, 0);
         if let Value::Map(pairs) = reader.read()? {
@@ -148,9 +148,9 @@ impl ReplyReader {
     }
 }
 
-/// The first line, without its end, and how many bytes it takes with it.
+/// The first line without its terminator, and its length with it.
 fn line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, NoReply> {
-    // Replies to increments are short: a loop is faster than a call.
+    // Replies to increments are short, so a loop is faster than a call.
     let near = bytes.get(..24).unwrap_or(bytes);
     let end = near.iter().position(|&byte| byte == b'\n').or_else(|| memchr(b'\n', bytes));
     match end {

@@ -1,37 +1,37 @@
-//! A connection's requests, encoded once. What differs from one to the next has a fixed width and is
-//! patched in place: a key's digits, message numbers, ids, sequences, counts.
+//! A connection's requests, encoded once. The parts that differ between requests have a fixed width and are patched in
+//! place: key digits, message numbers, ids, sequences, counts.
 
 use super::key_picker::{KEY, KeyPicker};
 use super::{Operation, Protocol, Workload};
 
-/// Bytes that one increment takes, at most.
+/// Most bytes of one increment.
 pub(super) const ITEM_BYTES_MAX: usize = 24;
-/// Bytes of a request beside its increments, at most.
+/// Most bytes of a request besides its increments.
 pub(super) const FRAME_BYTES_MAX: usize = 96;
 
-/// Where the digits of a key begin.
+/// Where a key's digits begin.
 const DIGITS_AT: usize = KEY.len() - 8;
 
-/// One request: a head, `batch` items, a tail. Places count from the request's start.
+/// One request: a head, `batch` items, a tail. Offsets count from the start of the request.
 #[derive(Default)]
 struct Shape {
     head: Vec<u8>,
     item: Vec<u8>,
-    /// Within an item.
+    /// Offset within an item.
     key_at: usize,
     tail: Vec<u8>,
     msgid_at: Option<usize>,
-    /// The low eight bytes of an operation's id.
+    /// Offset of the low eight bytes of an operation id.
     id_at: Option<usize>,
     session: Option<SessionPlaces>,
 }
 
-/// What an `apply` has besides.
+/// The further offsets of an `apply`.
 #[derive(Clone, Copy)]
 struct SessionPlaces {
     first_at: usize,
     acked_at: usize,
-    /// How many items there are.
+    /// Offset of the number of items.
     count_at: usize,
 }
 
@@ -54,7 +54,7 @@ impl Shape {
         }
     }
 
-    /// `[0, msgid, method, [...` up to the key, and what is after it.
+    /// `[0, msgid, method, [...` up to the key, and the part after it.
     fn rpc(method: &[u8], params: u8, after: &[u8]) -> Self {
         let mut head = vec![0x94, 0x00, 0xce, 0, 0, 0, 0, 0xa0 | method.len() as u8];
         head.extend_from_slice(method);
@@ -96,7 +96,7 @@ impl Shape {
         match (workload.protocol, workload.operation) {
             (Protocol::Resp, Operation::Get) => Self::resp("GET"),
             (Protocol::Resp, _) => Self::resp("INCR"),
-            // `v`: give the value. `N0`: make the item, for ever; `J1`: at 1 (it is made instead of incremented).
+            // `v`: return the value. `N0`: create the item without expiry; `J1`: with the value 1 (instead of incrementing).
             (Protocol::Memcached, Operation::Get) => Self::memcached("mg ", " v\r\n"),
             (Protocol::Memcached, _) => Self::memcached("ma ", " v N0 J1\r\n"),
             (Protocol::MsgpackRpc, Operation::Incr) => Self::rpc(b"incr", 1, b""),
@@ -111,16 +111,16 @@ pub(super) struct Requests {
     bytes: Vec<u8>,
     shape: Shape,
     batch: usize,
-    /// Of the first request in `bytes`.
+    /// Message number of the first request in `bytes`.
     first_msgid: u32,
     requests: usize,
     operations: usize,
-    /// Operations before those in `bytes`: all answered, when they are filled anew.
+    /// Operations before those in `bytes`; all are answered when `bytes` is refilled.
     before: u64,
 }
 
 impl Requests {
-    /// `random` makes ids and sessions different from those of any other connection.
+    /// `random` keeps ids and sessions distinct from those of other connections.
     pub(super) fn new(workload: &Workload, random: [u8; 16]) -> Self {
         let shape = Shape::of(workload, random);
         let batch = workload.batch();
@@ -136,7 +136,7 @@ impl Requests {
         }
     }
 
-    /// Fills in requests for so many operations, at most `pipeline * batch`. Gives how many bytes they are.
+    /// Fills in requests for `operations`, at most `pipeline * batch`. Returns their length in bytes.
     pub(super) fn fill(&mut self, operations: usize, keys: &mut KeyPicker) -> usize {
         self.first_msgid = self.first_msgid.wrapping_add(self.requests as u32);
         self.before += self.operations as u64;
@@ -170,12 +170,12 @@ impl Requests {
             sequence += items as u64;
             msgid = msgid.wrapping_add(1);
         }
-        // Only the last one may hold less than a whole batch, and only those with a batch have no tail.
+        // Only the last request may hold less than a full batch, and requests with batches have no tail.
         let missing = self.requests * self.batch - operations;
         self.requests * request_len - missing * item.len()
     }
 
-    /// What `fill` filled in.
+    /// The bytes from `fill`.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -185,13 +185,13 @@ impl Requests {
         self.requests
     }
 
-    /// Which request of those in flight the message number belongs to.
+    /// The index, among the requests in flight, of the one with this message number.
     pub(super) fn place_of(&self, msgid: u32) -> Option<usize> {
         let place = msgid.wrapping_sub(self.first_msgid) as usize;
         (place < self.requests).then_some(place)
     }
 
-    /// Operations of the request at that place.
+    /// Operations of the request at that index.
     pub(super) fn operations_of(&self, place: usize) -> usize {
         self.batch.min(self.operations.saturating_sub(place * self.batch))
     }
