@@ -8,27 +8,25 @@
 //! [ tag | ref ]                     [ word | ...
 //! ```
 //!
-//! A lookup reads one line of the index and one of the arena, which is why hashing a whole chunk of
-//! keys, prefetching slots, then entries, and only then applying is worth it ([`prefetch_slot`],
-//! [`prefetch_cell`]). Eight bytes of slot and 32 of entry make a counter with a 16-byte key.
+//! A lookup reads one cache line of the index and one of the arena. That is why it pays to hash a whole chunk of keys,
+//! prefetch the slots, then the entries, and apply last ([`prefetch_slot`], [`prefetch_cell`]). A counter with a 16-byte
+//! key takes 8 bytes of slot and 32 of entry.
 //!
-//! # Who may do what
+//! # Access
 //!
-//! - Finding and changing counters takes no lock (but see `cell` for what leaves the fast path).
-//! - Inserting takes the writer lock. It stops neither readers nor changes. A full index is replaced
-//!   by the next larger one; readers may still be in the old one, so that is kept until somebody
-//!   has `&mut self` (then call [`reclaim`], or the store is dropped).
-//! - Methods that end in `_mut` are for an owner with exclusive access: no lock and no locked
-//!   instruction.
+//! - Finding and changing counters takes no lock (`cell` lists the exceptions).
+//! - Inserting takes the writer lock, which blocks neither readers nor changes. A full index is replaced by the next
+//!   larger one. Readers may still use the old one, so it is kept until somebody has `&mut self` and calls [`reclaim`],
+//!   or the store is dropped.
+//! - Methods that end in `_mut` are for an owner with exclusive access: no lock, no atomic read-modify-write.
 //!
-//! A deleted counter's entry stays, absent, and is used again when its key returns;
-//! [`compact`](CounterStore::compact) gets rid of it. A [`CounterRef`] is good until then.
+//! A deleted counter's entry stays, marked absent, and is reused when its key returns. [`compact`](CounterStore::compact)
+//! removes it. A [`CounterRef`] is valid until then.
 //!
 //! # Ordering
 //!
-//! The one publication is an entry's: written, then its slot is stored with Release, found with an
-//! Acquire load. Replacing the index is a Release store of its pointer, loaded with Acquire. Values
-//! order nothing; they are only counted with.
+//! An entry is published by the Release store of its slot, and found by an Acquire load. A new index is published by
+//! the Release store of its pointer, loaded with Acquire. Values order nothing: no other memory hangs on them.
 //!
 //! [`prefetch_slot`]: CounterStore::prefetch_slot
 //! [`prefetch_cell`]: CounterStore::prefetch_cell
@@ -72,7 +70,7 @@ pub enum StoreError {
     /// The store's byte bound, 32 GiB of entries, or the system's memory is used up.
     #[error("there is no room for more counters")]
     Full,
-    /// Too many keys share a hash prefix: these keys were made to collide.
+    /// Too many keys share a hash prefix: they were made to collide.
     #[error("too many keys collide with this one")]
     Crowded,
     /// The key is empty or too long.
@@ -85,31 +83,31 @@ pub struct CounterStore {
     seed: u64,
     shared_seed: SharedSeed,
     bytes_max: u64,
-    /// Told apart from every other arrangement of entries, in any store.
+    /// Identifies this arrangement of entries among all stores.
     arrangement: u64,
-    /// Owned. Replaced by the holder of `writer`.
+    /// Owned. Replaced under `writer`.
     index: AtomicPtr<Index>,
     arena: Arena,
     cells: Cells,
     writer: Mutex<Writer>,
-    /// Of a shard among others: told of each counter that comes.
+    /// In a cluster's shard: learns of each inserted counter.
     foreign: Option<Box<ForeignList>>,
 }
 
-/// What the writer lock guards.
+/// State guarded by the writer lock.
 #[derive(Default)]
 struct Writer {
     /// Filled slots of the index: counters, present or absent.
     entries: usize,
     memory: ArenaMemory,
     retired: Vec<RetiredIndex>,
-    /// Bytes of the index and the retired ones.
+    /// Bytes of the index and of retired ones.
     index_bytes: u64,
-    /// A counter was refused for want of room since the last compaction.
+    /// Whether a counter was refused for lack of room since the last compaction.
     was_full: bool,
 }
 
-/// An index that readers may still be in. Owned, but not as a Box, which would claim to be alone.
+/// An index that readers may still use. Owned, but not as a Box, which would claim unique access.
 struct RetiredIndex(*mut Index);
 
 // SAFETY: it owns the index, which is Send, and is used for freeing it only.
@@ -139,14 +137,14 @@ impl CounterStore {
     /// An empty store with a random seed and no byte bound of its own.
     pub fn new() -> Self {
         let seed = getrandom::u64().unwrap_or_else(|_| {
-            // The standard library's own source; it has none that fails.
+            // The standard library's randomness, which can't fail.
             use std::hash::{BuildHasher, RandomState};
             RandomState::new().build_hasher().finish()
         });
         Self::with_seed(seed, u64::MAX)
     }
 
-    /// An empty store. The same seed gives the same hashes, so that cursors survive a restart.
+    /// An empty store. The same seed gives the same hashes, so cursors survive a restart.
     /// `bytes_max` bounds [`memory_bytes`](Self::memory_bytes).
     pub fn with_seed(seed: u64, bytes_max: u64) -> Self {
         let index = Box::new(Index::new(HOMES_MIN).expect("memory for the smallest index"));
@@ -164,19 +162,19 @@ impl CounterStore {
         }
     }
 
-    /// Lists the foreign ones among the counters that come from now on, with [`find_or_insert_mut`] and what builds on it.
+    /// From now on, lists each foreign counter that [`find_or_insert_mut`] and its callers insert.
     ///
     /// [`find_or_insert_mut`]: Self::find_or_insert_mut
     pub fn list_foreign(&mut self, list: ForeignList) {
         self.foreign = Some(Box::new(list));
     }
 
-    /// That list.
+    /// The list of foreign counters.
     pub fn foreign(&self) -> Option<&ForeignList> {
         self.foreign.as_deref()
     }
 
-    /// The same store with single cells only: for journaled maps, whose changes all have results.
+    /// The same store without stripes: for journaled maps, where every change returns a result.
     pub fn without_stripes(mut self) -> Self {
         self.cells.set_striping(false);
         self
@@ -187,38 +185,37 @@ impl CounterStore {
         self.seed
     }
 
-    /// The hash of a key, to be passed on to the other methods.
+    /// The hash of a key, for the other methods.
     pub fn hash(&self, key: &[u8]) -> u64 {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared_seed);
         hasher.write(key);
         hasher.finish()
     }
 
-    /// First step of a chunk: fetches the slot where this hash is at home.
+    /// First step for a chunk: prefetches this hash's home slot.
     pub fn prefetch_slot(&self, hash: u64) {
         self.index().prefetch(tag_of(hash));
     }
 
-    /// Second step of a chunk: fetches the entry that is most likely this hash's, and gives it, for
-    /// [`find_or_insert_likely_mut`](Self::find_or_insert_likely_mut) to check when its bytes are there.
+    /// Second step for a chunk: prefetches the entry that most likely has this hash, and returns it for
+    /// [`find_or_insert_likely_mut`](Self::find_or_insert_likely_mut) to check once its bytes have arrived.
     pub fn prefetch_cell(&self, hash: u64) -> Option<CounterRef> {
         let likely = self.index().find(tag_of(hash), |_| true)?;
         self.arena.prefetch(likely);
         Some(likely)
     }
 
-    /// Fetches an entry.
+    /// Prefetches an entry.
     pub fn prefetch_entry(&self, at: CounterRef) {
         self.arena.prefetch(at);
     }
 
-    /// The counter with this key, present or absent; None if there never was one.
+    /// The counter with this key, present or absent; None if it has no entry.
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<CounterRef> {
         self.index().find(tag_of(hash), |at| self.is_key(at, hash, key))
     }
 
-    /// The counter with this key; if there never was one, a new one, still absent: it becomes
-    /// present by its first change.
+    /// The counter with this key; without an entry, a new one that is absent until its first change.
     pub fn find_or_insert(&self, hash: u64, key: &[u8]) -> Result<CounterRef, StoreError> {
         match self.find(hash, key) {
             Some(at) => Ok(at),
@@ -226,7 +223,7 @@ impl CounterStore {
         }
     }
 
-    /// As [`find_or_insert`](Self::find_or_insert), and frees what an insertion replaced.
+    /// As [`find_or_insert`](Self::find_or_insert); also frees an index that it replaced.
     pub fn find_or_insert_mut(&mut self, hash: u64, key: &[u8]) -> Result<CounterRef, StoreError> {
         if let Some(at) = self.find(hash, key) {
             return Ok(at);
@@ -239,8 +236,8 @@ impl CounterStore {
         outcome
     }
 
-    /// As [`find_or_insert_mut`](Self::find_or_insert_mut), third step of a chunk: `likely` is what
-    /// [`prefetch_cell`](Self::prefetch_cell) gave for the hash.
+    /// As [`find_or_insert_mut`](Self::find_or_insert_mut), third step for a chunk: `likely` is what
+    /// [`prefetch_cell`](Self::prefetch_cell) returned for the hash.
     #[inline(always)] // 6 % of a chunk otherwise: cargo bench --bench shard
     pub fn find_or_insert_likely_mut(
         &mut self,
@@ -269,7 +266,7 @@ impl CounterStore {
         self.len() == 0
     }
 
-    /// Bytes in use: entries, indexes (replaced ones too, until they can be freed) and stripes.
+    /// Bytes in use: entries, indexes (including replaced ones not freed yet) and stripes.
     pub fn memory_bytes(&self) -> u64 {
         let index_bytes = lock(&self.writer).index_bytes;
         self.arena.used_bytes() + index_bytes + self.cells.memory_bytes() as u64
@@ -280,8 +277,7 @@ impl CounterStore {
         release_retired(locked_mut(&mut self.writer));
     }
 
-    /// Drops every counter at once and all their memory. Refs become invalid; a queue forgets the
-    /// ones that wait in it.
+    /// Drops all counters and their memory. Refs become invalid, and a queue drops those it holds.
     pub fn clear(&mut self) {
         let mut empty = Self::with_seed(self.seed, self.bytes_max);
         empty.cells.set_striping(self.cells.striping());
@@ -297,18 +293,18 @@ impl CounterStore {
     fn index(&self) -> &Index {
         // Acquire: pairs with the Release store in `grow`: the new index is whole.
         let index = self.index.load(Ordering::Acquire);
-        // SAFETY: from Box::into_raw, never null; after being replaced it is kept until somebody
-        // has `&mut self`, when this borrow of `self` has ended.
+        // SAFETY: from Box::into_raw, never null. A replaced index is kept until somebody has
+        // `&mut self`, and by then this borrow of `self` has ended.
         unsafe { &*index }
     }
 
-    /// Is this the counter with that key, whose hash is given?
+    /// Whether this counter has that key, whose hash is given.
     fn is_key(&self, at: CounterRef, hash: u64, key: &[u8]) -> bool {
         let entry = self.arena.at(at);
         entry.hash_low() == hash as u32 && entry.key() == key
     }
 
-    /// Inserts unless somebody else has. `writer` is what this store's lock guards.
+    /// Inserts unless another thread already has. `writer` is this store's guarded state.
     #[cold]
     fn insert(&self, writer: &mut Writer, hash: u64, key: &[u8]) -> Result<CounterRef, StoreError> {
         let outcome = self.try_insert(writer, hash, key);
@@ -330,7 +326,7 @@ impl CounterStore {
                 Probe::TagFull => return Err(StoreError::Crowded),
             };
             let Some(place) = place.filter(|_| writer.entries < index.entries_max()) else {
-                // A long row in an index this sparse: somebody made these keys, and may make more.
+                // A row this long in an index this sparse: somebody crafted these keys, and may craft more.
                 if writer.entries < index.homes() / 4 {
                     return Err(StoreError::Crowded);
                 }
@@ -366,7 +362,7 @@ impl CounterStore {
     }
 }
 
-/// Frees replaced indexes; only for who has `&mut CounterStore`.
+/// Frees replaced indexes. The caller must have `&mut CounterStore`.
 fn release_retired(writer: &mut Writer) {
     for retired in writer.retired.drain(..) {
         // SAFETY: owned, and not freed yet.
@@ -376,7 +372,7 @@ fn release_retired(writer: &mut Writer) {
 
 impl Drop for CounterStore {
     fn drop(&mut self) {
-        // SAFETY: from Box::into_raw; `&mut self`: no reader is left. Replaced ones are others.
+        // SAFETY: from Box::into_raw, and `&mut self` means no reader is left. Replaced ones are separate.
         drop(unsafe { Box::from_raw(self.index.load(Ordering::Relaxed)) });
     }
 }

@@ -1,11 +1,11 @@
 //! The counters that changed since the last drain, each at most once.
 //!
-//! Many threads push, without a lock; the drain has the queue and the store to itself (`&mut`), so
-//! whatever gave it exclusive access orders it after all pushes. That each counter is in it at most
-//! once is due to the DIRTY mark in the counter's entry: only who sets the mark pushes.
+//! Many threads push without a lock. The drain has exclusive access to queue and store (`&mut`), and whatever gave it
+//! that access orders it after all pushes. The DIRTY mark in a counter's entry keeps it in the queue at most once: only
+//! the thread that sets the mark pushes.
 //!
-//! A change must not be applied unless there is room to mark it. Who is alone asks [`has_room`];
-//! threads that run side by side take a [`Room`] first, which nobody else can use up.
+//! A change must not be applied unless there is room to mark it. An owner with exclusive access asks [`has_room`];
+//! concurrent threads first reserve a [`Room`].
 //!
 //! [`has_room`]: WriteBatchQueue::has_room
 
@@ -16,24 +16,24 @@ use crate::lazy_memory::LazyAtomics;
 /// How many counters ahead the drain prefetches.
 const AHEAD: usize = 8;
 
-/// The queue has no room: drain it first.
+/// The queue is full: drain it first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many counters wait to be written")]
 pub struct QueueFull;
 
-/// A bounded queue of changed counters. Its memory is touched as it fills.
+/// A bounded queue of changed counters. Its memory is only committed as it fills.
 pub struct WriteBatchQueue {
     slots: LazyAtomics<AtomicU32>,
     /// Slots in use or promised to a [`Room`]; at most the capacity.
     promised: AtomicUsize,
     /// Slots in use; at most `promised`.
     filled: AtomicUsize,
-    /// Which arrangement of which store the refs are for.
+    /// The store arrangement that the refs belong to.
     arrangement: AtomicU64,
 }
 
 impl WriteBatchQueue {
-    /// A queue for up to `capacity` counters; None if there isn't the memory.
+    /// A queue for up to `capacity` counters; None if memory is short.
     pub fn new(capacity: usize) -> Option<Self> {
         Some(Self {
             slots: LazyAtomics::new(capacity)?,
@@ -45,7 +45,7 @@ impl WriteBatchQueue {
 
     /// How many counters wait.
     pub fn len(&self) -> usize {
-        // Relaxed: exact for who is alone, a figure for others.
+        // Relaxed: exact under exclusive access, otherwise an estimate.
         self.filled.load(Ordering::Relaxed)
     }
 
@@ -64,15 +64,15 @@ impl WriteBatchQueue {
         !self.has_room(1)
     }
 
-    /// Is there room for `count` more? Holds until somebody else pushes.
+    /// Whether there is room for `count` more, until somebody else pushes.
     pub fn has_room(&self, count: usize) -> bool {
         // Relaxed: as in `len`.
         count <= self.capacity() - self.promised.load(Ordering::Relaxed)
     }
 
-    /// Sets room for `count` counters aside; what isn't used is given back on drop.
+    /// Reserves room for `count` counters; dropping it returns what is unused.
     pub fn reserve(&self, count: usize) -> Result<Room<'_>, QueueFull> {
-        // Relaxed: the number alone is what matters; it leads to no other memory.
+        // Relaxed: only the number matters; no other memory hangs on it.
         let mut promised = self.promised.load(Ordering::Relaxed);
         loop {
             if count > self.capacity() - promised {
@@ -86,16 +86,16 @@ impl WriteBatchQueue {
         }
     }
 
-    /// Forgets everything that waits, for a store that was cleared.
+    /// Empties the queue after the store was cleared.
     pub fn clear(&mut self) {
         self.promised.store(0, Ordering::Relaxed);
         self.filled.store(0, Ordering::Relaxed);
     }
 
-    /// The drain: gives each waiting counter's key and value (None: deleted) to `f`, in the order in
-    /// which they were first marked, and leaves the queue empty and the counters clean.
+    /// Drains the queue: passes each counter's key and value (None if deleted) to `f`, in the order in which they were
+    /// first marked, and clears their marks.
     ///
-    /// Counters that were marked before `store` was cleared or compacted are forgotten.
+    /// Counters that were marked before `store` was cleared or compacted are skipped.
     pub fn take(&mut self, store: &mut CounterStore, mut f: impl FnMut(&[u8], Option<i64>)) {
         // All Relaxed here: `&mut self` means that every push happened before.
         if self.arrangement.load(Ordering::Relaxed) == store.arrangement() {
@@ -114,7 +114,7 @@ impl WriteBatchQueue {
         self.clear();
     }
 
-    /// Appends, for who is alone.
+    /// Appends under exclusive access.
     pub(crate) fn push_alone(&mut self, at: CounterRef, arrangement: u64) -> Result<(), QueueFull> {
         let filled = self.len();
         let slot = self.slots.get(filled).ok_or(QueueFull)?;
@@ -127,14 +127,14 @@ impl WriteBatchQueue {
     }
 }
 
-/// Room in a queue that was set aside.
+/// Reserved room in a queue.
 pub struct Room<'a> {
     queue: &'a WriteBatchQueue,
     left: usize,
 }
 
 impl Room<'_> {
-    /// How many counters it is still good for.
+    /// How many counters it still has room for.
     pub fn left(&self) -> usize {
         self.left
     }
@@ -143,7 +143,7 @@ impl Room<'_> {
     pub(crate) fn push(&mut self, at: CounterRef, arrangement: u64) {
         debug_assert!(self.left > 0);
         self.left = self.left.saturating_sub(1);
-        // All Relaxed: read by the drain only, which has exclusive access.
+        // All Relaxed: only the drain reads these, with exclusive access.
         let place = self.queue.filled.fetch_add(1, Ordering::Relaxed);
         if let Some(slot) = self.queue.slots.get(place) {
             slot.store(at.number(), Ordering::Relaxed);

@@ -1,11 +1,10 @@
-//! Where entries live: an append-only row of chunks, each twice as large as the one before.
+//! Storage for entries: append-only chunks, each twice as large as the one before.
 //!
-//! A [`CounterRef`] counts units of 8 bytes over all chunks, so that 32 bits reach 32 GiB. Entries
-//! never move while the store is shared, and readers hold plain references to them. Appending is the
-//! business of whoever holds the store's writer lock.
+//! A [`CounterRef`] counts units of 8 bytes over all chunks, so 32 bits address 32 GiB. Entries never move while the
+//! store is shared, so readers hold plain references to them. Appending requires the store's writer lock.
 //!
-//! An entry is published by the Release store of its index slot (or of `used`, for walkers): its
-//! plain fields are written before and never after.
+//! An entry is published by the Release store of its index slot (or of `used`, for iteration). Its plain fields are
+//! written before that and never again.
 
 #![allow(unsafe_code, reason = "entries of varying length in raw memory")]
 
@@ -17,13 +16,13 @@ use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::ptr;
 
-/// Where a counter's entry is: valid for the store that gave it, until that store is compacted or
-/// cleared. Used elsewhere it names some other counter or panics; it reads no foreign memory.
+/// The location of a counter's entry, valid in its store until that is compacted or cleared. In another store it names
+/// some other counter or panics, but never reads foreign memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CounterRef(NonZeroU32);
 
 impl CounterRef {
-    /// The bare number, for a queue of refs.
+    /// The number, for a queue of refs.
     pub(crate) fn number(self) -> u32 {
         self.0.get()
     }
@@ -41,12 +40,12 @@ const FIRST_UNITS_LOG2: u32 = 12;
 /// 4,096 * (2^20 - 1) units: nearly 2^32.
 const CHUNKS: usize = 20;
 const UNITS_MAX: u64 = FIRST_UNITS * ((1 << CHUNKS) - 1);
-/// The first entry's place: 0 is no ref, and a line's first unit keeps 32-byte entries in one line.
+/// Unit of the first entry: 0 is no ref, and starting on a cache line keeps 32-byte entries within one line.
 const START: u64 = 8;
 const HEADER_BYTES: usize = size_of::<Entry>();
-/// Units of an entry that a prefetch asks for: keys of up to 24 bytes are in them.
+/// Units of an entry that are prefetched: they hold keys of up to 24 bytes.
 const PREFETCH_UNITS: usize = 5;
-/// Readable bytes behind each chunk, so that no length found anywhere in it leads out of it.
+/// Readable bytes behind each chunk, so that no length found in it leads outside.
 const SLACK_BYTES: usize = HEADER_BYTES + KEY_BYTES_MAX;
 
 /// The fixed part of an entry; the key's bytes follow.
@@ -54,7 +53,7 @@ const SLACK_BYTES: usize = HEADER_BYTES + KEY_BYTES_MAX;
 pub(super) struct Entry {
     word: AtomicI64,
     key_len: Published<u16>,
-    /// DIRTY here, and the cell's own marks.
+    /// DIRTY and the cell's own marks.
     pub(super) marks: AtomicU8,
     stripe: AtomicU8,
     /// The low half of the hash; the high half is in the index slot.
@@ -75,14 +74,14 @@ pub(super) struct Placed<'a> {
 impl<'a> Placed<'a> {
     pub(super) fn head(self) -> &'a Entry {
         // SAFETY: `at` comes from `Arena::at`: an entry published to us, in memory that lives as
-        // long as the arena; all that changes in it is atomic.
+        // long as the arena. Everything in it that changes is atomic.
         unsafe { &*self.at }
     }
 
     pub(super) fn key(self) -> &'a [u8] {
         let len = usize::from(self.head().key_len.get()).min(KEY_BYTES_MAX);
-        // SAFETY: the key was written behind the header before the entry was published, and isn't
-        // changed; with any length up to KEY_BYTES_MAX the slice stays within the chunk's slack.
+        // SAFETY: the key was written behind the header before the entry was published, and never
+        // changes. With any length up to KEY_BYTES_MAX the slice stays within the chunk's slack.
         unsafe { std::slice::from_raw_parts(self.at.cast::<u8>().add(HEADER_BYTES), len) }
     }
 
@@ -96,7 +95,7 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// Where a unit is: its chunk, and how far into it.
+/// A unit's chunk, and its offset in it.
 fn locate(unit: u64) -> (usize, usize) {
     let shifted = unit + FIRST_UNITS;
     let log = shifted.ilog2();
@@ -108,7 +107,7 @@ fn chunk_end(unit: u64) -> u64 {
     (2 << (unit + FIRST_UNITS).ilog2()) - FIRST_UNITS
 }
 
-/// The next place where an entry may begin: its header doesn't straddle a cache line.
+/// The next unit where an entry may begin, so that its header doesn't straddle a cache line.
 fn place(unit: u64) -> u64 {
     unit + u64::from(unit % 8 == 7)
 }
@@ -117,14 +116,14 @@ fn entry_units(key_bytes: usize) -> u64 {
     (HEADER_BYTES + key_bytes).div_ceil(UNIT_BYTES) as u64
 }
 
-/// What the holder of the writer lock owns of the arena.
+/// The part of the arena owned by the holder of the writer lock.
 #[derive(Default)]
 pub(super) struct ArenaMemory {
     chunks: Vec<LazyMemory>,
 }
 
 pub(super) struct Arena {
-    /// Starts of the chunks, which `ArenaMemory` owns; null: not allocated yet.
+    /// Starts of the chunks, which `ArenaMemory` owns; null if not allocated yet.
     chunks: [AtomicPtr<u64>; CHUNKS],
     /// Units in use. Written by the writer only.
     used: AtomicU64,
@@ -141,10 +140,10 @@ impl Arena {
         (self.used.load(Ordering::Relaxed) - START) * UNIT_BYTES as u64
     }
 
-    /// At most so many bytes more are in use once so many counters were appended, whose keys have so many bytes
-    /// together. None: that is more than there can be.
+    /// Upper bound of the bytes added by appending this many counters with this many key bytes in total. None if that is
+    /// more than an arena can hold.
     pub(super) fn bytes_for(&self, count: usize, key_bytes: usize) -> Option<u64> {
-        // Each may need a unit to be placed, a part of one to be whole, and each chunk's end may stay empty.
+        // Each entry may need a unit for alignment and a partial one at its end, and the end of each chunk may stay empty.
         let units = (key_bytes as u64).div_ceil(UNIT_BYTES as u64) + count as u64 * (entry_units(0) + 2);
         // Relaxed: a figure.
         let used = self.used.load(Ordering::Relaxed);
@@ -156,7 +155,7 @@ impl Arena {
         (end <= UNITS_MAX).then_some((end - used) * UNIT_BYTES as u64)
     }
 
-    /// The entry of a ref. Panics if there can't be one: then the ref is from elsewhere.
+    /// The entry of a ref. Panics if there is none: the ref is from another store.
     pub(super) fn at(&self, at: CounterRef) -> Placed<'_> {
         let (chunk, offset) = locate(u64::from(at.number()));
         // Relaxed: the ref was published after the chunk's pointer, and we have the ref.
@@ -166,20 +165,19 @@ impl Arena {
         Placed { at: unsafe { start.add(offset) }.cast(), arena: PhantomData }
     }
 
-    /// Asks the processor to fetch the entry: the line of its header, and where its key goes on behind that line, if it
-    /// is no long one.
+    /// Prefetches the entry: the cache line of its header and the next one, for keys that aren't long.
     pub(super) fn prefetch(&self, at: CounterRef) {
         let (chunk, offset) = locate(u64::from(at.number()));
         if let Some(chunk) = self.chunks.get(chunk) {
-            // Relaxed: only an address to guess with.
+            // Relaxed: the address is only a guess.
             let entry = chunk.load(Ordering::Relaxed).wrapping_add(offset);
             prefetch(entry);
             prefetch(entry.wrapping_add(PREFETCH_UNITS - 1));
         }
     }
 
-    /// Appends an absent counter. None if this would take more than `bytes_left` bytes, 32 GiB in
-    /// all, or what the system gives. Only for the holder of the writer lock, whose `memory` it is.
+    /// Appends an absent counter. None if this would exceed `bytes_left`, 32 GiB in all, or the system's memory. The
+    /// caller must hold the writer lock, which guards `memory`.
     pub(super) fn append(
         &self,
         memory: &mut ArenaMemory,
@@ -206,7 +204,7 @@ impl Arena {
             let new = LazyMemory::new(bytes)?;
             start = new.start().cast().as_ptr();
             memory.chunks.push(new);
-            // Relaxed: published together with the refs into it.
+            // Relaxed: published with the refs into it.
             self.chunks[chunk].store(start, Ordering::Relaxed);
         }
         let entry = Entry {
@@ -249,10 +247,10 @@ impl Arena {
     }
 }
 
-/// Asks the processor to fetch the line of an address, which need not be valid.
+/// Prefetches the cache line of an address, which need not be valid.
 pub(super) fn prefetch<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch reads nothing and faults nowhere.
+    // SAFETY: a prefetch has no effect on memory and never faults.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(at.cast());

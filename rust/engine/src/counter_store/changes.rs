@@ -1,5 +1,4 @@
-//! What can be done to one counter: changes by threads side by side, their twins for an owner with
-//! exclusive access, and the DIRTY mark.
+//! Operations on one counter: concurrent changes, the same for an owner with exclusive access, and the DIRTY mark.
 
 use super::{CounterRef, CounterStore, Overflow};
 use crate::atomics::Ordering;
@@ -30,8 +29,8 @@ impl CounterStore {
         self.cell(at).incr(&self.cells, delta)
     }
 
-    /// Adds, for callers that don't want the value: threads that add to one counter don't slow each
-    /// other down for long.
+    /// Adds without returning the value. A contended counter gets stripes, so that threads stop slowing each other
+    /// down.
     pub fn add(&self, at: CounterRef, delta: i64) -> Result<(), Overflow> {
         self.cell(at).add(&self.cells, delta, cell::own_lane())
     }
@@ -41,7 +40,7 @@ impl CounterStore {
         before(self.cell(at).change(&self.cells, |_| Ok(Some(value)))).unwrap_or(0)
     }
 
-    /// Takes the whole amount out; the counter exists afterwards, at 0.
+    /// Takes the whole amount out. The counter then exists, at 0.
     pub fn drain(&self, at: CounterRef) -> i64 {
         self.set(at, 0)
     }
@@ -74,13 +73,13 @@ impl CounterStore {
 
     /// Does the counter wait in the queue?
     pub fn is_dirty(&self, at: CounterRef) -> bool {
-        // Relaxed: exact for who is alone.
+        // Relaxed: exact under exclusive access, otherwise a hint.
         self.arena.at(at).head().marks.load(Ordering::Relaxed) & DIRTY != 0
     }
 
-    /// Puts a changed counter into the queue unless it waits there already. If this fails after
-    /// the change was applied, the change is lost to the journal: callers that run side by side
-    /// [`reserve`](WriteBatchQueue::reserve) first and use [`mark_dirty_in`](Self::mark_dirty_in).
+    /// Puts a changed counter into the queue unless it is already there. If this failed after the change was applied,
+    /// the journal would miss the change, so concurrent callers [`reserve`](WriteBatchQueue::reserve) first and use
+    /// [`mark_dirty_in`](Self::mark_dirty_in).
     pub fn mark_dirty(&self, at: CounterRef, queue: &WriteBatchQueue) -> Result<(), QueueFull> {
         if self.is_dirty(at) {
             return Ok(());
@@ -88,10 +87,10 @@ impl CounterStore {
         self.mark_dirty_in(at, &mut queue.reserve(1)?)
     }
 
-    /// Puts a changed counter into room set aside before, unless it waits in the queue already.
+    /// Puts a changed counter into reserved room, unless it is already in the queue.
     pub fn mark_dirty_in(&self, at: CounterRef, room: &mut Room<'_>) -> Result<(), QueueFull> {
         let marks = &self.arena.at(at).head().marks;
-        // Relaxed: the drain, which clears the mark, excludes us; among ourselves the
+        // Relaxed: the drain, which clears the mark, excludes us; among concurrent callers the
         // read-modify-write decides who pushes.
         if marks.load(Ordering::Relaxed) & DIRTY != 0 {
             return Ok(());
@@ -116,7 +115,7 @@ impl CounterStore {
         Ok(())
     }
 
-    /// Clears the mark: the drain has the counter.
+    /// Clears the mark: the drain has taken the counter.
     pub(crate) fn mark_clean(&mut self, at: CounterRef) {
         let marks = &self.arena.at(at).head().marks;
         marks.store(marks.load(Ordering::Relaxed) & !DIRTY, Ordering::Relaxed);

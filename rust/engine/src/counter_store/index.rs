@@ -1,24 +1,23 @@
 //! The index: an array of slots in near hash order.
 //!
-//! A slot is the high half of a hash (the *tag*) over a ref; 0 is empty. A key's home is as far into
-//! the array as its tag is into all tags; from there on, the first free slot is taken. Slots are never
-//! emptied. So entries of the homes before `h` and from `h` on hardly mix, and a position in hash
-//! order is a position in the array at any size: that is what the scan's cursor and the growth by
-//! one sweep rest on. There is no wrapping round: behind the last home there are spare slots.
+//! A slot holds the high half of a hash (the *tag*) and a ref; 0 is empty. A key's home is as far into the array as its
+//! tag is into the range of tags; an entry takes the first free slot from its home on. Slots are never emptied. So slots
+//! stay nearly in hash order, and a position in hash order corresponds to a position in the array at any size: the scan's
+//! cursor and the growth in one sweep rely on that. Probing doesn't wrap round; spare slots follow the last home.
 //!
-//! Slots are written by whoever holds the store's writer lock, and read by anyone.
+//! Slots are written under the store's writer lock and read by any thread.
 
 use super::arena::{CounterRef, prefetch};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::lazy_memory::LazyAtomics;
 
-/// An insertion goes at most this far from home. With sensible hashes a table of any size stays
-/// below it at the load at which it grows.
+/// Greatest distance from home of an insertion. With good hashes, a table of any size stays below it at the load at
+/// which it grows.
 const PROBE_MAX: usize = 2048;
-/// So many entries may have one tag. Chance alone gives a few even among a thousand million; more are
-/// keys that somebody made to collide, and growing wouldn't part them.
+/// Most entries with one tag. Chance gives only a few even among a billion keys; more were made to collide, and
+/// growing wouldn't separate them.
 pub(super) const TAG_ENTRIES_MAX: usize = 128;
-/// With a hash of 32 bits a larger array would order nothing any more.
+/// A larger array would gain no order from 32-bit tags.
 const HOMES_MAX: usize = 1 << 31;
 /// Homes of an empty store.
 #[cfg(not(pycounter_loom))]
@@ -31,18 +30,18 @@ pub(super) struct Index {
     homes: usize,
 }
 
-/// What lies where a key was looked for.
+/// The result of looking for a key.
 pub(super) enum Probe {
     Found(CounterRef),
-    /// Not there; this slot is free.
+    /// Absent; this slot is free.
     Free(usize),
-    /// Not there, and no free slot near enough: a larger index would help.
+    /// Absent, with no free slot near enough: a larger index would help.
     TooFar,
-    /// Not there, and too many others have its tag.
+    /// Absent, and too many other entries have its tag.
     TagFull,
 }
 
-/// One slot's content.
+/// The content of a slot.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
     pub(super) tag: u32,
@@ -59,13 +58,13 @@ impl Slot {
     }
 }
 
-/// The high half of a hash: what slots hold.
+/// The high half of a hash, as stored in slots.
 pub(super) fn tag_of(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
-/// The least size of an index with so many homes: a power of two, or one and a half of one. With doubling alone, an
-/// index would be half empty right after it has grown, and its unused half would weigh as much as the keys.
+/// The smallest allowed index size with at least this many homes: a power of two, or 1.5 times one. With doubling alone,
+/// an index would be half empty right after growing, and the empty half would weigh as much as the keys.
 pub(super) fn size_for(homes: usize) -> usize {
     let power = homes.next_power_of_two().max(HOMES_MIN);
     let between = power / 4 * 3;
@@ -77,18 +76,18 @@ fn slots_of(homes: usize) -> usize {
     homes + 2 * homes.min(PROBE_MAX) + 1
 }
 
-/// Bytes of an index with so many homes.
+/// Bytes of an index with this many homes.
 pub(super) fn bytes_of(homes: usize) -> u64 {
     (slots_of(homes) * size_of::<AtomicU64>()) as u64
 }
 
-/// How many entries an index with so many homes takes before it has to grow.
+/// Entries that an index with this many homes holds before it must grow.
 pub(super) fn entries_max_of(homes: usize) -> usize {
     if cfg!(pycounter_loom) { homes } else { homes * 27 / 32 }
 }
 
 impl Index {
-    /// An empty index of so many homes or somewhat more; None if there can't be one of this size.
+    /// An empty index with at least this many homes; None if that is too large.
     pub(super) fn new(homes: usize) -> Option<Self> {
         let homes = size_for(homes);
         if homes > HOMES_MAX {
@@ -106,7 +105,7 @@ impl Index {
         (self.slots.len() * size_of::<AtomicU64>()) as u64
     }
 
-    /// How many entries it takes before it has to grow.
+    /// Entries that it holds before it must grow.
     pub(super) fn entries_max(&self) -> usize {
         entries_max_of(self.homes)
     }
@@ -116,12 +115,12 @@ impl Index {
         ((u64::from(tag) * self.homes as u64) >> 32) as usize
     }
 
-    /// The least tag at home in `home`; one above all tags for the home after the last.
+    /// The smallest tag whose home is `home`; one above the largest tag for the home after the last.
     pub(super) fn first_tag(&self, home: usize) -> u64 {
         ((home as u64) << 32).div_ceil(self.homes as u64)
     }
 
-    /// The slots from a home on, empty ones as None.
+    /// The slots from a home on, None for empty ones.
     pub(super) fn slots_from(&self, home: usize) -> impl Iterator<Item = Option<Slot>> {
         // Acquire: pairs with the Release store in `fill`: the entry of a slot is whole.
         self.slots[home.min(self.slots.len())..].iter().map(|slot| Slot::of(slot.load(Ordering::Acquire)))
@@ -133,7 +132,7 @@ impl Index {
         }
     }
 
-    /// Looks for a key: the slot with its tag for which `is_it` holds.
+    /// Looks up a key: the slot with its tag for which `is_it` holds.
     pub(super) fn find(&self, tag: u32, is_it: impl Fn(CounterRef) -> bool) -> Option<CounterRef> {
         let home = self.home(tag);
         for slot in &self.slots[home..] {
@@ -146,7 +145,7 @@ impl Index {
         None
     }
 
-    /// Looks for a key, and for the place where it would go.
+    /// Looks up a key, or the slot where it would go.
     pub(super) fn probe(&self, tag: u32, is_it: impl Fn(CounterRef) -> bool) -> Probe {
         let home = self.home(tag);
         let mut same_tag = 0;
@@ -173,16 +172,16 @@ impl Index {
         self.slots[place].store(slot.raw(), Ordering::Release);
     }
 
-    /// Takes over all entries of another index, in one sweep over both, without looking at an
-    /// entry. False if they don't fit, which takes hostile keys; then this index is of no use.
+    /// Copies all entries of another index in one sweep over both, without reading the entries themselves. False if they
+    /// don't fit, which takes hostile keys; this index is then unusable.
     ///
-    /// A row of slots with one tag can move away from its home by as much as its neighbours pile
-    /// up, so it may go farther than an insertion. The last slot stays empty in any case.
+    /// A run of slots with one tag can be pushed from its home by its neighbours, so it may end up farther away than an
+    /// insertion would. The last slot always stays empty.
     pub(super) fn place_all_of(&self, other: &Index) -> bool {
         other.slots_from(0).flatten().all(|slot| self.place(slot))
     }
 
-    /// Places one entry in an index that nobody else has yet.
+    /// Places one entry in an index that isn't shared yet.
     pub(super) fn place(&self, slot: Slot) -> bool {
         let spare = self.slots.len() - 1;
         for place in &self.slots[self.home(slot.tag)..spare] {

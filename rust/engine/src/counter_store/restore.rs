@@ -1,33 +1,33 @@
-//! Counters on their way from the disk into a store. They come one by one and in no order that the store knows, so each
-//! would wait for memory twice. Gathered in rows, they wait for each other's.
+//! Loads counters from disk into a store. They arrive one by one in an order unrelated to the store's, so each insertion
+//! would miss the cache twice. Gathered in rows, their misses overlap.
 
 use super::{CounterRef, CounterStore, StoreError};
 
-/// Counters in a row: what the processor can fetch side by side.
+/// Counters in a row: about as many misses as the processor can overlap.
 const ROW: usize = 64;
 
-/// What the disk says of one counter.
+/// One counter as read from disk.
 #[derive(Debug, Clone)]
 struct Restored {
     hash: u64,
     key: std::ops::Range<usize>,
-    /// `None`: it was deleted.
+    /// `None` if it was deleted.
     value: Option<i64>,
     likely: Option<CounterRef>,
 }
 
-/// Values that are not in their store yet.
+/// Values waiting to be put into the store.
 #[derive(Debug, Default)]
 pub struct RestoreRow {
     keys: Vec<u8>,
     row: Vec<Restored>,
-    /// So many of the row are in the store.
+    /// How many of the row are already in the store.
     done: usize,
 }
 
 impl RestoreRow {
-    /// Takes a counter's value, `None` if it was deleted. The store has it after the next [`flush`](Self::flush) at the
-    /// latest. Of several values of one counter the last counts.
+    /// Takes a counter's value, `None` if it was deleted. It is in the store after the next [`flush`](Self::flush) at the
+    /// latest. If a counter comes several times, the last value wins.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
@@ -40,10 +40,10 @@ impl RestoreRow {
         if self.row.len() < ROW { Ok(()) } else { self.flush(store) }
     }
 
-    /// Puts everything into the store. A counter that was deleted is in it too, absent.
+    /// Puts everything into the store. A deleted counter gets an absent entry.
     ///
     /// # Errors
-    /// There is no room for a counter. Those before it are in the store; once there is room, call again for the rest.
+    /// No room for a counter. The ones before it are in the store; call again for the rest once there is room.
     pub fn flush(&mut self, store: &mut CounterStore) -> Result<(), StoreError> {
         for restored in &mut self.row {
             restored.likely = store.prefetch_cell(restored.hash);
@@ -99,7 +99,7 @@ mod tests {
         let mut restored = 0..;
         let full = loop {
             let number = restored.next().unwrap();
-            // All but the first are deleted again: absent, they take as much room.
+            // All but the first are deleted again; absent entries take the same room.
             if let Err(error) = row.push(&mut store, &key(number), (number == 0).then_some(5)) {
                 break (number, error);
             }
