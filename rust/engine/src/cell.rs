@@ -3,7 +3,7 @@
 //!
 //! # The word
 //!
-//! A value from -2^62 up to below 2^62 is *calm* and stands in the word as it is. Calm values change into calm
+//! A value from -2^62 up to below 2^62 is *calm* and is stored in the word as it is. Calm values change into calm
 //! values by one compare-and-swap, without a lock. Every other change (a counter comes to be, is
 //! deleted, leaves the calm range or comes back, gets stripes) is made under a lock, and outside
 //! the calm range only holders of that lock write the word at all. [`SPECIAL`], a number outside
@@ -19,8 +19,8 @@
 //!
 //! # Ordering
 //!
-//! The value itself is only ever counted with: a read-modify-write always sees the newest value, so
-//! Relaxed suffices for calm changes. Where a word leads to other memory (SPECIAL leads to the
+//! No other memory hangs on the value itself, and a read-modify-write always sees the newest value, so Relaxed
+//! suffices for calm changes. Where a word leads to other memory (SPECIAL leads to the
 //! stripe's number and pointer), its store is Release and its load Acquire.
 
 #[path = "cell/stripe.rs"]
@@ -44,42 +44,41 @@ mod tests;
 #[path = "cell/loom_tests.rs"]
 mod loom_tests;
 
-/// The change would take a counter out of the range of 64 bits; nothing was changed.
+/// The change would overflow 64 bits; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the value would leave the range of 64 bits")]
 pub struct Overflow;
 
-/// What a cell holds: a value, or nothing if the counter is absent.
+/// The content of a cell: a value, or None if the counter is absent.
 pub(crate) type Content = Option<i64>;
 
-/// The word of a cell whose value isn't in it. Any number outside the calm range would do; this one
-/// is unlikely to be counted to.
+/// The word of a cell whose value is elsewhere. Any number outside the calm range would do; counters are unlikely to
+/// reach this one.
 pub(crate) const SPECIAL: i64 = -0x7A5F_3C1D_9B2E_6F48;
 const CALM: i64 = 1 << 62;
-/// Mark: the word is SPECIAL and that is the counter's genuine value. Changed and read under
-/// `Cells::moves` only.
+/// Mark: SPECIAL is the counter's genuine value. Read and changed under `Cells::moves` only.
 pub(crate) const LITERAL: u8 = 1 << 7;
-/// Compare-and-swaps that one `add` may lose before it asks for a stripe.
+/// Compare-and-swaps that an `add` may lose before it asks for a stripe.
 const LOSSES_MAX: u32 = 2;
-/// Stripes in a store: their number fits a byte, and 0 means none.
+/// Most stripes in a store: their number fits a byte, and 0 means none.
 const STRIPES_MAX: usize = if cfg!(pycounter_loom) { 2 } else { 256 };
 
-/// Is this value one that may change without a lock? Adding anything to a calm value gives no calm
-/// value by wrapping round: that is why the range is half open.
+/// Whether a value may change without a lock. Adding to a calm value can't wrap round to another calm value, which is
+/// why the range is half open.
 fn calm(value: i64) -> bool {
     (value.wrapping_add(CALM) as u64) < 2 * CALM as u64
 }
 
-/// What all cells of a store share.
+/// State shared by all cells of a store.
 pub(crate) struct Cells {
-    /// Held by whoever moves an unstriped cell's word from, to or within the range that isn't calm,
-    /// or gives it a stripe. Holds how many stripes are given out. Taken before a stripe's own lock.
+    /// Held to move an unstriped cell's word from, to or within the range outside calm, or to give it a stripe. Contains
+    /// the number of stripes in use. Taken before a stripe's own lock.
     moves: Mutex<usize>,
-    /// Has any cell ever held SPECIAL as a genuine value?
+    /// Whether any cell has ever held SPECIAL as a genuine value.
     literals: AtomicBool,
-    /// Counters that are present.
+    /// The number of present counters.
     present: AtomicUsize,
-    /// Owned; written once each, under `moves`. Place 0 stays empty.
+    /// Owned; each written once, under `moves`. Index 0 stays empty.
     stripes: [AtomicPtr<Stripe>; STRIPES_MAX],
     striping: bool,
 }
@@ -103,7 +102,7 @@ impl Cells {
         self.striping
     }
 
-    /// How many counters are present. Relaxed: a count for people and thresholds.
+    /// The number of present counters. Relaxed: it is for statistics and thresholds.
     pub(crate) fn present(&self) -> usize {
         self.present.load(Ordering::Relaxed)
     }
@@ -134,7 +133,7 @@ impl Cells {
         unsafe { stripe.as_ref() }
     }
 
-    /// Moves a calm cell into a new stripe, if there is one left. `given` is the guard of `moves`.
+    /// Moves a calm cell into a new stripe, if one is left. `given` is the guard of `moves`.
     fn give_stripe(&self, cell: &Cell<'_>, mut given: MutexGuard<'_, usize>) {
         let number = *given + 1;
         let (Some(place), Ok(byte)) = (self.stripes.get(number), u8::try_from(number)) else {
@@ -144,15 +143,15 @@ impl Cells {
             return;
         }
         let stripe = Box::into_raw(Box::new(Stripe::new()));
-        // Release: whoever finds the stripe's number finds the stripe. The stripe's base isn't calm
-        // yet, so that whoever comes before `open` below waits for the lock.
+        // Release: a thread that reads the stripe's number finds the stripe. Its base isn't calm yet,
+        // so a thread that gets here before `open` below waits for the lock.
         place.store(stripe, Ordering::Release);
         *given = number;
         let Some(stripe) = self.stripe(byte) else { return };
         stripe.open(|| {
             cell.stripe.store(byte, Ordering::Release);
-            // Release: whoever reads SPECIAL here reads the number too. While we hold the lock the
-            // others change calm into calm only, so what we take out is a value.
+            // Release: a thread that reads SPECIAL here reads the number too. While we hold the lock,
+            // others only change calm values into calm values, so the swapped word is a value.
             cell.word.swap(SPECIAL, Ordering::AcqRel)
         });
     }
@@ -165,7 +164,7 @@ impl Drop for Cells {
         for place in self.stripes.iter().take(given + 1) {
             let stripe = place.load(Ordering::Relaxed);
             if !stripe.is_null() {
-                // SAFETY: from Box::into_raw in `give_stripe`; `&mut self`: nobody else has it.
+                // SAFETY: from Box::into_raw in `give_stripe`, and `&mut self` means nobody else uses it.
                 drop(unsafe { Box::from_raw(stripe) });
             }
         }
@@ -201,7 +200,7 @@ impl Cell<'_> {
         }
     }
 
-    /// Replaces the content by what `to` makes of it; gives both. `to` may run several times.
+    /// Replaces the content with the result of `to`; returns the old and new content. `to` may run several times.
     pub(crate) fn change(
         &self,
         cells: &Cells,
@@ -219,7 +218,7 @@ impl Cell<'_> {
         self.change_special(cells, to)
     }
 
-    /// As [`change`](Self::change), for a caller that nobody races with: no locked instruction.
+    /// As [`change`](Self::change), for a caller with exclusive access: no atomic read-modify-write.
     pub(crate) fn change_alone(
         &self,
         cells: &Cells,
@@ -235,7 +234,7 @@ impl Cell<'_> {
         self.change_special(cells, to)
     }
 
-    /// The change under a lock: presence, values that aren't calm, and stripes.
+    /// The change under a lock: for presence, values outside calm, and stripes.
     #[cold]
     fn change_special(
         &self,
@@ -244,7 +243,7 @@ impl Cell<'_> {
     ) -> Result<(Content, Content), Overflow> {
         let moves = lock(&cells.moves);
         if let Some(stripe) = cells.stripe(self.stripe.load(Ordering::Acquire)) {
-            // A cell keeps its stripe, so there is nothing more to hold `moves` for.
+            // A cell keeps its stripe, so `moves` is no longer needed.
             drop(moves);
             let (before, after) = stripe.change(to)?;
             cells.count(before, after);
@@ -256,11 +255,11 @@ impl Cell<'_> {
             let before = if word == SPECIAL && !literal { None } else { Some(word) };
             let after = to(before)?;
             if after == Some(SPECIAL) {
-                // Before the word can say SPECIAL; readers of the word see it then.
+                // Stored before the word can become SPECIAL, so readers of that word see it.
                 cells.literals.store(true, Ordering::Relaxed);
             }
             let next = after.unwrap_or(SPECIAL);
-            // Release: a reader of SPECIAL sees `literals`. It fails only while the word is calm.
+            // Release: a reader of SPECIAL sees `literals`. This fails only while the word is calm.
             match self.word.compare_exchange(word, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     if after == Some(SPECIAL) {
@@ -276,13 +275,13 @@ impl Cell<'_> {
         }
     }
 
-    /// Adds and gives the new value.
+    /// Adds and returns the new value.
     pub(crate) fn incr(&self, cells: &Cells, delta: i64) -> Result<i64, Overflow> {
         let (_, after) = self.change(cells, plus(delta))?;
         Ok(after.unwrap_or(0))
     }
 
-    /// Adds without asking for the result, so that threads may add side by side.
+    /// Adds without returning the result, so threads can add concurrently.
     /// `lane` is the caller's preferred lane.
     pub(crate) fn add(&self, cells: &Cells, delta: i64, lane: usize) -> Result<(), Overflow> {
         let mut word = self.word.load(Ordering::Acquire);
@@ -315,16 +314,16 @@ impl Cell<'_> {
     }
 }
 
-/// The lane that the current thread prefers: threads get consecutive ones.
+/// The current thread's preferred lane: threads get consecutive ones.
 pub(crate) fn own_lane() -> usize {
-    // Not loom's: which lane is taken changes nothing but speed.
+    // Not loom's: the choice of a lane only affects speed.
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        // Relaxed: only the numbers' being different matters.
+        // Relaxed: the numbers only have to differ.
         static LANE: usize = NEXT.fetch_add(1, Ordering::Relaxed);
     }
-    // A thread that is ending has none any more.
+    // A thread that is ending has no lane.
     LANE.try_with(|lane| *lane).unwrap_or(0)
 }
 

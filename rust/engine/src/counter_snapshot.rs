@@ -1,13 +1,13 @@
-//! All counters of a store as bytes, to be kept or sent elsewhere: what `Counters.to_bytes` gives.
+//! All counters of a store as bytes, for storage or transfer: the format of `Counters.to_bytes`.
 //!
 //! ```text
 //! "PYCOUNT"  version, 1 byte  count, u64  entries, as in the journal  xxh3 of all before, u64
 //! ```
 //!
-//! Numbers are little-endian. Only the first eight bytes mean the same in every version. The counters come in no
+//! Numbers are little-endian. Only the first eight bytes are the same in every version. The counters come in no
 //! particular order, each key once.
 //!
-//! Bytes from outside cost memory in proportion to their own number: nothing is reserved for a claimed count.
+//! Memory use is proportional to the bytes read: nothing is reserved for a claimed count.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,29 +22,30 @@ const HEADER_BYTES: usize = MAGIC.len() + 1 + size_of::<u64>();
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// They are something else, or nothing.
+    /// They are no snapshot.
     #[error("these bytes are no counters: they don't begin with PYCOUNT")]
     NotCounters,
     /// A newer version wrote them.
     #[error("these counters are in format {0}, this version of PyCounter reads format {VERSION}")]
     OtherVersion(u8),
-    /// They were changed or cut on their way.
+    /// They were damaged or truncated.
     #[error("these counters are damaged: the checksum is not that of the bytes")]
     Checksum,
-    /// The checksum is right and the contents are not: whoever wrote them didn't follow the format.
+    /// The checksum matches but the contents don't follow the format: the writer was wrong.
     #[error("these counters are malformed at counter {at}: {reason}")]
     Malformed {
-        /// How many counters were read before.
+        /// How many counters were read before the error.
         at: u64,
         /// What is wrong.
         reason: String,
     },
-    /// There isn't the memory for them.
+    /// Not enough memory for the counters.
     #[error("these counters don't fit: {0}")]
     Store(#[from] StoreError),
 }
 
-/// The store's counters. While others change them, each value is one that the counter had meanwhile.
+/// Writes the store's counters. If others change them meanwhile, each value is one that its counter had at some moment
+/// of the call.
 #[must_use]
 pub fn encode(store: &CounterStore) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + store.len() * 16 + size_of::<u64>());
@@ -62,10 +63,10 @@ pub fn encode(store: &CounterStore) -> Vec<u8> {
     out
 }
 
-/// The counters as a store of their own.
+/// Reads the counters into a new store.
 ///
 /// # Errors
-/// See [`SnapshotError`]; there is no store then.
+/// See [`SnapshotError`].
 pub fn decode(bytes: &[u8]) -> Result<CounterStore, SnapshotError> {
     let (count, entries) = check(bytes)?;
     let mut store = CounterStore::new();
@@ -93,7 +94,7 @@ pub fn decode(bytes: &[u8]) -> Result<CounterStore, SnapshotError> {
     Ok(store)
 }
 
-/// The count that is claimed, and the entries, once header and checksum are right.
+/// Checks header and checksum; returns the claimed count and the entries.
 fn check(bytes: &[u8]) -> Result<(u64, &[u8]), SnapshotError> {
     match bytes.strip_prefix(&MAGIC) {
         None => return Err(SnapshotError::NotCounters),
@@ -167,7 +168,7 @@ mod tests {
         }
     }
 
-    /// These bytes may be kept on disks: a change here is a new version.
+    /// Such bytes may be on disks: a change here needs a new version.
     #[test]
     fn golden_bytes() {
         let bytes = encode(&store_of(&BTreeMap::from([(b"hits".to_vec(), -2)])));

@@ -1,34 +1,34 @@
-//! What a coordinator knows about foreign counters: which shards, other than a key's home, may hold some of it.
+//! A coordinator's knowledge of foreign counters: which shards, other than a key's home, may hold part of it.
 //!
-//! Each shard keeps a list of the hashes of its foreign counters, from which coordinators read what is new with
-//! `health`. Here all shards' lists are together, with what this coordinator itself diverted and no list may have
-//! yet. An answer may name a shard too many (another key's hash is the same; a counter was deleted; a list is not
-//! known), which costs a request; it never leaves out one that a list or [`ForeignKeys::note`] named.
+//! Each shard lists the hashes of its foreign counters, and coordinators fetch additions with `health`. This combines all
+//! shards' lists with this coordinator's own diversions, which no list may have yet. An answer may name a shard too many
+//! (equal hashes, a deleted counter, a list not known yet), which costs a request. It never leaves out a shard that a
+//! list or [`ForeignKeys::note`] named.
 //!
-//! Every thread may use it. Where nothing is foreign anywhere a question is one load of an atomic; where few keys
-//! are, nearly all others cost two more, of a bitmap. Only keys that are foreign, and about one in 16 others once
-//! 65,536 are, take the lock.
+//! Any thread may use it. While nothing is foreign anywhere, a lookup is one atomic load. While few keys are foreign,
+//! nearly all others take two more loads, of a bitmap. Only foreign keys, and about one in 16 others once 65,536 keys
+//! are foreign, take the lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashSet;
 
-/// Most hashes that a shard's list has, at a shard and here: beyond it the shard may hold any key.
+/// Most hashes in a shard's list, at a shard and here. Beyond it the shard may hold any key.
 pub const FOREIGN_HASHES_MAX: usize = 1 << 20;
-/// Bits of the bitmap: 128 KiB of them.
+/// Bits in the bitmap (128 KiB).
 const BITMAP_BITS_LOG2: u32 = 20;
 
-/// A part of a shard's list, as its reply to `health` has it.
+/// A part of a shard's list, from its reply to `health`.
 #[derive(Debug, Clone, Copy)]
 pub struct ForeignReport<'a> {
-    /// Which opening of which shard's folder the list belongs to: another one has another list.
+    /// Identifies the opening of the shard's folder: each has a list of its own.
     pub identity: &'a [u8],
     /// The shard's epoch.
     pub epoch: u64,
-    /// How many hashes the whole list has.
+    /// The length of the whole list.
     pub count: u64,
-    /// The place in the list of the first hash of this part.
+    /// The index in the list of this part's first hash.
     pub from: u64,
     /// The hashes: 8 bytes each, little-endian.
     pub hashes: &'a [u8],
@@ -43,10 +43,10 @@ struct ShardKeys {
     epoch: u64,
     /// Hashes of the shard's list.
     listed: HashSet<u64>,
-    /// How far the list was read.
+    /// How far the list has been read.
     read: u64,
-    /// Hashes of the keys that were diverted from here. They stay when a list begins anew: an operation that was
-    /// lost with the shard's last opening may be on its way to the next one.
+    /// Hashes of keys diverted from here. They outlive a restart of the list: an operation that the shard's last run lost
+    /// may be resent to the next one.
     noted: HashSet<u64>,
     /// The shard may hold any key: its list is full, or not known yet.
     all: bool,
@@ -65,15 +65,15 @@ impl ShardKeys {
 /// Foreign counters of all shards, by the hashes of their keys ([`crate::hash_ring::key_hash`]).
 #[derive(Debug)]
 pub struct ForeignKeys {
-    /// Some shard has something.
+    /// Whether any shard holds anything foreign.
     some: AtomicBool,
-    /// A bit for each value of a hash's highest bits: unset where no shard has such a hash.
+    /// One bit for each value of a hash's highest bits; 0 if no shard has such a hash.
     bitmap: Box<[AtomicU64]>,
     shards: RwLock<Box<[ShardKeys]>>,
 }
 
 impl ForeignKeys {
-    /// Of `shards` shards, numbered in the ring's order, that hold nothing foreign.
+    /// Knowledge of `shards` shards, numbered in the ring's order, that hold nothing foreign yet.
     #[must_use]
     pub fn new(shards: usize) -> Self {
         let words = 1usize << (BITMAP_BITS_LOG2 - 6);
@@ -90,7 +90,7 @@ impl ForeignKeys {
         self.read().len()
     }
 
-    /// Whether a shard other than the key's home may hold some of it.
+    /// Whether a shard other than the key's home may hold part of it.
     #[must_use]
     #[inline]
     pub fn is_foreign(&self, hash: u64) -> bool {
@@ -106,8 +106,8 @@ impl ForeignKeys {
         self.read().iter().any(|shard| shard.may_hold(hash))
     }
 
-    /// The shards that may hold some of a key though they aren't its home, in their order. The home may be among
-    /// them, but where it isn't, it is still to be asked.
+    /// The shards that may hold part of a key without being its home, in order. The home must be asked whether or not
+    /// it is among them.
     #[must_use]
     pub fn holders(&self, hash: u64) -> Vec<usize> {
         if !self.is_foreign(hash) {
@@ -121,7 +121,7 @@ impl ForeignKeys {
     /// How many hashes are known of a shard.
     ///
     /// # Panics
-    /// There is no such shard; as all that take one.
+    /// There is no such shard. The same holds for every method that takes a shard.
     #[must_use]
     pub fn count(&self, shard: usize) -> usize {
         let shards = self.read();
@@ -129,14 +129,14 @@ impl ForeignKeys {
         shard.listed.len() + shard.noted.iter().filter(|hash| !shard.listed.contains(*hash)).count()
     }
 
-    /// Whether a shard is taken to hold any key.
+    /// Whether a shard may hold any key.
     #[must_use]
     pub fn may_hold_all(&self, shard: usize) -> bool {
         self.read()[shard].all
     }
 
-    /// A shard's list begins anew. Until [`ForeignKeys::set_all`] says that the new one is known, the shard may
-    /// hold any key.
+    /// Restarts a shard's list. The shard may hold any key until [`ForeignKeys::set_all`] says that the new list is
+    /// known.
     pub fn replace(&self, shard: usize) {
         let mut shards = self.write();
         begin_anew(&mut shards[shard]);
@@ -153,7 +153,7 @@ impl ForeignKeys {
         }
     }
 
-    /// Says that a shard may hold any key, or that its list is known.
+    /// Sets whether a shard may hold any key; false means that its list is known.
     pub fn set_all(&self, shard: usize, all: bool) {
         let mut shards = self.write();
         if shards[shard].all != all {
@@ -162,7 +162,7 @@ impl ForeignKeys {
         }
     }
 
-    /// Remembers that an operation on a key was diverted to a shard: call it before it is sent.
+    /// Records that an operation on a key is diverted to a shard. Call this before sending it.
     pub fn note(&self, shard: usize, hash: u64) {
         if self.read()[shard].noted.contains(&hash) {
             return;
@@ -179,8 +179,8 @@ impl ForeignKeys {
         self.some.store(true, Ordering::Release);
     }
 
-    /// Takes in what a shard's reply to `health` says, and gives the place from where to ask for more; 0 where the
-    /// list is another one than was read before. A shard whose list isn't read to its end may hold any key.
+    /// Merges a shard's reply to `health` and returns the index from which to ask for more, 0 if the list is a new one. A
+    /// shard whose list hasn't been read to its end may hold any key.
     pub fn absorb(&self, shard: usize, report: ForeignReport<'_>) -> u64 {
         let mut shards = self.write();
         let one = &mut shards[shard];
@@ -191,7 +191,7 @@ impl ForeignKeys {
             one.identity = report.identity.to_vec();
             one.epoch = report.epoch;
         }
-        // A reply that came late tells what is known; one from further on would leave a gap.
+        // A late reply repeats what is known; one from further on would leave a gap.
         if report.from <= one.read {
             self.add_listed(one, report.hashes);
             one.read = one.read.max(report.from.saturating_add(report.hashes.len() as u64 / 8));
@@ -224,8 +224,8 @@ impl ForeignKeys {
         self.bitmap[word].fetch_or(bit, Ordering::Release);
     }
 
-    /// Makes the bitmap anew after something went away or a shard may hold any key. A bit that stays is never
-    /// unset in between, since readers take no lock.
+    /// Rebuilds the bitmap after removals or when a shard may hold any key. Readers take no lock, so a bit that stays set
+    /// is never cleared in between.
     fn settle(&self, shards: &[ShardKeys]) {
         let mut words = vec![0u64; self.bitmap.len()];
         if shards.iter().any(|shard| shard.all) {
@@ -257,7 +257,7 @@ fn begin_anew(shard: &mut ShardKeys) {
     shard.all = true;
 }
 
-/// The word and the bit in it that stand for a hash.
+/// The word and the bit for a hash.
 fn place(hash: u64) -> (usize, u64) {
     let number = hash >> (u64::BITS - BITMAP_BITS_LOG2);
     ((number >> 6) as usize, 1 << (number & 63))
@@ -323,7 +323,7 @@ mod tests {
         assert!(keys.is_foreign(9), "the third isn't known yet");
         assert_eq!(keys.absorb(0, report(1, 3, 2, &bytes(&[3]))), 3);
         assert!(keys.is_foreign(3) && !keys.is_foreign(9));
-        // A late copy changes nothing, and a gap isn't jumped over.
+        // A late copy changes nothing, and gaps are refused.
         assert_eq!(keys.absorb(0, report(1, 3, 0, &bytes(&[1, 2]))), 3);
         assert_eq!(keys.absorb(0, report(1, 9, 5, &bytes(&[8]))), 3);
         assert!(keys.is_foreign(9));

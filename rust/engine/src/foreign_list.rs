@@ -1,8 +1,7 @@
-//! A shard's own list of its foreign counters: those that it holds though another shard is their home.
+//! A shard's list of its foreign counters: those whose home is another shard.
 //!
-//! The counter store looks at each counter once, when it inserts it: nothing else pays. The list only grows, so that
-//! coordinators can read what is new in it; a start makes it anew from what is restored. Owned by the thread that owns
-//! the counters.
+//! The counter store checks each counter once, on insertion, so nothing else pays. The list only grows, so coordinators
+//! can fetch additions; a start rebuilds it from the restored counters. Owned by the thread that owns the counters.
 
 use std::fmt;
 
@@ -14,16 +13,16 @@ use crate::hash_ring::{HashRing, key_hash};
 /// Most hashes in one part of the list.
 pub const PART_HASHES_MAX: usize = 65_536;
 
-/// Hashes of foreign counters' keys, in the order in which the counters came.
+/// Hashes of foreign counters' keys, in the order of insertion.
 pub struct ForeignList {
     ring: HashRing,
-    /// This shard's place in the ring; `None` if it isn't in it: then everything is foreign.
+    /// This shard's index in the ring; `None` if it isn't in it, and then every counter is foreign.
     own: Option<usize>,
     /// 8 bytes each, little-endian.
     hashes: Vec<u8>,
-    /// The same, so that a counter that goes and comes back isn't listed twice.
+    /// The same as a set, so that a counter that goes and comes back isn't listed twice.
     seen: HashSet<u64>,
-    /// There was one more than there may be.
+    /// Whether the list overflowed.
     is_full: bool,
 }
 
@@ -34,14 +33,14 @@ impl fmt::Debug for ForeignList {
 }
 
 impl ForeignList {
-    /// An empty list of shard `name`.
+    /// An empty list for shard `name`.
     #[must_use]
     pub fn new(ring: HashRing, name: &str) -> Self {
         let own = ring.shards().iter().position(|(shard, _)| shard == name);
         Self { ring, own, hashes: Vec::new(), seen: HashSet::new(), is_full: false }
     }
 
-    /// A counter with this key is there now.
+    /// Records that a counter with this key was inserted.
     pub fn look(&mut self, key: &[u8]) {
         let hash = key_hash(key);
         if !self.is_foreign(hash) {
@@ -56,7 +55,7 @@ impl ForeignList {
         }
     }
 
-    /// Is the home of a key with this hash another shard?
+    /// Whether the home of a key with this hash is another shard.
     #[must_use]
     pub fn is_foreign(&self, hash: u64) -> bool {
         self.own != Some(self.ring.home_of_hash(hash))
@@ -74,13 +73,13 @@ impl ForeignList {
         self.hashes.is_empty()
     }
 
-    /// Are there more than the list may have? Then any counter may be foreign.
+    /// Whether the list overflowed, so that any counter may be foreign.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.is_full
     }
 
-    /// The place of the first hash of the part that begins at `from`, or at the list's end, and the part.
+    /// The part that begins at `from` or at the list's end, with the index of its first hash.
     #[must_use]
     pub fn part(&self, from: u64) -> (u64, &[u8]) {
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(self.len());
@@ -119,7 +118,7 @@ mod tests {
             }
             let listed = hashes(store.foreign().unwrap());
             assert_eq!((listed.len(), listed.into_iter().collect::<BTreeSet<_>>()), (expected.len(), expected.clone()));
-            // Gone and back again, they are in it as before.
+            // Counters that go and come back keep their place.
             store.clear();
         }
         let counter = store.find_or_insert_mut(store.hash(b"x"), b"x").unwrap();

@@ -1,18 +1,18 @@
-//! How often keys were read lately, in bounded memory: a count-min sketch that forgets.
+//! Estimates how often keys were read recently, in bounded memory: a count-min sketch with decay.
 //!
-//! A key has four counters of 16 bits, all in one cache line, and its estimate is the least of them: never less than
-//! its reads since the last halving (unless it saturates), sometimes more, when other keys share all four. Only the
-//! least are raised (the conservative update), which keeps the estimates of rare keys low. After ten reads for each
-//! counter of a row all counters are halved, so that what was hot an hour ago doesn't stay so.
+//! A key has four 16-bit counters in one cache line, and its estimate is the smallest of them: never less than its reads
+//! since the last halving (unless it saturates), sometimes more, when other keys share all four. Only the smallest are
+//! raised (conservative update), which keeps the estimates of rare keys low. After ten reads for each counter of a row,
+//! all counters are halved, so that a key that was hot an hour ago doesn't stay hot.
 //!
-//! Keys come as hashes that are keyed by a random seed: nobody outside can choose keys that share counters.
+//! Keys are hashed with a random seed, so nobody outside can choose keys that share counters.
 
 /// Counters of a block: one cache line.
 const BLOCK: usize = 32;
-/// Counters that a key has, each in a row of its own.
+/// Counters of a key, each in its own row.
 const ROWS: usize = 4;
 const ROW: usize = BLOCK / ROWS;
-/// Reads for each counter of a row until all are halved.
+/// Reads for each counter of a row before all are halved.
 const PERIOD: u64 = 10;
 const BLOCKS_MAX: usize = 1 << 20;
 
@@ -20,7 +20,7 @@ const BLOCKS_MAX: usize = 1 << 20;
 #[repr(align(64))]
 struct Block([u16; BLOCK]);
 
-/// Estimated reads of any number of keys.
+/// Read estimates for any number of keys.
 #[derive(Debug)]
 pub struct FrequencySketch {
     blocks: Box<[Block]>,
@@ -30,14 +30,14 @@ pub struct FrequencySketch {
 }
 
 impl FrequencySketch {
-    /// A sketch that tells about `keys` keys apart: 8 to 16 bytes for each, at most 64 MiB.
+    /// A sketch that distinguishes about `keys` keys: 8 to 16 bytes each, at most 64 MiB.
     #[must_use]
     pub fn new(keys: usize) -> Self {
         let blocks = keys.div_ceil(ROW).clamp(1, BLOCKS_MAX).next_power_of_two();
         Self { blocks: vec![Block([0; BLOCK]); blocks].into(), reads: 0, period: PERIOD * (blocks * ROW) as u64 }
     }
 
-    /// Counts a read. Gives the estimate with it, at most 65,535.
+    /// Counts a read and returns the new estimate, at most 65,535.
     pub fn record(&mut self, hash: u64) -> u16 {
         let (block, slots) = self.places(hash);
         let counters = &mut self.blocks[block].0;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    /// As good as a keyed hash here: the steps of splitmix64.
+    /// Good enough as a keyed hash here: the steps of splitmix64.
     fn hash(number: u64) -> u64 {
         let mut mixed = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,35 +1,35 @@
-//! Values that were read lately, for as long as nobody here has written them.
+//! A cache of recently read values that never returns one from before a write through it.
 //!
 //! # What is never returned
 //!
-//! A value whose load began before a write that was sent or settled through the same cache. Each key has a *version*,
-//! which a write raises (`bump`) when it is sent and again when it is settled. A load takes the version before it asks
-//! the shard (`begin`), and its value is kept together with that version (`fill`) only while that is still the
-//! version; `get` returns it only as long as it is. Versions are striped: keys share [`STRIPES`] of them by their
-//! hash, so a write now and then makes another key's value stale too, which costs a load and is never wrong.
+//! A value whose load began before a write that was sent or settled through the same cache. Each key has a *version*. A
+//! write raises it (`bump`) when it is sent and again when it is settled. A load reads the version before it asks the
+//! shard (`begin`), and its value is stored with that version (`fill`) only if the version hasn't changed; `get` returns
+//! the value only while it still hasn't. Versions are striped: keys share [`STRIPES`] of them by hash, so a write
+//! occasionally invalidates another key's value too. That costs a load and is never wrong.
 //!
-//! Writers elsewhere don't bump: what they wrote is seen when the value has grown old, `l2_ttl` after its load at the
-//! latest, whatever level it is in.
+//! Writers elsewhere don't bump. Their writes show once the value expires, at most `l2_ttl` after its load, whatever its
+//! level.
 //!
 //! # Ordering
 //!
 //! `bump` is on the path of every increment: one fetch-and-add, no lock. It is `Release`, and `begin` loads with
-//! `Acquire`: a load that sees a settled write's version asks the shard after the shard has answered that write, so its
-//! value contains it; and the request isn't sent before the version was read. Who learns of a settled write from
-//! whoever bumped happens after the bump, so its `get` sees that version or a newer one: one atomic never goes back.
-//! The entry's own version is under the lock.
+//! `Acquire`. So a load that sees a settled write's version asks the shard after the shard has answered that write, and
+//! its value contains it; and the request can't be sent before the version was read. A thread that learns of a settled
+//! write from the thread that bumped is ordered after the bump, so its `get` sees that version or a newer one. The
+//! entry's own version is guarded by the lock.
 //!
 //! # Levels
 //!
-//! All values are in level 2; those read or loaded last are also in level 1, for `l1_ttl`, or `hot_ttl` if their key is
-//! hot. A value found only in level 2 is promoted. Over a bound the least useful of a few neighbours leaves, in turn
-//! through all of them: first what can't be returned any more, then the cold, then by idle time divided by reads.
-//! Reads are estimated by a sketch that also knows keys which aren't cached (and forgets, see `frequency_sketch`).
+//! All values are in level 2. The most recently read or loaded ones are also in level 1, for `l1_ttl`, or `hot_ttl` if
+//! their key is hot. A value found only in level 2 is promoted. Over a bound, a hand that moves through the entries evicts
+//! the least useful of a few neighbours: first expired or stale ones, then cold ones, then by idle time divided by reads.
+//! A sketch estimates reads, also of keys that aren't cached, and lets them decay (see `frequency_sketch`).
 //!
 //! # Memory
 //!
-//! Entries with their keys are within `bytes_max`; the tables' growth at most doubles that. Versions take 512 KiB, the
-//! sketch 8 to 16 bytes for each entry of level 2.
+//! Entries and keys stay within `bytes_max`; growing tables at most double that. Versions take 512 KiB, the sketch 8 to
+//! 16 bytes for each entry of level 2.
 
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
@@ -51,14 +51,14 @@ mod tests;
 #[path = "read_cache/loom_tests.rs"]
 mod loom_tests;
 
-/// Versions that all keys share.
+/// Number of versions, shared by all keys.
 pub const STRIPES: usize = if cfg!(pycounter_loom) { 2 } else { 1 << 16 };
-/// Bytes of an entry besides its key: itself, its places in the tables, the allocation's header.
+/// Bytes of an entry besides its key: the entry, its slots in the tables, the allocation's header.
 pub const ENTRY_BYTES: usize = size_of::<Entry>() + 32;
-/// Neighbours that are compared when one has to leave, and as long as none of them is cold.
+/// Neighbours compared for an eviction, and how many more while none of them is cold.
 const COMPARED: usize = 16;
 const COMPARED_MAX: usize = 128;
-/// No place in level 1.
+/// Not in level 1.
 const NOWHERE: u32 = u32::MAX;
 
 /// Bounds and times.
@@ -68,17 +68,17 @@ pub struct ReadCacheSettings {
     pub l1_entries: usize,
     /// How long a value stays in level 1.
     pub l1_ttl: Duration,
-    /// Most values at all.
+    /// Most values in both levels.
     pub l2_entries: usize,
-    /// How old a value may be.
+    /// Greatest age of a value.
     pub l2_ttl: Duration,
     /// Bytes of entries and their keys.
     pub bytes_max: usize,
-    /// A key read more often is hot.
+    /// A key with more reads than this is hot.
     pub hot_reads: u16,
     /// How long a hot key's value stays in level 1.
     pub hot_ttl: Duration,
-    /// A key read less often is cold.
+    /// A key with fewer reads than this is cold.
     pub cold_reads: u16,
 }
 
@@ -106,42 +106,42 @@ pub struct Cached {
     pub age: Duration,
 }
 
-/// What the cache has done, and holds.
+/// Statistics of a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadCacheStatistics {
     /// Reads answered by level 1.
     pub l1_hits: u64,
     /// Reads answered by level 2.
     pub l2_hits: u64,
-    /// Reads not answered: all of them, whatever the reason.
+    /// Reads not answered, for any reason.
     pub misses: u64,
-    /// Misses because the value had grown old.
+    /// Misses because the value had expired.
     pub expired: u64,
-    /// Misses because a write had made the value's version an old one.
+    /// Misses because of a write since the value's load.
     pub stale: u64,
-    /// Values that had to leave for others.
+    /// Values evicted for others.
     pub evictions: u64,
-    /// Values taken.
+    /// Values stored.
     pub fills: u64,
-    /// Values not taken: written to since their load began, or too large.
+    /// Values refused: written to since their load began, or too large.
     pub fills_refused: u64,
     /// Values held.
     pub entries: usize,
-    /// Those that are in level 1 too.
+    /// Values in level 1.
     pub l1_entries: usize,
-    /// Bytes of the entries and their keys.
+    /// Bytes of entries and their keys.
     pub bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
     key: Box<[u8]>,
-    /// In the table and the sketch.
+    /// The hash in the table and the sketch.
     hash: u64,
     value: i64,
     version: u64,
     stripe: usize,
-    /// Nanoseconds of the cache's time.
+    /// Nanoseconds on the cache's clock.
     loaded: u64,
     used: u64,
     l1_until: u64,
@@ -150,12 +150,12 @@ struct Entry {
 
 #[derive(Debug)]
 struct Contents {
-    /// Places in `entries`.
+    /// Indexes into `entries`.
     table: HashTable<u32>,
     entries: Vec<Entry>,
-    /// Places in `entries` of what is in level 1.
+    /// Indexes into `entries` of the values in level 1.
     l1: Vec<u32>,
-    /// Where the next comparison begins, in `entries` and in `l1`.
+    /// Where the next eviction starts, in `entries` and in `l1`.
     hand: usize,
     l1_hand: usize,
     bytes: usize,
@@ -172,18 +172,18 @@ pub struct ReadCache {
     hasher: SeedableRandomState,
     clock: Clock,
     began: Instant,
-    /// A load has begun, ever. The standard one under the model checker too: it is a hint for one thread.
+    /// Whether any load has ever begun. A standard atomic under the model checker too: it is a hint for one thread.
     is_used: std::sync::atomic::AtomicBool,
 }
 
 /// The stripe of a key's version, by its hash on the ring.
 fn stripe_of(key_hash: u64) -> usize {
-    // The ring goes by the highest bits; any others are as good here.
+    // The ring uses the highest bits; any others do here.
     key_hash as usize % STRIPES
 }
 
 impl ReadCache {
-    /// An empty cache. Of the settings' entries there are at most 2^30, and at least one.
+    /// An empty cache. Numbers of entries are clamped to 1..=2^30.
     #[must_use]
     pub fn new(settings: ReadCacheSettings, clock: Clock) -> Self {
         let bounded = |entries: usize| entries.clamp(1, 1 << 30);
@@ -214,7 +214,7 @@ impl ReadCache {
         }
     }
 
-    /// A write to this key is sent, or settled: values loaded before are no longer returned.
+    /// Records that a write to this key was sent or settled: values loaded before are no longer returned.
     pub fn bump(&self, key: &[u8]) {
         self.bump_hashed(key_hash(key));
     }
@@ -224,27 +224,27 @@ impl ReadCache {
         self.versions[stripe_of(key_hash)].fetch_add(1, Ordering::Release);
     }
 
-    /// A write to every key is sent, or settled: as `bump` for each.
+    /// Records a write to every key: as `bump` for each.
     pub fn bump_all(&self) {
         for version in &self.versions {
             version.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// Has a load ever begun? Until then a thread on which all loads begin need not bump: nothing can be stale.
+    /// Whether any load has ever begun. Until then, a thread on which all loads begin need not bump: nothing can be stale.
     #[must_use]
     pub fn is_used(&self) -> bool {
         self.is_used.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// The key's version: to be asked for before the shard is, and given to `fill` with what the shard answers.
+    /// The key's version: read it before asking the shard, and pass it to `fill` with the answer.
     #[must_use]
     pub fn begin(&self, key: &[u8]) -> u64 {
         self.is_used.store(true, std::sync::atomic::Ordering::Relaxed);
         self.version(stripe_of(key_hash(key)))
     }
 
-    /// Keeps a value that was loaded since `version` was the key's. False if it is no longer that, or there is no room.
+    /// Stores a value whose load began at `version`. False if the version has changed or there is no room.
     pub fn fill(&self, key: &[u8], value: i64, version: u64) -> bool {
         let stripe = stripe_of(key_hash(key));
         let is_current = version == self.version(stripe) || is_planted(PlantedBug::CacheFilledByEarlierLoad);
@@ -285,12 +285,12 @@ impl ReadCache {
         true
     }
 
-    /// Counts a value that its caller can't even give to `fill`.
+    /// Counts a value that can't be passed to `fill`.
     pub fn refuse(&self) {
         lock(&self.contents).figures.fills_refused += 1;
     }
 
-    /// The value, if one is held that may be returned.
+    /// The value, if the cache holds one that may be returned.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Cached> {
         let (hash, now) = (self.hasher.hash_one(key), self.now());
@@ -320,7 +320,7 @@ impl ReadCache {
         Some(Cached { value, age: Duration::from_nanos(age) })
     }
 
-    /// Up to `count` of the keys whose values are held, those read most first, with their estimated reads.
+    /// Up to `count` cached keys, the most read first, with their estimated reads.
     #[must_use]
     pub fn hottest(&self, count: usize) -> Vec<(Box<[u8]>, u16)> {
         let contents = lock(&self.contents);
@@ -335,7 +335,7 @@ impl ReadCache {
         ranked.into_iter().map(|(reads, entry)| (entry.key.clone(), reads)).collect()
     }
 
-    /// Forgets all values. Loads that are under way may still be kept, as what they load is no older for it.
+    /// Drops all values. Loads in flight may still be stored: their values are no older for it.
     pub fn clear(&self) {
         let mut contents = lock(&self.contents);
         contents.table.clear();
@@ -344,7 +344,7 @@ impl ReadCache {
         (contents.hand, contents.l1_hand, contents.bytes) = (0, 0, 0);
     }
 
-    /// What it has done since it was made, and holds now.
+    /// The statistics.
     #[must_use]
     pub fn statistics(&self) -> ReadCacheStatistics {
         let contents = lock(&self.contents);
@@ -356,7 +356,7 @@ impl ReadCache {
         }
     }
 
-    /// The clock, which a simulation sets.
+    /// The clock, which simulations set.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
@@ -370,7 +370,7 @@ impl ReadCache {
         self.versions[stripe].load(Ordering::Acquire)
     }
 
-    /// Into level 1, or longer in it.
+    /// Puts an entry into level 1, or extends its time there.
     fn promote(&self, contents: &mut Contents, place: usize, reads: u16, now: u64) {
         let ttl = if reads > self.settings.hot_reads { self.settings.hot_ttl } else { self.settings.l1_ttl };
         if contents.entries[place].l1_place == NOWHERE {
@@ -389,7 +389,7 @@ impl ReadCache {
         contents.entries[place].l1_until = now.saturating_add(nanoseconds(ttl));
     }
 
-    /// Removes the least useful of the next few.
+    /// Evicts the least useful of the next few entries.
     fn evict(&self, contents: &mut Contents, now: u64) {
         let len = contents.entries.len();
         let (worst, hand) =
@@ -408,14 +408,14 @@ impl ReadCache {
     }
 }
 
-/// Can it not be returned any more, is it cold, how long has it been idle for each of its reads.
+/// An eviction rank: whether it can no longer be returned, whether it is cold, and its idle time divided by its reads.
 type Uselessness = (bool, bool, u64);
 
-/// The most useless of the next few places of `len`, which is above 0, and where to go on after them.
+/// The least useful of the next few of `len` (above 0) indexes, and where the next eviction starts.
 fn worst_of(hand: usize, len: usize, uselessness: impl Fn(usize) -> Uselessness) -> (usize, usize) {
     let mut worst = (hand % len, uselessness(hand % len));
     let mut compared = 1;
-    // So that a few hot neighbours don't drive out one of them.
+    // So that a few hot neighbours don't evict each other.
     while compared < len.min(if worst.1.0 || worst.1.1 { COMPARED } else { COMPARED_MAX }) {
         let place = (hand + compared) % len;
         let found = uselessness(place);
@@ -445,7 +445,7 @@ impl Contents {
         place
     }
 
-    /// Takes an entry out; the last one moves to its place.
+    /// Removes an entry; the last one takes its index.
     fn remove(&mut self, place: usize) {
         let l1_place = self.entries[place].l1_place;
         if l1_place != NOWHERE {
@@ -468,7 +468,7 @@ impl Contents {
         self.bytes -= ENTRY_BYTES + gone.key.len();
     }
 
-    /// Out of level 1; the last one moves to its place there.
+    /// Removes an entry from level 1; the last one takes its index there.
     fn demote(&mut self, l1_place: usize) {
         let place = self.l1.swap_remove(l1_place);
         self.entries[place as usize].l1_place = NOWHERE;
