@@ -1,12 +1,12 @@
 //! The checkpoint: the state at one commit, as pages of about 64 KiB and a root that names them all.
 //!
-//! A copy-on-write tree of two levels, kept in any ordered store of rows. A *page* holds the entries whose
-//! place (a stable hash of kind and key) lies in its range; its row's key carries the number of the *fold*
-//! that wrote it, so a page is never overwritten. The *root* lists every page with its hash. It is written
-//! last: until then the old root and the old pages are the checkpoint, and after it they are garbage. A crash
-//! at any moment thus leaves one exact state, and a page that is missing, old or flipped is found out.
+//! A copy-on-write tree of two levels, kept in any ordered store of rows. A *page* holds the entries whose place (a
+//! stable hash of kind and key) lies in its range. Its row's key contains the number of the *fold* that wrote it, so a
+//! page is never overwritten. The *root* lists every page with its hash and is written last: until then the old root and
+//! pages are the checkpoint; afterwards they are garbage. So a crash at any moment leaves one exact state, and a page
+//! that is missing, outdated or corrupt is detected.
 //!
-//! Threads: a [`Fold`] belongs to the checkpoint thread; it reads nothing that another thread changes.
+//! Threads: a [`Fold`] belongs to the checkpoint thread and reads nothing that another thread changes.
 
 mod contents;
 mod fold;
@@ -31,40 +31,40 @@ const PAGE_MAGIC: u32 = u32::from_le_bytes(*b"PCP1");
 const ROOT_MAGIC: u32 = u32::from_le_bytes(*b"PCR1");
 const FORMAT_VERSION: u8 = 1;
 const PLACE_SEED: u64 = 0x5043_504c_4143_4531;
-/// A page is filled to about this many bytes of entries ...
+/// Target size of a page's entries, in bytes ...
 const PAGE_BYTES_TARGET: usize = 64 * 1024;
-/// ... and split once it is over this.
+/// ... and the size above which it is split.
 const PAGE_BYTES_MAX: usize = 96 * 1024;
 const PAGE_HEADER_BYTES: usize = 4 + 4 + 8 + 8 + 4 + 4;
 const ROOT_HEADER_BYTES: usize = 4 + 4 + 16 + 8 + 8 + 8 + 8 + 4;
 const ROOT_PAGE_BYTES: usize = 24;
 
-/// A row of the store: its key and its value.
+/// A row of the store: key and value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
-/// Why a checkpoint can't be used.
+/// Why a checkpoint is unusable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The manifest names a checkpoint that isn't there.
+    /// The checkpoint named by the manifest is missing.
     #[error(
         "the checkpoint's root is missing, though the manifest names fold {fold}: restore the folder from a backup"
     )]
     RootMissing {
-        /// The fold that the manifest names.
+        /// The fold in the manifest.
         fold: u64,
     },
-    /// The root is of another time than the manifest.
+    /// The root doesn't belong to the manifest.
     #[error(
         "the checkpoint's root is fold {found}, but the manifest names fold {expected}: parts of this folder are of another time; restore it whole from a backup"
     )]
     RootOfAnotherTime {
-        /// What the manifest names.
+        /// The fold in the manifest.
         expected: u64,
-        /// What is there.
+        /// The fold of the root.
         found: u64,
     },
-    /// A row isn't what it must be.
+    /// A row is corrupt.
     #[error("the checkpoint's row {row} is damaged ({what}): restore the folder from a backup")]
     Damaged {
         /// Which row, printable.
@@ -72,28 +72,28 @@ pub enum CheckpointError {
         /// What is wrong.
         what: String,
     },
-    /// The row was written by a newer version.
+    /// A row was written by a newer version.
     #[error(
         "the checkpoint's row {row} has format {version}; this version reads up to {FORMAT_VERSION}: use a newer version"
     )]
     FormatTooNew {
         /// Which row, printable.
         row: String,
-        /// Its format.
+        /// The row's format version.
         version: u8,
     },
-    /// The counters of a fold don't fit into the memory.
+    /// Not enough memory for a fold's counters.
     #[error("{0}: the checkpoint is tried again later")]
     Memory(#[from] StoreError),
-    /// A fold was given an entry that doesn't decode.
+    /// A fold got an entry that doesn't decode.
     #[error("an entry of the log does not decode: {0}")]
     Entry(#[from] EntryError),
 }
 
-/// Where one page is, and what it must hash to.
+/// One page: its range, its fold and its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PageInfo {
-    /// The first place of its range, which ends where the next page's begins.
+    /// The first place of its range, which ends where the next page's range begins.
     start: u64,
     fold: u64,
     hash: u64,
@@ -101,7 +101,7 @@ struct PageInfo {
 
 impl PageInfo {
     fn key(&self) -> Vec<u8> {
-        // Big-endian, so that an ordered store holds neighbours side by side.
+        // Big-endian, so that an ordered store keeps neighbours together.
         let mut key = Vec::with_capacity(17);
         key.push(b'p');
         key.extend_from_slice(&self.start.to_be_bytes());
@@ -110,31 +110,31 @@ impl PageInfo {
     }
 }
 
-/// What the root says: the state is that after `position`, and it is in these pages.
+/// A root: the state after `position` is in these pages.
 #[derive(Debug, Clone)]
 pub struct Root {
     identity: ShardIdentity,
-    /// Numbers the folds, from 1; failed ones leave gaps.
+    /// The fold's number, from 1; failed folds leave gaps.
     pub fold: u64,
     /// The last commit folded in.
     pub position: Position,
     /// The shard's journaled uptime at that commit, in milliseconds.
     pub uptime_ms: u64,
-    /// Of the encoded root; 0 before the first fold.
+    /// The hash of the encoded root; 0 before the first fold.
     pub hash: u64,
     pages: Vec<PageInfo>,
 }
 
 impl Root {
-    /// The root of a shard that was never folded.
+    /// The root of a shard without a checkpoint.
     #[must_use]
     pub fn empty(identity: ShardIdentity) -> Self {
         Self { identity, fold: 0, position: Position::START, uptime_ms: 0, hash: 0, pages: Vec::new() }
     }
 
-    /// Decodes the row that a folder has, or hasn't, where its manifest names `expected`. `None`: no checkpoint yet.
+    /// Decodes a folder's root row against `expected`, the manifest's entry. `None`: no checkpoint yet.
     ///
-    /// The root may be ahead of the manifest, when a crash or a failing disk came between the two.
+    /// The root may be ahead of the manifest if a crash or a failing disk came between the two.
     pub fn of_folder(
         row: Option<&[u8]>,
         identity: ShardIdentity,
@@ -152,20 +152,20 @@ impl Root {
         Ok(Some(root))
     }
 
-    /// Whose folder the row says that it is from.
+    /// The identity in a root row.
     #[must_use]
     pub fn identity_in(row: &[u8]) -> Option<ShardIdentity> {
         row.get(8..24)?.try_into().ok().map(ShardIdentity)
     }
 
-    /// The same checkpoint without these pages: what is left of a damaged one.
+    /// This checkpoint without these pages: what is left of a damaged one.
     #[must_use]
     pub fn without_pages(mut self, keys: &[Vec<u8>]) -> Self {
         self.pages.retain(|page| !keys.contains(&page.key()));
         self
     }
 
-    /// Decodes the root's row and checks that it is this shard's.
+    /// Decodes a root row and checks that it belongs to this shard.
     pub fn decode(row: &[u8], identity: ShardIdentity) -> Result<Self, CheckpointError> {
         let damaged = |what: &str| CheckpointError::Damaged { row: "root".into(), what: what.into() };
         let mut reader = Reader(row);
@@ -182,7 +182,7 @@ impl Root {
         if stored != hash.to_le_bytes() {
             return Err(damaged("its checksum does not match"));
         }
-        // The checksum matched, so what follows can only fail on a bug: it is still checked, not trusted.
+        // The checksum matched, so only a bug can make the rest fail. Check it all the same.
         let mut decode = || {
             let found = ShardIdentity(reader.take(16)?.try_into().ok()?);
             let (fold, commit, position_hash, uptime_ms) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
@@ -227,7 +227,7 @@ impl Root {
         row
     }
 
-    /// The keys of all rows that the checkpoint consists of, beside the root.
+    /// The keys of the checkpoint's rows, except the root's.
     #[must_use]
     pub fn page_keys(&self) -> Vec<Vec<u8>> {
         self.pages.iter().map(PageInfo::key).collect()
@@ -237,7 +237,7 @@ impl Root {
         self.pages.get(page).map(PageInfo::key)
     }
 
-    /// Gives every entry of the page in row `key` to `sink`, after checking that it is the one that the root means.
+    /// Passes every entry of the page in row `key` to `sink`, after checking the page against the root.
     pub fn read_page(
         &self,
         key: &[u8],
@@ -259,11 +259,11 @@ impl Root {
     }
 }
 
-/// Gives every entry of a page to `sink`, where only its own checksum can tell what it is: a replica trusts that its
-/// primary sends the pages that the root names.
+/// Passes every entry of a page to `sink`, checking only the page's own checksum: a replica trusts its primary to send
+/// the pages of the root.
 ///
 /// # Errors
-/// The row isn't a page of this shard, or was changed.
+/// The row isn't a page of this shard, or is corrupt.
 pub fn read_sent_page(
     identity: &ShardIdentity,
     row: &[u8],
@@ -279,16 +279,16 @@ pub fn read_sent_page(
     Ok(())
 }
 
-/// When ended things leave the checkpoint: the tables' own rules.
+/// When sessions and ids leave the checkpoint: the same rules as the tables'.
 #[derive(Debug, Clone, Copy)]
 pub struct Windows {
-    /// Of sessions and their tombstones.
+    /// Rules for sessions and their tombstones.
     pub sessions: SessionSettings,
-    /// Of operation ids.
+    /// Rules for operation ids.
     pub ids: OperationIdSettings,
 }
 
-/// Fills pages in the order of places, and begins another once one is full.
+/// Fills pages in the order of places, starting another when one is full.
 #[derive(Debug)]
 struct PageWriter {
     start: u64,
@@ -303,7 +303,7 @@ impl PageWriter {
     }
 
     fn put(&mut self, at: u64, entry: &Entry<'_>) {
-        // Entries at one place stay together, since a range begins at a place.
+        // Entries with the same place stay together, because a range begins at a place.
         if self.pages.last().is_some_and(|(_, _, body)| body.len() >= PAGE_BYTES_TARGET) && at != self.last_place {
             self.pages.push((at, 0, Vec::new()));
         }
@@ -314,7 +314,7 @@ impl PageWriter {
         }
     }
 
-    /// The pages; a small last one joins the one before it, so that a full page doesn't shed crumbs.
+    /// The pages. A small last one is merged into the one before it, so that splits don't leave tiny pages.
     fn finish(mut self) -> Vec<(u64, u32, Vec<u8>)> {
         if let [.., (_, count, body), (_, last_count, last_body)] = &mut self.pages[..]
             && body.len() + last_body.len() <= PAGE_BYTES_MAX
@@ -327,7 +327,7 @@ impl PageWriter {
     }
 }
 
-/// Encodes pages as rows; `pages` takes what the root says of each.
+/// Encodes pages as rows and adds their root entries to `pages`.
 fn page_rows(
     identity: &ShardIdentity,
     fold: u64,
@@ -352,7 +352,7 @@ fn page_rows(
     bodies.into_iter().map(encode).collect()
 }
 
-/// What the entry is about: its kind and its key. A counter and its deletion are about the same.
+/// The name of an entry: its kind and key. A counter and its deletion have the same name.
 fn name<'e>(entry: &'e Entry<'_>) -> (u8, &'e [u8]) {
     match entry {
         Entry::Counter { key, .. } | Entry::Deleted { key } => (1, key),
@@ -371,7 +371,7 @@ const fn is_counter(entry: &Entry<'_>) -> bool {
     matches!(entry, Entry::Counter { .. } | Entry::Deleted { .. })
 }
 
-/// Covers the shard's identity too, so that a page of another folder is found out.
+/// Covers the shard's identity too, so that a page from another folder is detected.
 fn page_hash(identity: &ShardIdentity, row: &[u8]) -> u64 {
     let mut hasher = Xxh3::new();
     hasher.update(&identity.0);
@@ -383,12 +383,12 @@ fn printable(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
-/// The start of the range, from a page's row key.
+/// The start of a page's range, from its row key.
 fn start_of(key: &[u8]) -> u64 {
     key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
-/// Checks a page's row against what the root says of it, and opens it.
+/// Checks a page's row against its root entry, and opens it.
 fn open_page<'r>(
     identity: &ShardIdentity,
     page: &PageInfo,
@@ -405,7 +405,7 @@ fn open_page<'r>(
     Ok(PageReader { key: page.key(), entries: EntryReader::new(&content[PAGE_HEADER_BYTES..]) })
 }
 
-/// A page's entries, each with its place.
+/// A page's entries with their places.
 struct PageReader<'r> {
     key: Vec<u8>,
     entries: EntryReader<'r>,
@@ -420,7 +420,7 @@ impl<'r> PageReader<'r> {
     }
 }
 
-/// Takes fixed-width numbers off a slice.
+/// Reads fixed-width numbers from a slice.
 struct Reader<'r>(&'r [u8]);
 
 impl<'r> Reader<'r> {

@@ -1,4 +1,4 @@
-//! Sizes that the contract with users fixes. Bounds that an operator may change are settings, not here.
+//! Limits fixed by the contract with users. Limits that an operator may change are settings instead.
 
 /// Longest key, in bytes. The shortest is 1.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -10,11 +10,11 @@ pub const SESSION_ID_BYTES: usize = 16;
 pub const FRAME_DEPTH_MAX: usize = 8;
 /// Most items (keys, increments, bulk strings) that one request may carry.
 pub const REQUEST_ITEMS_MAX: usize = 65_536;
-/// A journal record, header included, stays below this many bytes, so that any journal can carry it.
+/// A journal record with its header stays below this many bytes, so that any journal can hold it.
 pub const RECORD_BYTES_MAX: usize = 900_000;
 /// Longest token or client name in `hello`, in bytes.
 pub const HELLO_TEXT_BYTES_MAX: usize = 1024;
-/// Longest frame before the token came, in bytes.
+/// Longest frame before authentication, in bytes.
 pub const GREETING_BYTES_MAX: usize = 16_384;
 /// Longest path that `backup` takes, in bytes.
 pub const BACKUP_PATH_BYTES_MAX: usize = 4096;
@@ -22,7 +22,7 @@ pub const BACKUP_PATH_BYTES_MAX: usize = 4096;
 pub const INLINE_BYTES_MAX: usize = 65_536;
 /// Longest glob pattern that `SCAN MATCH` takes, in bytes: matching costs pattern times key.
 pub const PATTERN_BYTES_MAX: usize = 1024;
-/// Counters that `scan` gives at a time if not told otherwise.
+/// Default count of `scan`.
 pub const SCAN_COUNT_DEFAULT: usize = 100;
-/// Counters that `top` gives if not told otherwise.
+/// Default count of `top`.
 pub const TOP_COUNT_DEFAULT: usize = 10;

@@ -1,15 +1,15 @@
-//! What a folder holds, read without changing it: the pages with the log's changes merged in, part by part.
+//! A folder's counters, read without changing it: its pages merged with the log's changes, part by part.
 
 use super::{CheckpointError, Fold, Root, Windows};
 use crate::journal::entry::Entry;
 use crate::operation_id_table::OperationIdSettings;
 use crate::session_table::SessionSettings;
 
-/// The counters of a checkpoint and of the log behind it, in the order of places: the same for the same counters,
-/// whatever folder they are in. Memory: the counters that the log changed, and one page.
+/// The counters of a checkpoint and the log behind it, in the order of places, which depends only on the keys. Memory:
+/// the counters changed by the log, and one page.
 pub struct Contents {
     fold: Fold,
-    /// Which of the root's pages, and the fold's step that changes it.
+    /// For each page: its index in the root, and the fold's step that changes it.
     parts: Vec<(Option<usize>, Option<usize>)>,
 }
 
@@ -17,15 +17,15 @@ impl Contents {
     /// Begins with a checkpoint's pages.
     #[must_use]
     pub fn new(root: &Root) -> Self {
-        // Of no matter: sessions and ids are left out.
+        // Irrelevant: sessions and ids are skipped.
         let windows = Windows { sessions: SessionSettings::default(), ids: OperationIdSettings::default() };
         Self { fold: Fold::new(root, root.fold + 1, windows), parts: Vec::new() }
     }
 
-    /// Takes the next entry of the log. What is about sessions and ids is left out.
+    /// Adds the next entry of the log; sessions and ids are skipped.
     ///
     /// # Errors
-    /// `Memory` when there is none for another counter.
+    /// `Memory` if there is none for another counter.
     pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), CheckpointError> {
         match entry {
             Entry::Counter { .. } | Entry::Deleted { .. } | Entry::Cleared => self.fold.add(entry),
@@ -33,7 +33,7 @@ impl Contents {
         }
     }
 
-    /// All of the log was added: works out the parts.
+    /// Ends the input once the whole log was added, and determines the parts.
     ///
     /// # Errors
     /// As [`add`](Self::add).
@@ -49,17 +49,17 @@ impl Contents {
         self.parts.len()
     }
 
-    /// The row that a part needs, `None` where it needs none.
+    /// The row that a part needs, `None` if it needs none.
     #[must_use]
     pub fn key(&self, part: usize) -> Option<Vec<u8>> {
         let page = self.parts.get(part)?.0?;
         self.fold.root().page_key(page)
     }
 
-    /// Gives every counter of a part.
+    /// Passes every counter of a part to `sink`.
     ///
     /// # Errors
-    /// The row isn't the one that the root names.
+    /// The row doesn't match the root.
     pub fn read(
         &self,
         part: usize,

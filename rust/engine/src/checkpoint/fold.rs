@@ -1,4 +1,4 @@
-//! Folding: changes read from the log are merged into the pages that they belong to.
+//! Folding: merging changes read from the log into their pages.
 
 use super::{
     CheckpointError, PageInfo, PageReader, PageWriter, Root, Row, Windows, is_counter, name, open_page, page_rows,
@@ -10,18 +10,18 @@ use crate::journal::record::Position;
 use crate::planted_bug::{self, PlantedBug, is_planted};
 use crate::session_row::merge_session_entry;
 
-/// Changes read from the log, on their way into pages.
+/// Changes read from the log, to be merged into pages.
 pub struct Fold {
     root: Root,
     next: Root,
     windows: Windows,
-    /// The counters that the log names, each with its last value: a hot counter is in thousands of commits and only
-    /// once in here. Absent ones were deleted.
+    /// The changed counters with their last values: a hot counter is in thousands of commits but only once here. Absent
+    /// ones were deleted.
     counters: CounterStore,
     restoring: RestoreRow,
     /// Encoded entries of sessions and ids, in the order of the log.
     arena: Vec<u8>,
-    /// Those of sessions and ids; with the counters', and sorted by place, after `seal`. Within a place they are in the
+    /// The entries of sessions and ids; after `seal`, of counters too, sorted by place. Within a place they keep the
     /// order of the log.
     changes: Vec<Change>,
     cleared: bool,
@@ -29,7 +29,7 @@ pub struct Fold {
     garbage: Vec<Vec<u8>>,
 }
 
-/// What the log says of one counter, or one entry of a session or an id.
+/// A counter's last change, or one entry of a session or an id.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     place: u64,
@@ -39,20 +39,20 @@ struct Change {
 #[derive(Debug, Clone, Copy)]
 enum What {
     Counter(CounterRef),
-    /// Where the entry is in the arena.
+    /// The entry's range in the arena.
     Entry(usize),
 }
 
 /// One page to rewrite, with its share of the changes.
 #[derive(Debug, Clone)]
 struct Step {
-    /// Which of the old root's pages; `None` where there is no page yet.
+    /// The index of the page in the old root; `None` if there is no page yet.
     page: Option<usize>,
     changes: std::ops::Range<usize>,
 }
 
 impl Fold {
-    /// Begins a fold on top of `root`. Its number must be above that of every earlier fold, failed ones included.
+    /// Begins a fold on top of `root`. Its number must be above those of all earlier folds, including failed ones.
     #[must_use]
     pub fn new(root: &Root, number: u64, windows: Windows) -> Self {
         let mut next = root.clone();
@@ -72,17 +72,17 @@ impl Fold {
         }
     }
 
-    /// Takes the next entry of the log.
+    /// Adds the next entry of the log.
     ///
     /// # Errors
-    /// `Memory` when there is none for another counter.
+    /// `Memory` if there is none for another counter.
     pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), CheckpointError> {
         match entry {
             Entry::Counter { key, value } => self.restoring.push(&mut self.counters, key, Some(*value))?,
             Entry::Deleted { key } => self.restoring.push(&mut self.counters, key, None)?,
             Entry::Cleared => {
                 self.cleared = true;
-                // What the counters were before is of no use now. Sessions and ids outlive them.
+                // Earlier values no longer matter. Sessions and ids stay.
                 self.restoring = RestoreRow::default();
                 self.counters.clear();
             }
@@ -95,7 +95,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Bytes of memory that the changes take.
+    /// Memory used by the changes, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let counters = usize::try_from(self.counters.memory_bytes()).unwrap_or(usize::MAX);
@@ -120,7 +120,7 @@ impl Fold {
         }
     }
 
-    /// All entries up to `position` were added: works out which pages to rewrite.
+    /// Ends the input once all entries up to `position` were added, and determines which pages to rewrite.
     ///
     /// # Errors
     /// As [`add`](Self::add).
@@ -132,7 +132,7 @@ impl Fold {
             let place = place(&Entry::Deleted { key: counters.key(counter) });
             changes.push(Change { place, what: What::Counter(counter) });
         });
-        // Stable: entries of one session or id stay in the order of the log.
+        // Stable: entries of one session or id keep the order of the log.
         changes.sort_by_key(|change| change.place);
         let pages = &self.root.pages;
         if pages.is_empty() {
@@ -160,25 +160,25 @@ impl Fold {
         self.next.position
     }
 
-    /// How many commits are folded in that the old root lacks.
+    /// How many commits this fold adds to the old root.
     #[must_use]
     pub const fn commits(&self) -> u64 {
         self.next.position.commit - self.root.position.commit
     }
 
-    /// How many pages are to be rewritten.
+    /// How many pages will be rewritten.
     #[must_use]
     pub fn steps(&self) -> usize {
         self.steps.len()
     }
 
-    /// The row that `merge` needs for this step, `None` where it needs none.
+    /// The row that `merge` needs for this step, `None` if it needs none.
     #[must_use]
     pub fn old_key(&self, step: usize) -> Option<Vec<u8>> {
         self.steps.get(step)?.page.map(|index| self.root.pages[index].key())
     }
 
-    /// Merges one step's changes into its old page. Gives the rows to put.
+    /// Merges one step's changes into its old page and returns the rows to put.
     pub fn merge(&mut self, step: usize, old_row: Option<&[u8]>) -> Result<Vec<Row>, CheckpointError> {
         let Some(Step { page, .. }) = self.steps.get(step) else { return Ok(Vec::new()) };
         let page = page.map(|index| self.root.pages[index]);
@@ -188,7 +188,7 @@ impl Fold {
         Ok(self.write_pages(writer))
     }
 
-    /// One step's page with its changes: every entry and its place, in the order of places.
+    /// One step's page with its changes applied: entries with their places, in the order of places.
     pub(super) fn read(
         &self,
         step: usize,
@@ -201,7 +201,7 @@ impl Fold {
             None => PageReader { key: Vec::new(), entries: EntryReader::new(&[]) },
         };
         let mut changes = self.changes.get(changes).unwrap_or_default();
-        // All entries at one place: one, but for a collision of 64 bits.
+        // All entries at one place: just one unless 64-bit hashes collide.
         let mut here: Vec<Entry<'_>> = Vec::new();
         let mut kept = old.next()?;
         while let Some(at) = lowest(kept.as_ref().map(|kept| kept.0), changes.first().map(|change| change.place)) {
@@ -227,7 +227,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Every page in order: which of the root's it is, and the step that changes it.
+    /// All pages in order: the index in the root, and the step that changes it.
     pub(super) fn parts(&self) -> Vec<(Option<usize>, Option<usize>)> {
         let mut parts: Vec<_> = (0..self.root.pages.len()).map(|page| (Some(page), None)).collect();
         for (number, step) in self.steps.iter().enumerate() {
@@ -243,7 +243,7 @@ impl Fold {
         &self.root
     }
 
-    /// Is the entry still to be kept at the fold's uptime?
+    /// Whether the entry is still live at the fold's uptime.
     fn is_live(&self, entry: &Entry<'_>) -> bool {
         let now_ms = self.next.uptime_ms;
         match entry {
@@ -256,14 +256,14 @@ impl Fold {
     }
 
     fn write_pages(&mut self, writer: PageWriter) -> Vec<Row> {
-        // The range of an empty page goes to the page before it; the first page has none before it.
+        // An empty page's range goes to the page before it; the first page has none before it.
         let is_first = writer.start == 0;
         let mut bodies = writer.finish();
         bodies.retain(|(_, count, _)| *count > 0 || is_first);
         page_rows(&self.root.identity, self.next.fold, bodies, &mut self.next.pages)
     }
 
-    /// The root's row, to be written once all pages are safe, the root itself, and the keys that are garbage after it.
+    /// The root's row, to be written once all pages are safe; the root; and the keys that are garbage afterwards.
     pub fn finish(&mut self) -> (Vec<u8>, Root, Vec<Vec<u8>>) {
         self.next.pages.sort_unstable_by_key(|page| page.start);
         let row = self.next.encode();
@@ -278,7 +278,7 @@ fn lowest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Applies a later entry to an earlier one of the same name.
+/// Applies a later entry to an earlier one with the same name.
 fn merge_into<'a>(entry: &mut Entry<'a>, change: Entry<'a>) {
     *entry = match change {
         Entry::Session { .. } | Entry::SessionEnded { .. } => merge_session_entry(Some(entry.clone()), change),

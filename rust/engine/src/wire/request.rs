@@ -1,4 +1,4 @@
-//! What a client can ask for, whichever protocol it came by. Everything borrows from the received bytes.
+//! Requests, independent of the protocol. Everything borrows from the received bytes.
 
 use crate::error_code::ErrorCode;
 use crate::limits::{KEY_BYTES_MAX, SESSION_ID_BYTES};
@@ -13,7 +13,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The word on the wire.
+    /// The name on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -32,9 +32,9 @@ pub struct SessionId(pub [u8; SESSION_ID_BYTES]);
 pub struct ChangeOptions<'a> {
     /// The operation id, 1 to 64 bytes.
     pub id: Option<&'a [u8]>,
-    /// When the id was made, in the milliseconds of `hello`'s `time`.
+    /// When the id was made, in milliseconds on the clock of `hello`'s `time`.
     pub born: Option<u64>,
-    /// `None` is the server's level.
+    /// `None` means the server's level.
     pub level: Option<Level>,
     /// Answer `{value, level, commit, exact}` instead of the bare value.
     pub detail: bool,
@@ -43,63 +43,63 @@ pub struct ChangeOptions<'a> {
 /// How fresh a coordinator's answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Accuracy {
-    /// As it was some time ago is enough.
+    /// A somewhat outdated value is enough.
     Cached,
-    /// Everything that was answered before the request came.
+    /// Includes everything answered before the request arrived.
     #[default]
     Recent,
     /// The same, and never from a replica.
     Exact,
 }
 
-/// Whose memory a coordinator may read. A server of one shard has one.
+/// Which copy a coordinator may read. A lone shard has only its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadFrom {
-    /// The shard's; a replica's only where that can't answer.
+    /// The shard; a replica only if the shard can't answer.
     #[default]
     Primary,
-    /// A replica's, where there is a healthy one.
+    /// A replica, if there is a healthy one.
     Replica,
-    /// Whichever answers soonest.
+    /// Whichever answers first.
     Any,
 }
 
-/// Options of a read. A shard answers from its own memory, which is always exact, so `accuracy` has no effect there.
+/// Options of a read. A shard answers from its own memory, so `accuracy` has no effect there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReadOptions {
-    /// `None` is the server's level; `Applied` reads without waiting for a commit.
+    /// `None` means the server's level; `Applied` reads without waiting for a commit.
     pub level: Option<Level>,
     /// The reply waits until this commit is durable.
     pub min_commit: Option<u64>,
-    /// How fresh.
+    /// How fresh the value must be.
     pub accuracy: Accuracy,
     /// Answer nil instead of 0 where there is no counter (`get` and `get_many`).
     pub or_nil: bool,
-    /// Whose memory.
+    /// Which copy to read.
     pub read_from: ReadFrom,
 }
 
-/// One item of `incr_many` or `apply`. A bad part spoils this item only.
+/// One item of `incr_many` or `apply`. A bad key or delta fails only this item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item<'a> {
-    /// The key, or empty where `error` is set.
+    /// The key, empty if `error` is set.
     pub key: &'a [u8],
-    /// The delta, or 0 where `error` is set.
+    /// The delta, 0 if `error` is set.
     pub delta: i64,
     /// The operation id (`incr_many` only).
     pub id: Option<&'a [u8]>,
     /// `bad_key` or `bad_delta`.
     pub error: Option<ErrorCode>,
-    /// A hash of the item's raw encoded bytes: tells a repeated bad item from another one. 0 for good items.
+    /// A hash of a bad item's encoded bytes, to recognise its repetition. 0 for good items.
     pub raw_hash: u64,
 }
 
-/// What a replica has, and what it wants next.
+/// A replica's position, and what it wants next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TailRequest {
-    /// Whose history it is: 32 hexadecimal digits on the wire. `None` if it has nothing.
+    /// The identity of the shard it follows: 32 hexadecimal digits on the wire. `None` if it has nothing.
     pub identity: Option<u128>,
-    /// The last commit that it has whole; 0: none.
+    /// The last commit that it has in full; 0 if none.
     pub after: u64,
     /// The newest epoch that it knows.
     pub epoch: u64,
@@ -107,9 +107,9 @@ pub struct TailRequest {
     pub hash: u64,
     /// How many records of the next commit it has.
     pub index: u32,
-    /// The checkpoint that it is reading, and the page that it wants next.
+    /// The checkpoint that it is reading, and the next page to send.
     pub page: Option<(u64, u64)>,
-    /// How long to wait for something new.
+    /// How long to wait for new records.
     pub wait_ms: u64,
 }
 
@@ -120,99 +120,99 @@ pub enum Request<'a> {
     Incr {
         /// 1 to 1,024 bytes, checked.
         key: &'a [u8],
-        /// What to add.
+        /// The amount to add.
         delta: i64,
-        /// How.
+        /// Options.
         options: ChangeOptions<'a>,
     },
-    /// Independent increments: each has its own outcome.
+    /// Independent increments, each with its own outcome.
     IncrMany {
         /// In order.
         items: Vec<Item<'a>>,
-        /// `id` is always `None` here, since items carry their own (`born` holds for each of them), and `detail` is false.
+        /// `id` is always `None`, because items carry their own (`born` applies to all of them), and `detail` is false.
         options: ChangeOptions<'a>,
     },
     /// A session's numbered increments.
     Apply {
-        /// Whose.
+        /// The session.
         session: SessionId,
         /// The sequence of the first item, from 1.
         first_sequence: u64,
-        /// Results up to here need not be kept.
+        /// The shard may forget results up to this sequence.
         acked_through: u64,
         /// In order.
         items: Vec<Item<'a>>,
-        /// `None` is the server's level.
+        /// `None` means the server's level.
         level: Option<Level>,
     },
-    /// One value, 0 where there is no counter.
+    /// One value, 0 if there is no counter.
     Get {
-        /// Checked.
+        /// A valid key.
         key: &'a [u8],
-        /// How.
+        /// Options.
         options: ReadOptions,
     },
     /// Several values.
     GetMany {
-        /// Checked.
+        /// Valid keys.
         keys: Vec<&'a [u8]>,
-        /// How.
+        /// Options.
         options: ReadOptions,
     },
     /// A total with its partials: on a lone shard, its own value.
     Total {
-        /// Checked.
+        /// A valid key.
         key: &'a [u8],
-        /// How.
+        /// Options.
         options: ReadOptions,
     },
     /// Several totals.
     TotalMany {
-        /// Checked.
+        /// Valid keys.
         keys: Vec<&'a [u8]>,
-        /// How.
+        /// Options.
         options: ReadOptions,
     },
     /// Take everything out; the counter stays, at 0.
     Drain {
-        /// Checked.
+        /// A valid key.
         key: &'a [u8],
-        /// How.
+        /// Options.
         options: ChangeOptions<'a>,
     },
     /// Take everything out and forget the counter.
     Delete {
-        /// Checked.
+        /// A valid key.
         key: &'a [u8],
-        /// How.
+        /// Options.
         options: ChangeOptions<'a>,
     },
     /// Forget every counter.
     DeleteAll {
-        /// How.
+        /// Options.
         options: ChangeOptions<'a>,
     },
     /// A page of counters.
     Scan {
-        /// 0 to begin, else what the last page gave.
+        /// 0 to begin, otherwise the cursor from the last page.
         cursor: u64,
-        /// About how many, 1 to `REQUEST_ITEMS_MAX`.
+        /// About how many counters, 1 to `REQUEST_ITEMS_MAX`.
         count: usize,
-        /// Only keys that begin so.
+        /// Only keys with this prefix.
         prefix: &'a [u8],
         /// Only counters whose home is another shard.
         foreign: bool,
     },
     /// The largest counters.
     Top {
-        /// How many, up to `REQUEST_ITEMS_MAX`.
+        /// How many counters, up to `REQUEST_ITEMS_MAX`.
         n: usize,
-        /// Only keys that begin so.
+        /// Only keys with this prefix.
         prefix: &'a [u8],
     },
-    /// Who am I, who are you, and where is my session.
+    /// Authenticate, ask for the server's identity, and resume a session.
     Hello {
-        /// To be allowed in.
+        /// The token, if the server requires one.
         token: Option<&'a [u8]>,
         /// The client's own name, for logs.
         client: Option<&'a [u8]>,
@@ -221,35 +221,35 @@ pub enum Request<'a> {
     },
     /// End a session.
     Bye {
-        /// Which.
+        /// The session.
         session: SessionId,
     },
-    /// Are you there.
+    /// Check that the server answers.
     Ping,
-    /// Figures.
+    /// Statistics.
     Stats,
-    /// Whether and why not.
+    /// Whether the shard serves, and if not, why.
     Health {
-        /// Also give the hashes of foreign counters from this place of their list on.
+        /// Also return the hashes of foreign counters from this index of their list on.
         foreign_from: Option<u64>,
     },
     /// The list of shards.
     Topology,
-    /// The list of shards, once it is newer.
+    /// The list of shards, once there is a newer version.
     WatchTopology {
         /// The version that the client has; 0 if none.
         known: u64,
     },
     /// Durable records for a replica.
     Tail(TailRequest),
-    /// Copy the shard's state into a folder of the server's machine.
+    /// Copy the shard's state into a folder on the server's machine.
     Backup {
         /// UTF-8 path, not empty.
         directory: &'a str,
     },
 }
 
-/// Is this a key that a counter may have?
+/// Whether this is a valid key.
 #[must_use]
 pub const fn key_is_valid(key: &[u8]) -> bool {
     !key.is_empty() && key.len() <= KEY_BYTES_MAX

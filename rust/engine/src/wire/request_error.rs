@@ -8,26 +8,26 @@ use crate::error_code::ErrorCode;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", code.name())]
 pub struct RequestError {
-    /// What a program matches on.
+    /// The code, for programs.
     pub code: ErrorCode,
-    /// What a person reads. It never holds more than a few dozen bytes of the request.
+    /// The text, for people. It quotes at most a few dozen bytes of the request.
     pub message: Cow<'static, str>,
 }
 
 impl RequestError {
-    /// An error with a sentence of its own.
+    /// An error with its own text.
     #[must_use]
     pub const fn new(code: ErrorCode, message: &'static str) -> Self {
         Self { code, message: Cow::Borrowed(message) }
     }
 
-    /// The error that says what its code means.
+    /// An error with its code's standard text.
     #[must_use]
     pub const fn of(code: ErrorCode) -> Self {
         Self::new(code, code.meaning())
     }
 
-    /// An error that quotes a piece of the request, cut short and made printable.
+    /// An error that quotes part of the request, shortened and made printable.
     #[must_use]
     pub(crate) fn quoting(code: ErrorCode, before: &str, piece: &[u8]) -> Self {
         const PIECE_BYTES_MAX: usize = 40;

@@ -1,6 +1,6 @@
-//! What the two protocols share before a request is understood: which one it is, and where a frame ends.
+//! Shared by both protocols before parsing: detecting the protocol, and the end of a frame.
 
-/// The protocols that share the port. A connection's first byte decides, once.
+/// The protocols that share the port. A connection's first byte selects one for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// MessagePack-RPC: every frame is an array.
@@ -9,7 +9,7 @@ pub enum Protocol {
     Resp,
 }
 
-/// The protocol that a connection's first byte belongs to. `None`: neither, close.
+/// The protocol of a connection's first byte. `None`: neither, so close.
 ///
 /// A MessagePack-RPC message is an array of 3 or 4 elements, whose first byte is above 127; RESP begins
 /// with `*`, an inline command with a letter. So one byte is enough.
@@ -25,16 +25,16 @@ pub const fn detect(first: u8) -> Option<Protocol> {
 /// Bounds of one frame. The count of items and the depth are fixed in [`crate::limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLimits {
-    /// Longest frame, in bytes. A frame that declares more is refused before its bytes come.
+    /// Longest frame, in bytes. A frame that declares more is refused before its bytes arrive.
     pub bytes_max: usize,
 }
 
-/// How far a frame scanner came.
+/// The state of a frame scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
-    /// The frame is the first so many bytes. The scanner is ready for the next frame.
+    /// The frame's length in bytes. The scanner is ready for the next frame.
     Complete(usize),
-    /// More bytes are needed. Call again with the same bytes and more after them.
+    /// More bytes are needed. Call again with the same bytes followed by more.
     Incomplete,
 }
 

@@ -1,22 +1,22 @@
-//! Finds where a frame ends, however its bytes are cut, without looking at any of them twice.
+//! Finds the end of a frame, however its bytes are split, without reading any of them twice.
 
 use super::reader::{Head, decode_head};
 use crate::error_code::ErrorCode;
 use crate::limits::FRAME_DEPTH_MAX;
 use crate::wire::scan::{FrameLimits, Scan};
 
-/// A frame that can't be accepted. What follows it can't be found any more: answer (see
+/// A frame that can't be accepted. The next frame can't be located, so answer (see
 /// [`request_msgid`](super::request_msgid)) and close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// It is longer than the limit, or declares more than could fit.
+    /// It exceeds the length limit, or declares more than could fit.
     #[error("the frame is over the size limit")]
     TooLarge,
     /// It nests deeper than [`FRAME_DEPTH_MAX`].
     #[error("the frame nests too deeply")]
     TooDeep,
-    /// It has the byte 0xc1, which MessagePack never uses.
+    /// It contains the byte 0xc1, which MessagePack never uses.
     #[error("this is not MessagePack")]
     NotMessagePack,
 }
@@ -32,28 +32,28 @@ impl FrameError {
     }
 }
 
-/// A resumable scan over one frame. It remembers where the next value begins and how many values each
-/// open array or map still lacks, so bytes that come one at a time cost as much as bytes that come at once.
+/// A resumable scan over one frame. It remembers where the next value begins and how many values each open array or map
+/// still needs, so bytes that arrive one at a time cost as much as bytes that arrive together.
 ///
 /// Owned by its connection, used by the thread that feeds it.
 #[derive(Debug, Clone, Default)]
 pub struct FrameScanner {
-    /// Where the next value begins, from the frame's start; past the buffer while a payload is on its way.
+    /// Offset of the next value in the frame; past the buffer while a payload is incomplete.
     position: usize,
-    /// How many arrays and maps are open.
+    /// The number of open arrays and maps.
     depth: usize,
-    /// Values that each open array or map lacks.
+    /// Values that each open array or map still needs.
     lacking: [u64; FRAME_DEPTH_MAX],
-    /// Values that the frame lacks in all. Each takes a byte at least.
+    /// Values that the frame still needs in total. Each takes at least a byte.
     outstanding: u64,
 }
 
 impl FrameScanner {
-    /// Goes on with the frame that starts at `buf[0]`. Each call brings the bytes of the last call, and
-    /// more after them, until the answer is `Complete` or an error; then the scanner begins anew.
+    /// Continues the frame that starts at `buf[0]`. Each call passes the bytes of the last call followed by more, until
+    /// the result is `Complete` or an error; then the scanner starts over.
     ///
     /// # Errors
-    /// As soon as it is certain: a size that leads over the limit is refused by its declaration.
+    /// Returned as early as possible: a declared size over the limit is refused before its bytes arrive.
     pub fn scan(&mut self, buf: &[u8], limits: FrameLimits) -> Result<Scan, FrameError> {
         let result = self.advance(buf, limits);
         if !matches!(result, Ok(Scan::Incomplete)) {
@@ -62,7 +62,7 @@ impl FrameScanner {
         result
     }
 
-    /// Forgets a frame that was begun: for one that a fast path took after all.
+    /// Drops a frame in progress, for when a fast path consumed it after all.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
@@ -89,13 +89,13 @@ impl FrameScanner {
         Ok(if buf.len() < self.position { Scan::Incomplete } else { Scan::Complete(self.position) })
     }
 
-    /// Counts a value against the array or map that it is in, and opens it if it is one itself.
+    /// Counts a value against the enclosing array or map, and opens it if it is an array or map itself.
     fn count_one(&mut self, is_container: bool, children: u64) -> Result<(), FrameError> {
         if let Some(lacking) = self.depth.checked_sub(1).and_then(|level| self.lacking.get_mut(level)) {
             *lacking = lacking.saturating_sub(1);
         }
         if is_container {
-            // An empty one counts as a level too: the rule is about what is written, not what it holds.
+            // An empty one counts as a level too: the limit is on the encoding, not the contents.
             *self.lacking.get_mut(self.depth).ok_or(FrameError::TooDeep)? = children;
             self.depth += 1;
         }

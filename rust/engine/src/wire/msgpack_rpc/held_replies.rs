@@ -1,13 +1,13 @@
-//! What becomes of replies that waited for a commit which then failed.
+//! Replaces replies that waited for a commit that then failed.
 
 use super::reader::{Reader, Truncated, Value};
 use super::reply_writer::reply_error;
 use crate::error_code::ErrorCode;
 
-/// Writes for each reply in `held` an error under the same msgid, and returns how many there were.
+/// Writes an error with the same msgid for each reply in `held`, and returns how many there were.
 ///
-/// `held` is what this module's writer wrote, whole replies only. Should it end within one (a bug), the
-/// rest can't be told apart and gets no answer, which a client must take as an unknown outcome anyway.
+/// `held` holds whole replies from this module's writer. If it ended within one (a bug), the rest can't be separated and
+/// gets no answer, which a client must treat as an unknown outcome anyway.
 pub fn fail_held(held: &[u8], out: &mut Vec<u8>, code: ErrorCode, message: &str) -> usize {
     let mut reader = Reader::new(held);
     let mut failed = 0;

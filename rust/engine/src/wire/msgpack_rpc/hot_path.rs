@@ -1,7 +1,7 @@
-//! The shapes that make up nearly all traffic, matched on the bytes without a reader between.
+//! The frames that make up nearly all traffic, matched directly on their bytes.
 //!
-//! A subset of what [`parse`](super::parse) accepts, with the same meaning: whatever is unusual, wrong or
-//! not all there gives `None`, and the general path decides. A key's length is checked here too.
+//! A subset of what [`parse`](super::parse) accepts, with the same meaning. Anything unusual, wrong or incomplete gives
+//! `None` and takes the general path. Key lengths are checked here too.
 
 use crate::limits::{KEY_BYTES_MAX, OPERATION_ID_BYTES_MAX};
 
@@ -10,11 +10,11 @@ use crate::limits::{KEY_BYTES_MAX, OPERATION_ID_BYTES_MAX};
 pub struct FastIncr<'a> {
     /// Bytes of the frame.
     pub len: usize,
-    /// To be echoed in the reply.
+    /// Echoed in the reply.
     pub msgid: u32,
-    /// Of 1 to 1,024 bytes.
+    /// 1 to 1,024 bytes.
     pub key: &'a [u8],
-    /// 1 if the frame has none.
+    /// 1 if the frame has no delta.
     pub delta: i64,
     /// The operation id, of 1 to 64 bytes.
     pub id: Option<&'a [u8]>,
@@ -46,7 +46,7 @@ pub fn fast_incr(buf: &[u8]) -> Option<FastIncr<'_>> {
     Some(FastIncr { len: buf.len() - rest.len(), msgid, key, delta, id })
 }
 
-/// The bytes after `[0, msgid`. Clients count up, so which encoding comes is well predicted.
+/// The bytes after `[0, msgid`. Clients count up, so the encoding's branch is predictable.
 fn after_msgid(buf: &[u8]) -> Option<(u32, &[u8])> {
     let [0x94, 0x00, buf @ ..] = buf else { return None };
     match *buf {
@@ -99,7 +99,7 @@ fn delta(buf: &[u8]) -> Option<(i64, &[u8])> {
         [0xd0, a, ref rest @ ..] => (i64::from(i8::from_be_bytes([a])), rest),
         [0xd1, a, b, ref rest @ ..] => (i64::from(i16::from_be_bytes([a, b])), rest),
         [0xd2, a, b, c, d, ref rest @ ..] => (i64::from(i32::from_be_bytes([a, b, c, d])), rest),
-        // An unsigned one above i64::MAX is a bad delta: the general path says so.
+        // Unsigned and above i64::MAX: a bad delta, which the general path reports.
         [0xcf, a @ 0..=0x7f, b, c, d, e, f, g, h, ref rest @ ..] | [0xd3, a, b, c, d, e, f, g, h, ref rest @ ..] => {
             (i64::from_be_bytes([a, b, c, d, e, f, g, h]), rest)
         }

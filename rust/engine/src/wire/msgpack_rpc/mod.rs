@@ -1,10 +1,9 @@
 //! MessagePack-RPC: `[0, msgid, method, params]` answered by `[1, msgid, error, result]`, and the
 //! notification `[2, method, params]`, which has no answer.
 //!
-//! A connection's bytes go through [`fast_incr`] first. What it declines is measured by
-//! a [`FrameScanner`] and understood by [`parse`], which is the authority: the fast path accepts a
-//! subset of what it accepts and means the same by it. Everything borrows from the received bytes; no
-//! function here recurses, and nothing is allocated before its count is checked.
+//! A connection's bytes go through [`fast_incr`] first. If it declines, a [`FrameScanner`] finds the frame's end and
+//! [`parse`] interprets it. `parse` is the authority: the fast path accepts a subset with the same meaning. Everything
+//! borrows from the received bytes, no function here recurses, and nothing is allocated before its count is checked.
 //!
 //! No state but the scanner's, no threads.
 

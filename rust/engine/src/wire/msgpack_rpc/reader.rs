@@ -1,7 +1,7 @@
-//! Reads MessagePack values one after the other. Shared by the scanner, the parser, the held replies and the
-//! load generator, so that they can't disagree about where a value ends.
+//! Reads MessagePack values one after another. The scanner, the parser, the held replies and the load generator share it,
+//! so they can't disagree about where a value ends.
 
-/// A value's first bytes: its kind, and its size where the payload follows.
+/// A value's first bytes: its kind, and its size if a payload follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Head {
     Nil,
@@ -34,7 +34,7 @@ impl Head {
         }
     }
 
-    /// Values that this one consists of. A map's count is at most 2^32 - 1, so this can't overflow.
+    /// The number of values nested directly in this one. A map's count is at most 2^32 - 1, so this can't overflow.
     pub(crate) const fn children(self) -> u64 {
         match self {
             Self::Array(count) => count as u64,
@@ -52,7 +52,7 @@ fn be<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.get(1..)?.first_chunk::<N>().copied()
 }
 
-/// The head at the start of `bytes`, and how many bytes it takes (1 to 9). `None`: it isn't all there.
+/// The head at the start of `bytes` and its length (1 to 9). `None`: incomplete.
 pub(crate) fn decode_head(bytes: &[u8]) -> Option<(Head, usize)> {
     let marker = *bytes.first()?;
     let size1 = || be::<1>(bytes).map(|b| usize::from(b[0]));
@@ -99,14 +99,14 @@ pub(crate) fn decode_head(bytes: &[u8]) -> Option<(Head, usize)> {
     })
 }
 
-/// A value, read without what is inside an array or a map.
+/// A value without the contents of arrays and maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
     Nil,
     Bool(bool),
     Unsigned(u64),
     Negative(i64),
-    /// A str or a bin: requests may use either anywhere.
+    /// A str or a bin; requests may use either anywhere.
     Text(&'a [u8]),
     /// Elements follow.
     Array(usize),
@@ -116,11 +116,11 @@ pub(crate) enum Value<'a> {
     Other,
 }
 
-/// The bytes end within a value. It can't happen in a frame that a scanner measured.
+/// The bytes end within a value. This can't happen in a frame that a scanner has measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Truncated;
 
-/// Reads on from a position. Never recurses, never allocates.
+/// Reads values from a position. Never recurses, never allocates.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -131,12 +131,12 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// What is still to read.
+    /// The bytes not read yet.
     pub(crate) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// The next value. After `Array` or `Map` its elements come next.
+    /// The next value. After `Array` or `Map`, its elements come next.
     pub(crate) fn read(&mut self) -> Result<Value<'a>, Truncated> {
         let (head, head_bytes) = decode_head(self.rest).ok_or(Truncated)?;
         let body = self.rest.get(head_bytes..).ok_or(Truncated)?;
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The next value; what is inside an array or a map is skipped, and they are `Other`.
+    /// The next value; an array or a map is skipped with its contents, and returned as `Other`.
     pub(crate) fn read_whole(&mut self) -> Result<Value<'a>, Truncated> {
         match self.read()? {
             Value::Array(count) => self.skip(count as u64).map(|()| Value::Other),
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips so many values with all that is inside. Each step eats at least a byte, so this ends.
+    /// Skips this many values with their contents. Each step consumes at least a byte, so this terminates.
     pub(crate) fn skip(&mut self, count: u64) -> Result<(), Truncated> {
         let mut left = count;
         while left > 0 {

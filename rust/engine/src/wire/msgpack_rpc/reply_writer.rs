@@ -1,10 +1,10 @@
-//! Writes replies `[1, msgid, error, result]` to a connection's buffer, without formatting machinery and
-//! without allocating anything but the buffer's own growth.
+//! Writes replies `[1, msgid, error, result]` to a connection's buffer, without `fmt` and without allocating beyond the
+//! buffer's growth.
 //!
-//! **How a key is echoed.** As a str where its bytes are valid UTF-8, else as a bin, whatever it came as.
-//! Many clients decode a str into text while they read the stream, and one that holds invalid UTF-8
-//! raises there and costs the whole connection; most keys are text, and as a bin they would come back as
-//! bytes that don't equal what the user sent. Str and bin with the same bytes are the same counter.
+//! **Keys in replies** are str if their bytes are valid UTF-8 and bin otherwise, however they were sent. Many clients
+//! decode a str to text while reading the stream; invalid UTF-8 would raise there and cost the connection. Most keys are
+//! text, and as bin they would come back as bytes, unequal to what the user sent. Str and bin with the same bytes name
+//! the same counter.
 
 use crate::error_code::ErrorCode;
 
@@ -25,22 +25,21 @@ pub fn reply_nil(out: &mut Vec<u8>, msgid: u32) {
     write_nil(out);
 }
 
-/// A whole reply with an error: one string, `code: message`, since several clients of others decode
-/// nothing else.
+/// A whole reply with an error: one string, `code: message`, because several third-party clients decode nothing else.
 pub fn reply_error(out: &mut Vec<u8>, msgid: u32, code: ErrorCode, message: &str) {
     Small::reply(msgid).append_to(out);
     write_error(out, code, message);
     write_nil(out);
 }
 
-/// The same with an error whose text, `code: message`, is made already.
+/// The same with a ready text, `code: message`.
 pub fn reply_error_text(out: &mut Vec<u8>, msgid: u32, error: &str) {
     Small::reply(msgid).append_to(out);
     write_str(out, error);
     write_nil(out);
 }
 
-/// An error as one string, `code: message`: also stands for the result of an item that was refused.
+/// An error as one string, `code: message`. It also serves as the result of a refused item.
 pub fn write_error(out: &mut Vec<u8>, code: ErrorCode, message: &str) {
     let name = code.name();
     let len = name.len().saturating_add(2).saturating_add(message.len());
@@ -50,7 +49,7 @@ pub fn write_error(out: &mut Vec<u8>, code: ErrorCode, message: &str) {
     out.extend_from_slice(message.as_bytes());
 }
 
-/// The start of a reply without an error. Exactly one value must follow.
+/// Starts a reply without an error. Exactly one value must follow.
 pub fn reply_begin(out: &mut Vec<u8>, msgid: u32) {
     let mut frame = Small::reply(msgid);
     frame.byte(0xc0);
@@ -81,7 +80,7 @@ pub fn write_u64(out: &mut Vec<u8>, value: u64) {
     frame.append_to(out);
 }
 
-/// A total: an integer within the range of i64, else a decimal string, which every language can read.
+/// A total: an integer if it fits i64, otherwise a decimal string, which every language can read.
 pub fn write_i128(out: &mut Vec<u8>, value: i128) {
     match i64::try_from(value) {
         Ok(value) => write_i64(out, value),
@@ -107,7 +106,7 @@ pub fn write_bin(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// A key: str where it is valid UTF-8, else bin. See the head of this file for the reason.
+/// A key: str if it is valid UTF-8, otherwise bin. The top of this file says why.
 pub fn write_key(out: &mut Vec<u8>, key: &[u8]) {
     match std::str::from_utf8(key) {
         Ok(text) => write_str(out, text),
@@ -115,17 +114,17 @@ pub fn write_key(out: &mut Vec<u8>, key: &[u8]) {
     }
 }
 
-/// An array's head; so many values must follow.
+/// An array's head; `count` values must follow.
 pub fn write_array_len(out: &mut Vec<u8>, len: usize) {
     write_size(out, len, ARRAY);
 }
 
-/// A map's head; so many pairs must follow.
+/// A map's head; `count` pairs must follow.
 pub fn write_map_len(out: &mut Vec<u8>, pairs: usize) {
     write_size(out, pairs, MAP);
 }
 
-/// How a kind writes its size: up to 4 or 5 bits in the marker, then in 1, 2 or 4 bytes.
+/// How a kind encodes its size: in up to 4 or 5 bits of the marker, or in 1, 2 or 4 bytes.
 #[derive(Clone, Copy)]
 struct Kind {
     /// The marker of size 0 and the largest size that fits into it.
@@ -160,8 +159,8 @@ fn write_size(out: &mut Vec<u8>, size: usize, kind: Kind) {
     head.append_to(out);
 }
 
-/// A few bytes on the stack. Appending copies the whole array, whose size is constant (two moves instead of a
-/// call), and cuts what is unused.
+/// A few bytes on the stack. Appending copies the whole array, because its constant size takes two moves instead of a
+/// call, and then truncates the unused part.
 #[derive(Default)]
 struct Small {
     bytes: [u8; INT_REPLY_BYTES_MAX],

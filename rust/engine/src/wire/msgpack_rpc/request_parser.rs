@@ -1,4 +1,4 @@
-//! Understands a whole frame: which method, which parameters, or what is wrong with it.
+//! Parses a whole frame into a method and its parameters, or an error.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -13,33 +13,33 @@ use crate::wire::request::{
 };
 use crate::wire::request_error::RequestError;
 
-/// What a frame turned out to be.
+/// The result of parsing a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Parsed<'a> {
-    /// Answer it under its msgid.
+    /// A request, to be answered under its msgid.
     Request {
-        /// To be echoed.
+        /// Echoed in the reply.
         msgid: u32,
-        /// What to do, or what to answer instead.
+        /// The request, or the error to answer.
         request: Result<Request<'a>, RequestError>,
     },
-    /// Do it and answer nothing, whatever comes of it; an error (an unknown method, say) is ignored.
+    /// A notification: execute it and never answer. Errors, such as an unknown method, are ignored.
     Notification {
         /// The method's name as sent.
         method: &'a [u8],
-        /// What to do.
+        /// The request, or the error.
         request: Result<Request<'a>, RequestError>,
     },
-    /// Not a message that a client may send. Answer the error if there is a msgid, else close.
+    /// No message that a client may send. Answer the error if there is a msgid, otherwise close.
     Invalid {
-        /// Present if this began like a request.
+        /// Present if the frame started like a request.
         msgid: Option<u32>,
         /// What is wrong.
         error: RequestError,
     },
 }
 
-/// The msgid of a request whose beginning is in `buf`: for answering a frame that its scanner refused.
+/// The msgid of the request that starts in `buf`, for answering a frame that the scanner refused.
 #[must_use]
 pub fn request_msgid(buf: &[u8]) -> Option<u32> {
     let mut reader = Reader::new(buf);
@@ -47,7 +47,7 @@ pub fn request_msgid(buf: &[u8]) -> Option<u32> {
     msgid(reader.read().ok()?)
 }
 
-/// The method and the encoded params of a request or notification: for passing it on as it is.
+/// The method and encoded params of a request or notification, for forwarding it unchanged.
 #[must_use]
 pub fn call_of(frame: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut reader = Reader::new(frame);
@@ -57,7 +57,7 @@ pub fn call_of(frame: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((method, reader.rest()))
 }
 
-/// Understands one whole frame, as measured by a scanner. Any other bytes get an error, never a panic.
+/// Parses one whole frame, as measured by a scanner. Any other bytes give an error, never a panic.
 #[must_use]
 pub fn parse(frame: &[u8]) -> Parsed<'_> {
     parse_message(frame).unwrap_or_else(|Truncated| invalid(None, "the frame is not whole"))
@@ -91,7 +91,7 @@ fn parse_message(frame: &[u8]) -> Result<Parsed<'_>, Truncated> {
             let msgid = if size > 1 { msgid(reader.read_whole()?) } else { None };
             Ok(invalid(msgid, "a request is [0, msgid, method, params]"))
         }
-        // To answer an answer could go on for ever.
+        // Answering an answer could go on for ever.
         (Value::Unsigned(1), _) => Ok(invalid(None, "a client sends no responses")),
         (Value::Unsigned(2), _) => Ok(invalid(None, "a notification is [2, method, params]")),
         _ => Ok(invalid(None, "a message begins with 0 or 2")),
@@ -174,7 +174,7 @@ fn incr<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
     let key = params.key()?;
     let (delta, options) = match params.next_value()? {
         None | Some(Value::Nil) => (1, params.change_options(CHANGE_OPTIONS)?),
-        // Options are always the last param, so the delta before them may be left out.
+        // Options are always the last param, so the delta before them may be omitted.
         Some(Value::Map(pairs)) => (1, params.options(pairs, CHANGE_OPTIONS)?.change()),
         Some(value) => {
             let delta = delta(value).ok_or(RequestError::of(ErrorCode::BadDelta))?;
@@ -234,7 +234,7 @@ fn hello<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
     Ok(Request::Hello { token, client, session: session_id })
 }
 
-/// Options that are all unsigned integers, by name.
+/// Options whose values are all unsigned integers, by name.
 fn numbers<const N: usize>(params: &mut Params<'_>, names: [&str; N]) -> Result<[Option<u64>; N], RequestError> {
     let mut found = [None; N];
     let pairs = match params.next_value()? {
@@ -321,7 +321,7 @@ fn operation_id(value: Value<'_>) -> Result<Option<&[u8]>, RequestError> {
     }
 }
 
-/// What an item of a batch may consist of.
+/// The allowed shapes of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ItemShape {
     /// `[key, delta]`
@@ -330,7 +330,7 @@ enum ItemShape {
     WithId,
 }
 
-/// One bit for each option, to say which are allowed and which were seen.
+/// One bit for each option: which are allowed, and which were seen.
 const ID: u8 = 1;
 const BORN: u8 = 2;
 const LEVEL: u8 = 4;
@@ -387,14 +387,14 @@ impl<'a> Options<'a> {
     }
 }
 
-/// The params that are still to read.
+/// The params not read yet.
 struct Params<'a> {
     reader: Reader<'a>,
     left: usize,
 }
 
 impl<'a> Params<'a> {
-    /// The next param; `Array` and `Map` leave their elements to be read. `None`: there are no more.
+    /// The next param; the elements of `Array` and `Map` come next. `None`: no more params.
     fn next_value(&mut self) -> Result<Option<Value<'a>>, RequestError> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
@@ -452,7 +452,7 @@ impl<'a> Params<'a> {
         std::str::from_utf8(path).map_err(|_| WRONG)
     }
 
-    /// The count of an array param, checked against what the frame can hold (`bytes_min` for each element).
+    /// The count of an array param, checked against the frame's length (`bytes_min` for each element).
     fn array(&mut self, bytes_min: usize, otherwise: &'static str) -> Result<(usize, usize), RequestError> {
         let Value::Array(count) = self.required(otherwise)? else { return Err(bad_request(otherwise)) };
         if count > REQUEST_ITEMS_MAX {
@@ -471,7 +471,7 @@ impl<'a> Params<'a> {
         Ok(keys)
     }
 
-    /// A bad key or delta spoils its item only; a bad shape or id spoils the request.
+    /// A bad key or delta fails only its item; a bad shape or id fails the request.
     fn items(&mut self, shape: ItemShape) -> Result<Vec<Item<'a>>, RequestError> {
         const ITEM_BYTES_ENCODED_MIN: usize = 3;
         let (count, capacity) = self.array(ITEM_BYTES_ENCODED_MIN, "increments are an array of arrays")?;
@@ -520,7 +520,7 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// Unknown names are refused, so that a typo isn't silently ignored.
+    /// Refuses unknown names, so that typos aren't silently ignored.
     fn options(&mut self, pairs: usize, allowed: u8) -> Result<Options<'a>, RequestError> {
         let mut options = Options::default();
         let mut seen = 0_u8;
