@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pycounter_engine::checkpoint::ROOT_KEY;
 use pycounter_engine::folder::FolderError;
-use pycounter_engine::folder_reader::{self, Damage};
-use pycounter_engine::folder_writer;
+use pycounter_engine::folder::reader::{self, Damage};
+use pycounter_engine::folder::writer;
 use pycounter_engine::journal::JournalError;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -31,11 +31,11 @@ fn rows<'py>(py: Python<'py>, rows: &[(Vec<u8>, Vec<u8>)]) -> Rows<'py> {
 #[pyclass(frozen, module = "pycounter._native")]
 pub struct FolderReader {
     directory: PathBuf,
-    reader: Mutex<Option<folder_reader::FolderReader>>,
+    reader: Mutex<Option<reader::FolderReader>>,
 }
 
 impl FolderReader {
-    fn with<R>(&self, run: impl FnOnce(&mut folder_reader::FolderReader) -> R) -> PyResult<R> {
+    fn with<R>(&self, run: impl FnOnce(&mut reader::FolderReader) -> R) -> PyResult<R> {
         lock(&self.reader).as_mut().map(run).ok_or_else(|| PyRuntimeError::new_err("the reader is closed"))
     }
 
@@ -52,10 +52,10 @@ impl FolderReader {
         let reader = match backup_of {
             Some(identity) => {
                 let identity = identity.parse().map_err(PyValueError::new_err)?;
-                folder_reader::FolderReader::of_backup(identity)
+                reader::FolderReader::of_backup(identity)
             }
             None => {
-                let reader = py.detach(|| folder_reader::FolderReader::open(&directory));
+                let reader = py.detach(|| reader::FolderReader::open(&directory));
                 reader.map_err(|error| errors::folder(py, &directory, &error))?
             }
         };
@@ -93,7 +93,7 @@ impl FolderReader {
 
     /// Nothing of the checkpoint can be read.
     fn lose_checkpoint(&self) -> PyResult<()> {
-        self.with(folder_reader::FolderReader::lose_checkpoint)
+        self.with(reader::FolderReader::lose_checkpoint)
     }
 
     /// Reads the log. `on_bytes` is told now and then how many bytes were read; what it raises ends the reading.
@@ -216,14 +216,14 @@ impl FolderReader {
 #[pyclass(frozen, module = "pycounter._native")]
 pub struct FolderWriter {
     directory: PathBuf,
-    writer: Mutex<folder_writer::FolderWriter>,
+    writer: Mutex<writer::FolderWriter>,
 }
 
 #[pymethods]
 impl FolderWriter {
     #[new]
     fn new(py: Python<'_>, directory: PathBuf, name: &str, uptime_ms: u64) -> PyResult<Self> {
-        let writer = folder_writer::FolderWriter::new(&directory, name, uptime_ms);
+        let writer = writer::FolderWriter::new(&directory, name, uptime_ms);
         let writer = Mutex::new(writer.map_err(|error| errors::folder(py, &directory, &error))?);
         Ok(Self { directory, writer })
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use pycounter_engine::foreign_keys::{self, ForeignReport};
-use pycounter_engine::hash_ring::key_hash;
+use pycounter_engine::placement::foreign_keys::{self, ForeignReport};
+use pycounter_engine::placement::hash_ring::key_hash;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;

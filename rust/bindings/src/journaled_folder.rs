@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pycounter_engine::checkpoint::{self, ROOT_KEY, Root};
 use pycounter_engine::folder::{Checkpointer, FolderError, Recovered, Recovery};
-use pycounter_engine::hash_ring::HashRing;
 use pycounter_engine::journal::commit_thread::Durable;
 use pycounter_engine::journal::tail::{Tail, TailPlace, TailReaders};
 use pycounter_engine::journal::{JournalOptions, Position};
 use pycounter_engine::operation_id_table::OperationIdSettings;
+use pycounter_engine::placement::hash_ring::HashRing;
 use pycounter_engine::session_table::SessionSettings;
-use pycounter_engine::shard::StateSettings;
+use pycounter_engine::state::StateSettings;
 use pycounter_engine::wire::request::Level;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;

@@ -4,7 +4,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use pycounter_engine::hash_ring::{HashRing, SharedRing};
+use pycounter_engine::placement::hash_ring::{HashRing, SharedRing};
 
 const KEYS: usize = 1 << 16;
 const SHARDS: [usize; 3] = [4, 64, 1024];

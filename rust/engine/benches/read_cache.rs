@@ -7,7 +7,7 @@ use std::hint::black_box;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use pycounter_engine::clock::Clock;
-use pycounter_engine::hash_ring::key_hash;
+use pycounter_engine::placement::hash_ring::key_hash;
 use pycounter_engine::read_cache::{ReadCache, ReadCacheSettings};
 
 /// Within level 1 and the processor's caches; level 2 full.

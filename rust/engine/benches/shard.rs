@@ -17,7 +17,8 @@ use pycounter_engine::journal::files::DiskFiles;
 use pycounter_engine::journal::record::{Position, ShardIdentity};
 use pycounter_engine::operation_id_table::OperationIdSettings;
 use pycounter_engine::session_table::SessionSettings;
-use pycounter_engine::shard::{Shard, ShardSettings, StateSettings};
+use pycounter_engine::shard::{Shard, ShardSettings};
+use pycounter_engine::state::StateSettings;
 use pycounter_engine::wire::request::Level;
 
 const KEYS: u64 = 100_000;

@@ -54,8 +54,8 @@ pub use restore::RestoreRow;
 
 use crate::atomics::{AtomicPtr, Mutex, Ordering, lock, locked_mut};
 use crate::cell::Cells;
-use crate::foreign_list::ForeignList;
 use crate::limits::KEY_BYTES_MAX;
+use crate::placement::foreign_list::ForeignList;
 use arena::{Arena, ArenaMemory};
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;

@@ -15,7 +15,7 @@ use crate::error_code::ErrorCode;
 use crate::folder::Recovered;
 use crate::journal::commit_thread::{CommitThread, WaitOutcome};
 use crate::journal::record::CommitEncoder;
-use crate::shard::State;
+use crate::state::State;
 use crate::wire::request::Level;
 use crate::write_batch_queue::Room;
 

@@ -4,21 +4,24 @@
 //! [`Recovery`] is used by one thread, before anything else runs. [`Checkpointer`] is shared with the checkpoint
 //! thread, which reads durable commits only, and the root, which nobody else changes.
 
+pub mod reader;
+pub mod writer;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{CheckpointError, Fold, Root, Windows};
-use crate::foreign_list::ForeignList;
-use crate::hash_ring::HashRing;
 use crate::journal::commit_thread::CommitThread;
 use crate::journal::tail::TailReaders;
 use crate::journal::{
     self, Checkpoint, CommitEncoder, Journal, JournalError, JournalOptions, Manifest, Opening, Position,
     SegmentAppender, SegmentedLog,
 };
-use crate::shard::{RestoreError, State, StateSettings};
+use crate::placement::foreign_list::ForeignList;
+use crate::placement::hash_ring::HashRing;
+use crate::state::{RestoreError, State, StateSettings};
 
 /// A fold's changes take about this much memory at most ...
 const FOLD_MEMORY_BYTES: usize = 64 << 20;

@@ -40,7 +40,7 @@ use hashbrown::HashTable;
 use crate::atomics::{AtomicU64, Mutex, Ordering, lock};
 use crate::clock::Clock;
 use crate::frequency_sketch::FrequencySketch;
-use crate::hash_ring::key_hash;
+use crate::placement::hash_ring::key_hash;
 use crate::planted_bug::{PlantedBug, is_planted};
 
 #[cfg(all(test, not(pycounter_loom)))]

@@ -28,6 +28,7 @@
 //! given back when three quarters are empty), [`TOMBSTONE_BYTES`] (64) for an ended session.
 
 mod recovery;
+pub mod row;
 mod settings;
 
 use std::collections::VecDeque;
@@ -41,8 +42,8 @@ use self::settings::RESULTS_CAPACITY_MIN;
 pub use self::settings::SessionSettings;
 use crate::error_code::ErrorCode;
 use crate::journal::entry::{Entry, Fingerprint, StoredResult};
-use crate::session_row::SessionRow;
-pub use crate::session_row::{RESULT_BYTES, merge_session_entry};
+use crate::session_table::row::SessionRow;
+pub use crate::session_table::row::{RESULT_BYTES, merge_session_entry};
 use crate::wire::request::SessionId;
 
 /// Bytes counted for each session, its place in the index included.

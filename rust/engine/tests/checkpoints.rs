@@ -10,7 +10,8 @@ use pycounter_engine::folder::{Checkpointer, Recovery};
 use pycounter_engine::journal::JournalOptions;
 use pycounter_engine::operation_id_table::OperationIdSettings;
 use pycounter_engine::session_table::SessionSettings;
-use pycounter_engine::shard::{Shard, ShardSettings, StateSettings};
+use pycounter_engine::shard::{Shard, ShardSettings};
+use pycounter_engine::state::StateSettings;
 use pycounter_engine::wire::request::Level;
 
 /// Enough for a dozen pages.

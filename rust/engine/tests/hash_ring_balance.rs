@@ -1,6 +1,6 @@
 //! What the ring promises: even shares, and that only the keys that must move do.
 
-use pycounter_engine::hash_ring::HashRing;
+use pycounter_engine::placement::hash_ring::HashRing;
 
 const KEYS: u64 = 1_000_000;
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use pycounter_engine::hash_ring::{HashRing, POINTS_PER_WEIGHT, RING_SEED, key_hash, point_hash, points_of};
+use pycounter_engine::placement::hash_ring::{HashRing, POINTS_PER_WEIGHT, RING_SEED, key_hash, point_hash, points_of};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -15,7 +15,8 @@ use pycounter_engine::journal::simulated_files::SimulatedFiles;
 use pycounter_engine::journal::tail::{Tail, TailReaders};
 use pycounter_engine::operation_id_table::OperationIdSettings;
 use pycounter_engine::session_table::SessionSettings;
-use pycounter_engine::shard::{Figure, FollowError, Shard, ShardSettings, StateSettings};
+use pycounter_engine::shard::{Figure, FollowError, Shard, ShardSettings};
+use pycounter_engine::state::StateSettings;
 use pycounter_engine::wire::request::Level;
 use rmpv::Value;
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use pycounter_engine::clock::Clock;
 use pycounter_engine::figure::Figure;
-use pycounter_engine::foreign_keys::ForeignKeys;
-use pycounter_engine::hash_ring::HashRing;
+use pycounter_engine::placement::foreign_keys::ForeignKeys;
+use pycounter_engine::placement::hash_ring::HashRing;
 use pycounter_engine::read_cache::{ReadCache, ReadCacheSettings};
 use pycounter_engine::router::{HostRequest, LinkSettings, Place, Router, RouterSettings, Serving};
 use pycounter_engine::wire::request::{Level, SessionId};

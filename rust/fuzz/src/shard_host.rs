@@ -11,7 +11,8 @@ use pycounter_engine::folder::Recovery;
 use pycounter_engine::journal::JournalOptions;
 use pycounter_engine::operation_id_table::OperationIdSettings;
 use pycounter_engine::session_table::SessionSettings;
-use pycounter_engine::shard::{Figure, Shard, ShardSettings, StateSettings};
+use pycounter_engine::shard::{Figure, Shard, ShardSettings};
+use pycounter_engine::state::StateSettings;
 use pycounter_engine::wire::request::Level;
 
 use crate::memory_files::MemoryFiles;

@@ -8,7 +8,7 @@ use crate::counter_store::{CounterRef, CounterStore, RestoreRow};
 use crate::journal::entry::{Entry, EntryError, EntryReader};
 use crate::journal::record::Position;
 use crate::planted_bug::{self, PlantedBug, is_planted};
-use crate::session_row::merge_session_entry;
+use crate::session_table::row::merge_session_entry;
 
 /// Changes read from the log, to be merged into pages.
 pub struct Fold {

@@ -14,7 +14,7 @@ use super::statistics::{Statistics, Stopwatch};
 use super::waiter::{Kind, Waiter};
 use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
-use crate::foreign_keys::ForeignKeys;
+use crate::placement::foreign_keys::ForeignKeys;
 use crate::read_cache::ReadCache;
 use crate::shard_link::Outcome;
 use crate::shard_link::split_error;

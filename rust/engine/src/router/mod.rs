@@ -38,9 +38,9 @@ pub use statistics::{Sample, Statistics};
 
 use self::core::Core;
 use crate::connection_input::Protocol;
-use crate::foreign_keys::ForeignKeys;
-use crate::hash_ring::{HashRing, key_hash};
 use crate::limits::GREETING_BYTES_MAX;
+use crate::placement::foreign_keys::ForeignKeys;
+use crate::placement::hash_ring::{HashRing, key_hash};
 use crate::read_cache::ReadCache;
 use crate::shard_link::ShardLink;
 pub use crate::shard_link::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};

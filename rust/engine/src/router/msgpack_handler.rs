@@ -9,7 +9,7 @@ use super::host_requests::Shape;
 use super::slab::Place;
 use super::waiter::{Kind, Waiter};
 use crate::error_code::ErrorCode;
-use crate::hash_ring::key_hash;
+use crate::placement::hash_ring::key_hash;
 use crate::shard_link::Repeat;
 use crate::token::token_matches;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner, Parsed};

@@ -6,7 +6,7 @@ use super::gather::{Gather, Wanted};
 use super::slab::Place;
 use super::waiter::{Kind, Waiter};
 use crate::error_code::ErrorCode;
-use crate::hash_ring::key_hash;
+use crate::placement::hash_ring::key_hash;
 use crate::shard_link::Repeat;
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::request::{ChangeOptions, Level};

@@ -1,10 +1,10 @@
-//! How the session table is built again from pages and records; the rules are `session_row`'s.
+//! Rebuilds the session table from pages and records, by the rules of `row`.
 
 use thiserror::Error;
 
 use super::{SessionTable, Slot};
 use crate::journal::entry::Entry;
-use crate::session_row::{Merge, RESULT_BYTES, SessionFacts, SessionRow};
+use crate::session_table::row::{Merge, RESULT_BYTES, SessionFacts, SessionRow};
 use crate::wire::request::SessionId;
 
 /// Why the restored state can't be right.

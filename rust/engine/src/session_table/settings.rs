@@ -1,7 +1,7 @@
 //! Bounds and windows of the session table, and what follows from them for one batch.
 
 use crate::error_code::ErrorCode;
-use crate::session_row::RESULT_BYTES;
+use crate::session_table::row::RESULT_BYTES;
 
 /// Least room for results, once there is one.
 pub(super) const RESULTS_CAPACITY_MIN: usize = 4;

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Identity, Shard, ShardSettings, State, StateSettings};
+use super::{Identity, Shard, ShardSettings};
 use crate::checkpoint::{CheckpointError, read_sent_page};
 use crate::clock::Clock;
 use crate::error_code::ErrorCode;
@@ -19,7 +19,8 @@ use crate::journal::commit_thread::CommitThread;
 use crate::journal::entry::{EntryError, EntryReader};
 use crate::journal::record::{CommitEncoder, HEADER_BYTES, Position, RecordError, RecordHeader, ShardIdentity, Writer};
 use crate::journal::tail::TailPlace;
-use crate::shard::RestoreError;
+use crate::state::RestoreError;
+use crate::state::{State, StateSettings};
 use crate::wire::request::Request;
 use crate::wire::resp::Command;
 

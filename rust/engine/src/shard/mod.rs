@@ -16,7 +16,6 @@ mod msgpack_handler;
 mod operations;
 mod resp_handler;
 mod shard_settings;
-mod state;
 mod statistics;
 mod unfinished_input;
 
@@ -26,7 +25,6 @@ pub use crate::figure::Figure;
 pub use connection::{Connection, HostCall, HostRequest};
 pub use following::FollowError;
 pub use shard_settings::ShardSettings;
-pub use state::{RestoreError, State, StateSettings};
 pub use statistics::{HostFigures, Statistics};
 
 use crate::clock::Clock;
@@ -41,6 +39,7 @@ use crate::journal::record::CommitEncoder;
 use crate::limits::GREETING_BYTES_MAX;
 use crate::operation_id_table::Lookup;
 use crate::planted_bug::{self, PlantedBug, is_planted};
+use crate::state::State;
 use crate::wire::request::Level;
 use crate::wire::scan::FrameLimits;
 use connections::Connections;

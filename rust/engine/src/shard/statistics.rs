@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::figure::{Figure, Figures, write_figures, write_pairs};
-use crate::foreign_list::ForeignList;
+use crate::placement::foreign_list::ForeignList;
 use crate::wire::msgpack_rpc as rpc;
 
 /// Counted since the start of this run.

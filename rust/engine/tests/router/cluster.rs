@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use pycounter_engine::clock::Clock;
 use pycounter_engine::folder::Recovery;
-use pycounter_engine::foreign_keys::ForeignKeys;
-use pycounter_engine::hash_ring::HashRing;
 use pycounter_engine::journal::JournalOptions;
 use pycounter_engine::operation_id_table::OperationIdSettings;
+use pycounter_engine::placement::foreign_keys::ForeignKeys;
+use pycounter_engine::placement::hash_ring::HashRing;
 use pycounter_engine::read_cache::{ReadCache, ReadCacheSettings};
 use pycounter_engine::router::{HostRequest, LinkSettings, Place, Router, RouterSettings, Serving};
 use pycounter_engine::session_table::SessionSettings;
-use pycounter_engine::shard::{Shard, ShardSettings, StateSettings};
+use pycounter_engine::shard::{Shard, ShardSettings};
+use pycounter_engine::state::StateSettings;
 use pycounter_engine::wire::request::Level;
 use rmpv::Value;
 use tempfile::TempDir;

@@ -15,7 +15,7 @@ use crate::journal::files::DiskFiles;
 use crate::journal::{Examination, JournalError, LogFigures, Manifest, ShardIdentity, examine};
 use crate::operation_id_table::{OperationIdSettings, OperationIdTable};
 use crate::session_table::{SessionSettings, SessionTable};
-use crate::shard::RestoreError;
+use crate::state::RestoreError;
 
 /// A folder that is read.
 pub struct FolderReader {

@@ -1,14 +1,14 @@
-//! Everything of a shard that is journaled: counters, sessions, operation ids, and what of them has changed
-//! since the last commit. What is not in here is gone after a crash.
+//! The journaled state of a shard: counters, sessions, operation ids, and what has changed since the last commit.
+//! Anything else is gone after a crash.
 //!
-//! Threads: a server's loop thread owns it whole. In an embedded map it sits in a lock: mutators share it and
-//! use only the `&self` operations of the counter store; the drain takes it alone.
+//! Threads: a server's loop thread owns it. In an embedded map a lock guards it: mutators hold the lock shared and use
+//! only the `&self` operations of the counter store; the drain holds it exclusively.
 
 use crate::counter_store::{CounterStore, RestoreRow, StoreError};
-use crate::foreign_list::ForeignList;
 use crate::journal::entry::Entry;
 use crate::journal::record::{CommitEncoder, EncodedCommit};
 use crate::operation_id_table::{OperationIdRestoreError, OperationIdSettings, OperationIdTable};
+use crate::placement::foreign_list::ForeignList;
 use crate::planted_bug::{PlantedBug, is_planted};
 use crate::session_table::{SessionRestoreError, SessionSettings, SessionTable};
 use crate::write_batch_queue::WriteBatchQueue;
@@ -20,9 +20,9 @@ pub struct StateSettings {
     pub counters_bytes_max: u64,
     /// Counters that may be changed and not yet committed.
     pub dirty_counters_max: usize,
-    /// Of the session table.
+    /// Settings of the session table.
     pub sessions: SessionSettings,
-    /// Of the operation id table.
+    /// Settings of the operation id table.
     pub ids: OperationIdSettings,
 }
 

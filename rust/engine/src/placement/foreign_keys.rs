@@ -62,7 +62,7 @@ impl ShardKeys {
     }
 }
 
-/// Foreign counters of all shards, by the hashes of their keys ([`crate::hash_ring::key_hash`]).
+/// Foreign counters of all shards, by the hashes of their keys ([`crate::placement::hash_ring::key_hash`]).
 #[derive(Debug)]
 pub struct ForeignKeys {
     /// Whether any shard holds anything foreign.
@@ -266,7 +266,7 @@ fn place(hash: u64) -> (usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash_ring::key_hash;
+    use crate::placement::hash_ring::key_hash;
     use std::sync::Arc;
 
     fn bytes(hashes: &[u64]) -> Vec<u8> {

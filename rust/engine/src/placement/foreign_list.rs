@@ -7,8 +7,8 @@ use std::fmt;
 
 use hashbrown::HashSet;
 
-use crate::foreign_keys::FOREIGN_HASHES_MAX;
-use crate::hash_ring::{HashRing, key_hash};
+use crate::placement::foreign_keys::FOREIGN_HASHES_MAX;
+use crate::placement::hash_ring::{HashRing, key_hash};
 
 /// Most hashes in one part of the list.
 pub const PART_HASHES_MAX: usize = 65_536;
