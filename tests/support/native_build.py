@@ -39,6 +39,31 @@ def build_native(folder: Path, features: Sequence[str]) -> Path:
     return Path(shutil.copy(library, folder / library.name))
 
 
+def run_engine_test(name: str, features: Sequence[str], environment: dict[str, str]) -> tuple[bool, str]:
+    """Runs one of the engine's tests in a build with these cargo features: whether it passed, and what it said."""
+    command = [
+        "cargo",
+        "test",
+        "--locked",
+        "--quiet",
+        "--package",
+        "pycounter-engine",
+        "--features",
+        ",".join(features),
+    ]
+    done = subprocess.run(
+        [*command, "--test", name],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+    )
+    if done.returncode != 0 and "panicked" not in done.stdout + done.stderr:
+        raise BuildFailed(done.stderr)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
 def make_package(folder: Path, library: Path) -> Path:
     """A folder to put on PYTHONPATH: the package as it is here, with `library` for its native module."""
     package = folder / "pycounter"

@@ -17,16 +17,46 @@ pub enum PlantedBug {
     DuplicateAnsweredBeforeItsCommit,
     /// The read cache keeps a value whose load began before a write.
     CacheFilledByEarlierLoad,
+    /// After a lost connection a link goes on under a new session.
+    LinkRenewsSession,
+    /// What was in flight when a link's connection broke is not sent again.
+    LinkForgetsSent,
+    /// What was in flight when a link's connection broke is taken for never sent.
+    LinkTakesSentForUnsent,
+    /// A lost tail of applied operations is not reported.
+    LinkHidesLostTail,
+    /// What a link's shard acknowledged at `applied` counts as durable at once.
+    LinkTrustsApplied,
+    /// A batch of increments answers its callers in the wrong order.
+    LinkMixesAnswers,
+    /// A batch that is settled leaves no room for others.
+    LinkLeavesNoRoom,
+    /// A shard may be silent for ever.
+    LinkWaitsForever,
+    /// An operation that was sent goes to another shard when its own falls ill.
+    LinkDivertsSent,
+    /// A refusal settles an operation of which an earlier attempt is unanswered.
+    LinkTrustsRefusals,
 }
 
 impl PlantedBug {
     /// Every bug, by the name that the environment gives it.
-    pub const ALL: [(&'static str, PlantedBug); 5] = [
+    pub const ALL: [(&'static str, PlantedBug); 15] = [
         ("reply_before_commit", PlantedBug::ReplyBeforeCommit),
         ("session_rows_left_out", PlantedBug::SessionRowsLeftOut),
         ("results_lost_at_checkpoint", PlantedBug::ResultsLostAtCheckpoint),
         ("duplicate_answered_before_its_commit", PlantedBug::DuplicateAnsweredBeforeItsCommit),
         ("cache_filled_by_earlier_load", PlantedBug::CacheFilledByEarlierLoad),
+        ("link_renews_session", PlantedBug::LinkRenewsSession),
+        ("link_forgets_sent", PlantedBug::LinkForgetsSent),
+        ("link_takes_sent_for_unsent", PlantedBug::LinkTakesSentForUnsent),
+        ("link_hides_lost_tail", PlantedBug::LinkHidesLostTail),
+        ("link_trusts_applied", PlantedBug::LinkTrustsApplied),
+        ("link_mixes_answers", PlantedBug::LinkMixesAnswers),
+        ("link_leaves_no_room", PlantedBug::LinkLeavesNoRoom),
+        ("link_waits_forever", PlantedBug::LinkWaitsForever),
+        ("link_diverts_sent", PlantedBug::LinkDivertsSent),
+        ("link_trusts_refusals", PlantedBug::LinkTrustsRefusals),
     ];
 }
 

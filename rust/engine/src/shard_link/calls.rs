@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::types::{LinkStatistics, Outcome, Repeat};
 use crate::error_code::{Effect, ErrorCode};
+use crate::planted_bug::{PlantedBug, is_planted};
 use crate::wire::msgpack_rpc as rpc;
 
 /// Memory of a call beside its bytes, about, and of the batch that it keeps from growing.
@@ -159,7 +160,8 @@ impl<T> Calls<T> {
                 return tell(&mut call, &Outcome::Error { code: ErrorCode::UnknownOutcome, message: &message }, done);
             }
             call.is_ambiguous |= code.effect() == Effect::Unknown;
-            if call.is_ambiguous && code.retryable() && call.waiter.is_some() {
+            let is_open = call.is_ambiguous && code.retryable() && !is_planted(PlantedBug::LinkTrustsRefusals);
+            if is_open && call.waiter.is_some() {
                 call.not_before_ms = resume_at_ms;
                 return self.wait(call);
             }
@@ -228,6 +230,46 @@ impl<T> Calls<T> {
                 unknown(&mut call, "it was not answered for longer than the shard keeps its id", done);
             }
         }
+    }
+
+    /// Forgets the waiters that `is_gone` names: their calls are not sent again.
+    pub(super) fn abandon_waiters(&mut self, mut is_gone: impl FnMut(&T) -> bool, mut drop_waiter: impl FnMut(T)) {
+        for call in self.in_flight.values_mut() {
+            if let Some(waiter) = call.waiter.take_if(|waiter| is_gone(waiter)) {
+                drop_waiter(waiter);
+            }
+        }
+        let bytes = &mut self.bytes;
+        self.again.retain_mut(|call| {
+            let gone = call.waiter.take_if(|waiter| is_gone(waiter));
+            let is_kept = gone.is_none();
+            if !is_kept {
+                *bytes -= call.memory_bytes();
+            }
+            gone.into_iter().for_each(&mut drop_waiter);
+            is_kept
+        });
+    }
+
+    /// When something is to be done at the latest: a deadline, the end of an id's window or of a pause.
+    pub(super) fn next_wake_ms(&self) -> u64 {
+        let again = self.again.iter().map(|call| {
+            let until = match call.repeat {
+                Repeat::SameShard { until_ms } => until_ms,
+                Repeat::Always | Repeat::Never => u64::MAX,
+            };
+            let pause = if call.not_before_ms > 0 { call.not_before_ms } else { u64::MAX };
+            call.deadline_ms.min(until).min(pause)
+        });
+        again.fold(self.deadline_ms, u64::min)
+    }
+
+    /// What must hold between two calls.
+    pub(super) fn check(&self) {
+        let all = self.in_flight.values().chain(&self.again);
+        debug_assert_eq!(self.bytes, all.map(Call::memory_bytes).sum::<usize>(), "memory of calls");
+        debug_assert!(self.again.iter().is_sorted_by_key(|call| call.order), "calls are sent again out of order");
+        debug_assert!(self.again.iter().all(|call| call.waiter.is_some() && call.repeat != Repeat::Never));
     }
 
     /// Nothing goes on any more.

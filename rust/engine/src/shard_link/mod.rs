@@ -1,20 +1,26 @@
-//! A coordinator's one connection to one shard, without the socket: what is written to it, and what its replies mean.
+//! One connection to one shard and the exactly-once session on it, without the socket: what is written, and what replies
+//! mean. Coordinators use it, and clients.
 //!
-//! Increments gather into `apply` batches of the coordinator's own session at that shard, in order with all other
-//! requests. The host calls, in each turn of its loop: `incr` and `call` for what clients want, `feed` for what the shard
-//! sent, `tick` some times a second, and at the end `flush`, whose bytes count as sent. When the connection ends it calls
-//! `lost`, and after the next one was made `connected`: what is unsettled goes on by the rules of `session` and
-//! `calls`.
+//! Increments gather into `apply` batches of a session at that shard, in order with all other requests. In each turn of its
+//! loop the host calls `incr` and `call` for what is wanted, `feed` for what the shard sent, and at the end `flush`, whose
+//! bytes count as sent. `tick` moves time: some times a second, or at `next_wake_ms`. When the connection ends, the host
+//! calls `lost`; after the next one was made, `connected`. What is unsettled goes on by the rules of `session`, `recovery`
+//! and `calls`.
 //!
-//! One thread, the host's, owns it. There is no clock inside: `tick` says what time it is.
+//! One thread, the host's, owns it. It has no clock: `tick` and `note_time` say what time it is.
 
 mod applied_tail;
+mod asking;
 mod batches;
 mod calls;
+mod halves;
+mod invariants;
+mod knowledge;
 mod queue;
 mod receiving;
 mod recovery;
 mod replies;
+mod reports;
 mod sending;
 mod session;
 #[cfg(test)]
@@ -22,12 +28,16 @@ mod tests;
 mod types;
 
 use crate::error_code::ErrorCode;
+use crate::planted_bug::{PlantedBug, is_planted};
 use crate::wire::msgpack_rpc::FrameScanner;
-use crate::wire::request::{Level, SessionId};
+use crate::wire::request::SessionId;
+use calls::Calls;
 pub(crate) use calls::split_error;
-use calls::{Call, Calls};
-use queue::Queue;
+use halves::Halves;
+use queue::{Entry, Queue};
+use reports::Reports;
 use session::Session;
+pub use types::{GivenUp, LinkSample, LostTail};
 pub use types::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};
 
 /// The two highest bits of a msgid say what it belongs to: nothing for calls.
@@ -56,6 +66,18 @@ struct Met {
     restarted: bool,
 }
 
+/// Somebody who waits until what was acknowledged is durable.
+#[derive(Debug)]
+struct Confirming<T> {
+    waiter: T,
+    deadline_ms: u64,
+    /// The question that is under way covers all that was acknowledged when this began.
+    is_asked: bool,
+}
+
+/// So many wait at most until what was acknowledged is durable.
+const CONFIRMING_MAX: usize = 100_000;
+
 /// The state machine of one connection. `T` is who waits for an operation.
 pub struct ShardLink<T> {
     settings: LinkSettings,
@@ -72,6 +94,13 @@ pub struct ShardLink<T> {
     commit_seen: u64,
     last_error: String,
     now_ms: u64,
+    now_us: u64,
+    /// Who wants to know that what was acknowledged is durable.
+    confirming: Vec<Confirming<T>>,
+    /// Where batches of durable increments leave at half of the callers.
+    halves: Halves,
+    /// With so many durable increments gathered, they leave at once.
+    gather_full: usize,
     /// The shard refused something for now: no batch is sent before this.
     resume_at_ms: u64,
     /// Refusals for now since the last result.
@@ -80,6 +109,8 @@ pub struct ShardLink<T> {
     chance: u64,
     /// The next time to ask for what is durable, and what the question under way covers.
     confirm_at_ms: u64,
+    /// After a refusal to say what is durable, it is not asked before this.
+    confirm_not_before_ms: u64,
     barrier: Option<Vec<(SessionId, u64)>>,
     order: u64,
     /// Received and not yet consumed: a part of a reply.
@@ -100,7 +131,12 @@ impl<T> ShardLink<T> {
         let id = (settings.new_session_id)();
         let chance = id.0.iter().fold(1, |sum: u64, &byte| sum.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte));
         Self {
-            session: Session::new(id, settings.window_operations_max),
+            session: Session::new(
+                id,
+                settings.window_operations_max,
+                Reports::new(settings.names_operations, settings.samples_max),
+            ),
+            gather_full: settings.gather_operations_max,
             settings,
             calls: Calls::new(),
             queue: Queue::new(),
@@ -112,10 +148,14 @@ impl<T> ShardLink<T> {
             commit_seen: 0,
             last_error: String::new(),
             now_ms: 0,
+            now_us: 0,
+            confirming: Vec::new(),
+            halves: Halves::default(),
             resume_at_ms: 0,
             refusals: 0,
             chance: chance | 1,
             confirm_at_ms: 0,
+            confirm_not_before_ms: 0,
             barrier: None,
             order: 0,
             input: Vec::new(),
@@ -124,72 +164,6 @@ impl<T> ShardLink<T> {
             heard_at_ms: 0,
             answered_at_ms: 0,
         }
-    }
-
-    // --- what clients want -------------------------------------------------------------------------------------------
-
-    /// Accepts an increment; `key` has 1 to 1,024 bytes. It is sent with the next `flush`, or later.
-    ///
-    /// # Errors
-    /// What is unsettled fills the bound: gives back `waiter`, and nothing was done (`overloaded`).
-    #[inline]
-    pub fn incr(&mut self, key: &[u8], delta: i64, level: Level, deadline_ms: u64, waiter: T) -> Result<(), T> {
-        if self.memory_bytes() + batches::memory_of::<T>(key.len()) > self.settings.queue_bytes_max {
-            return Err(waiter);
-        }
-        let settings = &self.settings;
-        let batch = self.queue.open_batch(level, settings.batch_operations_max, settings.batch_bytes_max);
-        let before = batch.memory_bytes();
-        batch.push(key, delta, deadline_ms, waiter);
-        let grown = batch.memory_bytes() - before;
-        self.queue.batch_bytes += grown;
-        self.session.statistics.operations += 1;
-        Ok(())
-    }
-
-    /// Accepts any other request, behind the increments before it. Only while the shard refuses increments for now does
-    /// it overtake those that were never sent.
-    ///
-    /// `params` is an encoded array.
-    ///
-    /// # Errors
-    /// What is unsettled fills the bound: gives back `waiter`, and nothing was done (`overloaded`).
-    pub fn call(&mut self, method: &str, params: &[u8], repeat: Repeat, deadline_ms: u64, waiter: T) -> Result<(), T> {
-        let memory = calls::memory_of::<T>(method.len() + params.len() + 5);
-        if self.memory_bytes() + memory > self.settings.queue_bytes_max {
-            return Err(waiter);
-        }
-        self.queue.push_call(Call::new(method, params, repeat, deadline_ms, waiter));
-        self.session.statistics.calls += 1;
-        Ok(())
-    }
-
-    /// Memory of all that is accepted and not settled.
-    #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        self.queue.batch_bytes + self.queue.call_bytes + self.calls.bytes
-    }
-
-    /// Takes increments back that were never sent, or that the shard refused so that no copy can count: this share of
-    /// them (0.0 to 1.0), evenly. Gives each to `take(key, delta, level, deadline_ms, waiter)`.
-    pub fn take_unsent(&mut self, share: f64, mut take: impl FnMut(&[u8], i64, Level, u64, T)) {
-        let mut due = 0.0;
-        let taken = &mut self.session.statistics.operations_taken;
-        self.queue.change_batches(|batch| {
-            let level = batch.level;
-            let is_wanted = |_: &_| {
-                due += share;
-                let is_due = due >= 1.0;
-                due -= f64::from(u8::from(is_due));
-                is_due
-            };
-            batch.take(is_wanted, |key, delta, one| {
-                if let Some(waiter) = one.waiter {
-                    *taken += 1;
-                    take(key, delta, level, one.deadline_ms, waiter);
-                }
-            });
-        });
     }
 
     // --- the connection ----------------------------------------------------------------------------------------------
@@ -209,6 +183,9 @@ impl<T> ShardLink<T> {
     pub fn lost(&mut self, done: &mut impl FnMut(T, Outcome<'_>)) {
         if self.stage != Stage::Down {
             self.session.statistics.losses += 1;
+            if self.session.in_flight > 0 {
+                self.session.reports.sample(LinkSample { latency_us: 0, failure: Some(ErrorCode::Unavailable) });
+            }
         }
         self.stage = Stage::Down;
         self.met = None;
@@ -217,6 +194,8 @@ impl<T> ShardLink<T> {
         let new_id = &self.settings.new_session_id;
         self.session.on_disconnect(&mut self.queue, || new_id(), done);
         self.calls.lose(done);
+        self.confirming.iter_mut().for_each(|one| one.is_asked = false);
+        self.check();
     }
 
     /// The only identity that is accepted from now on, 32 hexadecimal digits; else any is.
@@ -231,10 +210,16 @@ impl<T> ShardLink<T> {
 
     // --- time --------------------------------------------------------------------------------------------------------
 
+    /// What time it is, in microseconds: before anything else in a turn of the loop where latencies matter.
+    pub fn note_time(&mut self, now_us: u64) {
+        self.now_us = self.now_us.max(now_us);
+        self.now_ms = self.now_us / 1000;
+    }
+
     /// What time it is, some times a second. Operations whose deadline has passed are told so: those that were never
     /// sent, or that the shard refused, were not applied; those that were sent stay until they are settled.
     pub fn tick(&mut self, now_ms: u64, done: &mut impl FnMut(T, Outcome<'_>)) {
-        self.now_ms = self.now_ms.max(now_ms);
+        self.note_time(now_ms * 1000);
         let now_ms = self.now_ms;
         self.session.tick(now_ms, done);
         let (queue, statistics) = (&mut self.queue, &mut self.session.statistics);
@@ -245,6 +230,7 @@ impl<T> ShardLink<T> {
             "" => "the shard can't be reached: nothing was applied".to_owned(),
             error => format!("the shard can't be reached ({error}): nothing was applied"),
         };
+        let before = statistics.expired_unsent;
         let expired = &mut statistics.expired_unsent;
         queue.change_batches(|batch| {
             if batch.deadline_ms > now_ms {
@@ -256,20 +242,55 @@ impl<T> ShardLink<T> {
             };
             batch.take(
                 |one| one.deadline_ms <= now_ms,
-                |_, _, one| {
-                    if let Some(waiter) = one.waiter {
-                        *expired += 1;
-                        done(waiter, Outcome::Error { code, message: &message });
-                    }
+                |_, _, _, waiter| {
+                    *expired += 1;
+                    done(waiter, Outcome::Error { code, message: &message });
                 },
             );
         });
+        let failed = *expired - before;
+        statistics.operations_failed += failed;
+        self.session.reports.count(0, failed);
         queue.take_expired_calls(now_ms, |mut call| {
             if let Some(waiter) = call.waiter.take() {
                 *expired += 1;
                 done(waiter, Outcome::Error { code: ErrorCode::Unavailable, message: &unreachable() });
             }
         });
+        for one in self.confirming.extract_if(.., |one| one.deadline_ms <= now_ms) {
+            const LATE: &str = "the time ran out before what was acknowledged was known to be durable";
+            done(one.waiter, Outcome::Error { code: ErrorCode::Deadline, message: LATE });
+        }
+        self.check();
+    }
+
+    /// When `tick` and `flush` have something to do, if nothing else happens before; `None`: never.
+    #[must_use]
+    pub fn next_wake_ms(&self) -> Option<u64> {
+        let queued = self.queue.iter().filter_map(|entry| match entry {
+            Entry::Batch(batch) => Some(batch.deadline_ms),
+            Entry::Call(_) => None,
+        });
+        let sent = self.session.window().map(|batch| batch.deadline_ms);
+        let confirming = self.confirming.iter().map(|one| one.deadline_ms);
+        let mut wake = self.calls.next_wake_ms().min(self.queue.call_deadline_ms);
+        wake = queued.chain(sent).chain(confirming).fold(wake, u64::min);
+        if self.stage == Stage::Ready {
+            if self.is_paused() {
+                wake = wake.min(self.resume_at_ms);
+            }
+            if self.barrier.is_none() && (self.session.is_unconfirmed() || !self.confirming.is_empty()) {
+                let at = if self.confirming.is_empty() { self.confirm_at_ms } else { self.confirm_not_before_ms };
+                wake = wake.min(at.max(self.confirm_not_before_ms));
+            }
+            if self.is_holding() {
+                wake = wake.min(self.queue.hold_until_ms);
+            }
+        }
+        if self.stage != Stage::Down && self.is_waiting() {
+            wake = wake.min(self.heard_at_ms + self.settings.silence_timeout_ms + 1);
+        }
+        Some(wake).filter(|&wake| wake < u64::MAX)
     }
 
     /// With replies due, was nothing heard for so long that the connection is to be given up?
@@ -278,6 +299,7 @@ impl<T> ShardLink<T> {
         self.stage != Stage::Down
             && self.is_waiting()
             && self.now_ms.saturating_sub(self.heard_at_ms) > self.settings.silence_timeout_ms
+            && !is_planted(PlantedBug::LinkWaitsForever)
     }
 
     /// Is any reply due?
@@ -306,63 +328,39 @@ impl<T> ShardLink<T> {
         }
     }
 
-    /// Gives everything up: what was sent is told as unknown, what wasn't as unavailable.
+    /// Gives everything up: sent operations fail as `unknown_outcome`, unsent ones as `unavailable`.
     pub fn abandon(&mut self, reason: &str, done: &mut impl FnMut(T, Outcome<'_>)) {
+        let message = format!("{reason}: nothing was applied");
+        self.abandon_with(reason, Outcome::Error { code: ErrorCode::Unavailable, message: &message }, done);
+    }
+
+    /// Gives everything up: sent operations fail as `unknown_outcome`, unsent ones as `refusal`.
+    pub fn abandon_with(&mut self, reason: &str, refusal: Outcome<'_>, done: &mut impl FnMut(T, Outcome<'_>)) {
         self.lost(done);
         let new_id = (self.settings.new_session_id)();
         self.session.abandon(reason, &mut self.queue, new_id, done);
         self.calls.abandon(reason, done);
-        let message = format!("{reason}: nothing was applied");
-        let nothing = Outcome::Error { code: ErrorCode::Unavailable, message: &message };
-        self.take_unsent(1.0, |_, _, _, _, waiter| done(waiter, nothing));
+        let mut failed = 0;
+        self.take_unsent(1.0, |_, _, _, _, waiter| {
+            failed += 1;
+            done(waiter, refusal);
+        });
+        self.session.statistics.operations_failed += failed;
+        self.session.reports.count(0, failed);
+        // Those that are left were sent once, came back, and have nobody waiting for them.
+        let reports = &mut self.session.reports;
+        self.queue.change_batches(|batch| {
+            batch.iter().for_each(|(key, delta, _)| reports.give_up(Some((key, delta)), batch.sent_at_ms, false));
+            batch.clear();
+        });
         for call in self.queue.take_calls() {
             if let Some(waiter) = call.waiter {
-                done(waiter, nothing);
+                done(waiter, refusal);
             }
         }
-    }
-
-    // --- what it knows -----------------------------------------------------------------------------------------------
-
-    /// Is it connected, and has the shard said who it is and where the session is?
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.stage == Stage::Ready
-    }
-
-    /// The shard's, 32 hexadecimal digits; `None` before it was met.
-    #[must_use]
-    pub fn identity(&self) -> Option<&str> {
-        self.identity.as_deref()
-    }
-
-    /// The shard's, which rises with each start of its process.
-    #[must_use]
-    pub const fn epoch(&self) -> Option<u64> {
-        self.epoch
-    }
-
-    /// The newest commit of this shard that holds an increment of the session, as far as it was answered; 0: none.
-    #[must_use]
-    pub const fn commit_seen(&self) -> u64 {
-        self.commit_seen
-    }
-
-    /// Why the last connection ended or couldn't be made, or what the shard last refused for now; may be empty.
-    #[must_use]
-    pub fn last_error(&self) -> &str {
-        &self.last_error
-    }
-
-    /// Figures since it was made.
-    #[must_use]
-    pub const fn statistics(&self) -> LinkStatistics {
-        self.session.statistics
-    }
-
-    /// The present session's id.
-    #[must_use]
-    pub const fn session_id(&self) -> SessionId {
-        self.session.id
+        for one in self.confirming.drain(..) {
+            done(one.waiter, refusal);
+        }
+        self.check();
     }
 }

@@ -2,9 +2,13 @@
 
 use std::fmt::Write as _;
 
+use super::calls::split_error;
 use super::replies::{self as replies, Greeting, Reply};
 use super::session::Next;
+use super::types::LinkSample;
 use super::{BATCH, HELLO, LinkViolation, Met, Outcome, ShardLink, Stage};
+use crate::error_code::ErrorCode;
+use crate::wire::request::Level;
 use crate::wire::scan::{FrameLimits, Scan};
 
 /// A connection whose replies come in pieces keeps at most so much memory for the next piece.
@@ -21,6 +25,7 @@ impl<T> ShardLink<T> {
         }
         self.heard_at_ms = self.now_ms;
         let fed = self.feed_open(chunk, done);
+        self.check();
         if let Err(violation) = &fed {
             self.last_error.clear();
             let _ = write!(self.last_error, "{violation}");
@@ -106,18 +111,41 @@ impl<T> ShardLink<T> {
         reply: &Reply<'_>,
         done: &mut impl FnMut(T, Outcome<'_>),
     ) -> Result<(), LinkViolation> {
-        let new_id = || (self.settings.new_session_id)();
         let Some(error) = reply.error else {
             let results = replies::read_results(reply.result)?;
+            self.sample(index, None);
+            self.learn_halves(index, results.level);
+            let new_id = || (self.settings.new_session_id)();
             self.refusals = 0;
             self.commit_seen = self.commit_seen.max(results.commit);
             return self.session.on_results(index, &results, &mut self.queue, new_id, done);
         };
+        self.sample(index, Some(split_error(error).0));
+        let new_id = || (self.settings.new_session_id)();
         if self.session.on_refusal(index, error, &mut self.queue, new_id, done) == Next::Pause && !self.is_paused() {
             error.clone_into(&mut self.last_error);
             self.resume_at_ms = self.now_ms + self.next_pause_ms();
         }
         Ok(())
+    }
+
+    fn sample(&mut self, index: usize, failure: Option<ErrorCode>) {
+        let launched_at_us = self.session.window().nth(index).map(|batch| batch.launched_at_us);
+        if let Some(launched_at_us) = launched_at_us {
+            let latency_us = self.now_us.saturating_sub(launched_at_us);
+            self.session.reports.sample(LinkSample { latency_us, failure });
+        }
+    }
+
+    /// A batch was answered: at which size do the next ones leave?
+    fn learn_halves(&mut self, index: usize, level: Level) {
+        if self.settings.gather_ms > 0
+            && level == Level::Durable
+            && let Some(count) = self.session.window().nth(index).map(|batch| batch.count)
+        {
+            let size = self.halves.on_answer(self.now_us, count, self.queue.operations);
+            self.gather_full = size.unwrap_or(usize::MAX).min(self.settings.gather_operations_max);
+        }
     }
 
     /// Exponential and capped, each drawn between half and all of the present step, so that links spread out.
@@ -137,7 +165,7 @@ impl<T> ShardLink<T> {
 
     fn take_greeting(&mut self, reply: &Reply<'_>, done: &mut impl FnMut(T, Outcome<'_>)) -> Result<(), LinkViolation> {
         if self.stage == Stage::Ready {
-            return self.take_confirmation(reply);
+            return self.take_confirmation(reply, done);
         }
         let Stage::Greeting(session) = self.stage else {
             return Err(LinkViolation::Nonsense("a reply to what was not asked"));
@@ -201,17 +229,38 @@ impl<T> ShardLink<T> {
         self.stage = Stage::Ready;
         self.resume_at_ms = self.now_ms;
         self.confirm_at_ms = self.now_ms + self.settings.confirm_interval_ms;
+        self.confirm_not_before_ms = self.now_ms;
     }
 
     /// `hello` on a connection in use waited for a commit: what was acknowledged before it is durable.
-    fn take_confirmation(&mut self, reply: &Reply<'_>) -> Result<(), LinkViolation> {
+    fn take_confirmation(
+        &mut self,
+        reply: &Reply<'_>,
+        done: &mut impl FnMut(T, Outcome<'_>),
+    ) -> Result<(), LinkViolation> {
         let Some(covered) = self.barrier.take() else {
             return Err(LinkViolation::Nonsense("a reply to what was not asked"));
         };
         self.confirm_at_ms = self.now_ms + self.settings.confirm_interval_ms;
-        if reply.error.is_none() {
-            replies::read_greeting(reply.result)?;
-            self.session.confirm(&covered);
+        let outcome = match reply.error {
+            None => {
+                replies::read_greeting(reply.result)?;
+                self.session.confirm(&covered);
+                Outcome::Reply(&[0xc0])
+            }
+            Some(error) if split_error(error).0.retryable() => {
+                let pause_ms = self.next_pause_ms();
+                self.confirm_not_before_ms = self.now_ms + pause_ms;
+                self.confirming.iter_mut().for_each(|one| one.is_asked = false);
+                return Ok(());
+            }
+            Some(error) => {
+                self.confirm_not_before_ms = self.confirm_at_ms;
+                Outcome::ErrorText(error)
+            }
+        };
+        for one in self.confirming.extract_if(.., |one| one.is_asked) {
+            done(one.waiter, outcome);
         }
         Ok(())
     }

@@ -3,9 +3,10 @@
 use super::batches::Batch;
 use super::calls::Call;
 use super::queue::Entry;
+use super::session::RETIRED_MAX;
 use super::{BATCH, HELLO, ShardLink, Stage};
 use crate::wire::msgpack_rpc as rpc;
-use crate::wire::request::SessionId;
+use crate::wire::request::{Level, SessionId};
 
 impl<T> ShardLink<T> {
     /// Appends what may be written now. Once a turn of the loop, and after `feed` and `tick`.
@@ -24,6 +25,7 @@ impl<T> ShardLink<T> {
                 if was_idle && out.len() > before {
                     self.heard_at_ms = self.now_ms;
                 }
+                self.check();
             }
         }
     }
@@ -49,15 +51,34 @@ impl<T> ShardLink<T> {
         for session in self.session.ended.drain(..) {
             write_goodbye(session, out);
         }
-        if self.barrier.is_none() && self.session.is_unconfirmed() && self.now_ms >= self.confirm_at_ms {
+        if self.barrier.is_none() && self.is_confirmation_due() {
             self.barrier = Some(self.session.acknowledged());
+            self.confirming.iter_mut().for_each(|one| one.is_asked = true);
             self.write_hello(self.session.id, out);
         }
     }
 
+    fn is_confirmation_due(&self) -> bool {
+        if self.now_ms < self.confirm_not_before_ms {
+            return false;
+        }
+        let many = self.session.unconfirmed_operations() >= self.settings.unconfirmed_operations_max / 2;
+        !self.confirming.is_empty()
+            || (self.session.is_unconfirmed()
+                && (many || self.session.retired.len() >= RETIRED_MAX / 2 || self.now_ms >= self.confirm_at_ms))
+    }
+
+    /// Do increments wait for company?
+    pub(super) fn is_holding(&self) -> bool {
+        let all = self.settings.gather_operations_max;
+        let full = |level| if level == Level::Durable { self.gather_full } else { all };
+        self.settings.gather_ms > 0 && self.session.in_flight > 0 && self.queue.is_gathering(self.now_ms, full)
+    }
+
     fn write_requests(&mut self, out: &mut Vec<u8>) {
         self.session.prepare(&mut self.queue);
-        let is_paused = self.is_paused();
+        let is_full = self.session.unconfirmed_operations() >= self.settings.unconfirmed_operations_max;
+        let is_paused = self.is_paused() || is_full;
         // After a pause one batch finds out whether the shard takes them again.
         let in_flight_max = if self.refusals > 0 { 1 } else { self.settings.batches_in_flight_max };
         // First what was sent before, in its old order.
@@ -89,7 +110,7 @@ impl<T> ShardLink<T> {
             match self.queue.front() {
                 Some(Entry::Batch(batch)) => {
                     let is_full = self.session.in_flight >= in_flight_max;
-                    if is_paused || is_full || self.session.is_blocked(batch.count) {
+                    if is_paused || is_full || self.session.is_blocked(batch.count) || self.is_holding() {
                         return;
                     }
                 }
@@ -114,14 +135,14 @@ impl<T> ShardLink<T> {
         self.order += 1;
         batch.order = self.order;
         let (session, acked) = (self.session.id, self.session.acked_through);
-        if let Some((batch, serial)) = self.session.launch(batch) {
+        if let Some((batch, serial)) = self.session.launch(batch, self.now_us) {
             write_batch(batch, session, acked, BATCH | serial, out);
         }
     }
 
     fn write_batch_again(&mut self, out: &mut Vec<u8>) {
         let (session, acked) = (self.session.id, self.session.acked_through);
-        if let Some((batch, serial)) = self.session.launch_again() {
+        if let Some((batch, serial)) = self.session.launch_again(self.now_us) {
             write_batch(batch, session, acked, BATCH | serial, out);
         }
     }

@@ -25,12 +25,15 @@
 use std::collections::VecDeque;
 
 use super::applied_tail::AppliedTail;
-use super::batches::Batch;
+use super::batches::{Batch, read_item};
 use super::calls::split_error;
 use super::queue::Queue;
 use super::replies::{ItemResult, Results};
+use super::reports::Reports;
 use super::types::{LinkStatistics, LinkViolation, Outcome};
 use crate::error_code::{Effect, ErrorCode};
+use crate::planted_bug::{PlantedBug, is_planted};
+use crate::wire::msgpack_rpc::reader::Reader;
 use crate::wire::request::{Level, SessionId};
 
 /// A batch that had to leave so many sessions is given up.
@@ -39,6 +42,11 @@ pub(super) const RENEWALS_MAX: u32 = 3;
 pub(super) const RETIRED_MAX: usize = 64;
 /// So many sessions wait at most to be told goodbye; those beyond expire by themselves.
 pub(super) const ENDED_MAX: usize = 64;
+
+/// Refusals that look at the request and not at its operations: a part of the batch may be accepted.
+const fn is_of_the_whole(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::TooLarge | ErrorCode::BadRequest)
+}
 
 /// After these the shard doesn't go on with the session.
 const fn is_ending(code: ErrorCode) -> bool {
@@ -64,6 +72,8 @@ pub(super) struct Session<T> {
     /// Sessions to say goodbye to.
     pub ended: Vec<SessionId>,
     pub statistics: LinkStatistics,
+    /// What the owner is to be told beside the outcomes.
+    pub reports: Reports,
     pub(super) next_sequence: u64,
     pub(super) tail: AppliedTail,
     /// Numbered, in order, from the first that isn't settled. Each has a serial, one after the other.
@@ -86,7 +96,7 @@ impl<T> Session<T> {
     /// Serials are at most this, then begin again.
     pub(super) const SERIAL_MAX: u32 = 0x3fff_ffff;
 
-    pub(super) fn new(id: SessionId, window_operations_max: usize) -> Self {
+    pub(super) fn new(id: SessionId, window_operations_max: usize, reports: Reports) -> Self {
         Self {
             id,
             acked_through: 0,
@@ -94,6 +104,7 @@ impl<T> Session<T> {
             retired: Vec::new(),
             ended: Vec::new(),
             statistics: LinkStatistics::default(),
+            reports,
             next_sequence: 1,
             tail: AppliedTail::new(id),
             window: VecDeque::new(),
@@ -140,7 +151,9 @@ impl<T> Session<T> {
         }
         self.rewinding = false;
         self.unnumber(queue);
+        let is_forgotten = |batch: &Batch<T>| is_planted(PlantedBug::LinkForgetsSent) && batch.is_ambiguous;
         let again = self.window.iter().take_while(|batch| !batch.is_refused).filter(|batch| !batch.is_answered);
+        let again = again.filter(|batch| !is_forgotten(batch));
         self.to_send_again = again.count();
     }
 
@@ -151,11 +164,11 @@ impl<T> Session<T> {
             && !batch.is_ambiguous
             && !batch.is_refused
             && !batch.in_flight
-            && let Some(mut batch) = self.window.pop_back()
+            && let Some(batch) = self.window.pop_back()
         {
             self.next_sequence = batch.first;
             self.window_operations -= batch.count;
-            queue.give_back(&mut batch);
+            queue.give_back(batch);
         }
     }
 
@@ -182,26 +195,32 @@ impl<T> Session<T> {
     }
 
     /// The batch that is to be sent again next, and its serial.
-    pub(super) fn launch_again(&mut self) -> Option<(&Batch<T>, u32)> {
+    pub(super) fn launch_again(&mut self, now_us: u64) -> Option<(&Batch<T>, u32)> {
         let index = self.again_index()?;
         self.to_send_again -= 1;
         self.in_flight += 1;
         let serial = self.serial(index);
         let batch = self.window.get_mut(index)?;
         batch.in_flight = true;
+        batch.launched_at_us = now_us;
         self.statistics.batches_resent += 1;
         self.statistics.operations_resent += batch.count as u64;
         Some((batch, serial))
     }
 
     /// Numbers a batch that was never sent; it has its order.
-    pub(super) fn launch(&mut self, mut batch: Batch<T>) -> Option<(&Batch<T>, u32)> {
+    pub(super) fn launch(&mut self, mut batch: Batch<T>, now_us: u64) -> Option<(&Batch<T>, u32)> {
+        if batch.sent_at_ms == 0 {
+            batch.sent_at_ms = (now_us / 1000).max(1);
+            self.statistics.batches += 1;
+            self.statistics.operations_sent += batch.count as u64;
+        }
+        batch.launched_at_us = now_us;
         batch.first = self.next_sequence;
         batch.in_flight = true;
         self.next_sequence += batch.count as u64;
         self.window_operations += batch.count;
         self.in_flight += 1;
-        self.statistics.batches += 1;
         let serial = self.serial(self.window.len());
         self.window.push_back(batch);
         self.window.back().map(|batch| (batch, serial))
@@ -225,27 +244,41 @@ impl<T> Session<T> {
         batch.in_flight = false;
         self.in_flight -= 1;
         let &Results { level, commit, .. } = results;
-        if level == Level::Applied {
-            self.tail.answer(batch.first, batch.last());
-        } else {
+        if level == Level::Durable || is_planted(PlantedBug::LinkTrustsApplied) {
             self.tail.answer_durably(batch.last());
+        } else {
+            let items = if self.reports.names_operations { batch.items.as_slice() } else { &[] };
+            self.tail.answer(batch.first, batch.last(), items);
         }
+        if is_planted(PlantedBug::LinkMixesAnswers) {
+            batch.waiting.reverse();
+        }
+        let mut failed = 0;
+        let mut items = Reader::new(if batch.abandoned > 0 { &batch.items } else { &[] });
         for ((place, result), one) in results.iter().enumerate().zip(&mut batch.waiting) {
+            let item = read_item(&mut items);
             let outcome = match result {
                 ItemResult::Value(value) => Outcome::Value { value, level, commit },
                 ItemResult::Error(error) => {
                     if level == Level::Applied {
                         self.tail.refuse(batch.first + place as u64);
                     }
+                    failed += 1;
                     let (code, message) = split_error(error);
                     Outcome::Error { code, message }
                 }
             };
-            if let Some(waiter) = one.waiter.take() {
-                done(waiter, outcome);
+            match one.waiter.take() {
+                Some(waiter) => done(waiter, outcome),
+                None if matches!(outcome, Outcome::Error { .. }) => {
+                    self.reports.give_up(item, batch.sent_at_ms, false);
+                }
+                None => {}
             }
         }
         self.statistics.operations_settled += batch.count as u64;
+        self.statistics.operations_failed += failed;
+        self.reports.count(batch.count as u64, 0);
         batch.is_answered = true;
         queue.release(batch);
         self.settle(queue, new_id, done);
@@ -287,8 +320,13 @@ impl<T> Session<T> {
         } else {
             batch.is_refused = true;
             self.is_any_refused = true;
-            self.statistics.operations_settled += batch.count as u64;
-            answer(batch, Outcome::Error { code, message }, queue, done);
+            // A part of it may be accepted: it is cut when the session is renewed.
+            if batch.count == 1 || !is_of_the_whole(code) {
+                self.statistics.operations_settled += batch.count as u64;
+                self.statistics.operations_failed += batch.count as u64;
+                self.reports.count(0, batch.count as u64);
+                answer(batch, Outcome::Error { code, message }, queue, &mut self.reports, done);
+            }
             self.rewinding = true;
         }
         self.settle(queue, new_id, done);
@@ -316,7 +354,14 @@ impl<T> Session<T> {
         }
         if self.window.front().is_some_and(|batch| batch.is_refused) {
             // Its numbers are free and will never be used, so nothing numbered behind it can count any more.
-            let kept = std::mem::take(&mut self.window).into_iter().filter(|batch| !batch.is_answered).collect();
+            let mut kept = Vec::new();
+            for batch in std::mem::take(&mut self.window) {
+                match batch {
+                    batch if batch.is_answered => {}
+                    batch if batch.is_refused => kept.extend(batch.split()),
+                    batch => kept.push(batch),
+                }
+            }
             self.renew(kept, queue, new_id(), done);
         } else if self.ending.is_some() {
             self.finish_ending(queue, new_id(), done);
@@ -327,11 +372,25 @@ impl<T> Session<T> {
 
     /// Tells those whose time has run out; their operations stay.
     pub(super) fn tick(&mut self, now_ms: u64, done: &mut impl FnMut(T, Outcome<'_>)) {
-        const LATE: Outcome<'static> =
-            Outcome::Error { code: ErrorCode::Deadline, message: "it was sent and not answered in time" };
+        const LATE: Outcome<'static> = Outcome::Error {
+            code: ErrorCode::Deadline,
+            message: "the time ran out; it was sent and stays in the session: don't repeat it",
+        };
         for batch in self.window.iter_mut().filter(|batch| batch.deadline_ms <= now_ms) {
             self.statistics.expired_sent += batch.expire(now_ms, |waiter| done(waiter, LATE));
         }
+    }
+
+    // --- what it knows -----------------------------------------------------------------------------------------------
+
+    /// Numbered batches, in order, from the first that isn't settled.
+    pub(super) fn window(&self) -> impl DoubleEndedIterator<Item = &Batch<T>> {
+        self.window.iter()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn window_mut(&mut self) -> impl Iterator<Item = &mut Batch<T>> {
+        self.window.iter_mut()
     }
 
     /// Is nothing numbered unanswered?
@@ -350,12 +409,21 @@ pub(super) fn answer<T>(
     batch: &mut Batch<T>,
     outcome: Outcome<'_>,
     queue: &mut Queue<T>,
+    reports: &mut Reports,
     done: &mut impl FnMut(T, Outcome<'_>),
 ) {
     batch.is_answered = true;
+    let effect = match outcome {
+        Outcome::Error { code, .. } => code.effect(),
+        _ => Effect::Before,
+    };
+    let mut items = Reader::new(if batch.abandoned > 0 { &batch.items } else { &[] });
     for one in &mut batch.waiting {
-        if let Some(waiter) = one.waiter.take() {
-            done(waiter, outcome);
+        let item = read_item(&mut items);
+        match one.waiter.take() {
+            Some(waiter) => done(waiter, outcome),
+            None if effect == Effect::Before => {}
+            None => reports.give_up(item, batch.sent_at_ms, effect == Effect::Unknown),
         }
     }
     queue.release(batch);

@@ -1,5 +1,6 @@
 //! A link against replies written by hand.
 
+mod clients;
 mod played_shard;
 
 use played_shard::{FIRST, Link, SECOND, Seen, code_of, results, settings, shapes};

@@ -77,6 +77,18 @@ pub struct LinkSettings {
     pub silence_timeout_ms: u64,
     /// Without an answer for so long the shard may have forgotten the session; below the shard's 7 days.
     pub session_window_ms: u64,
+    /// Operations acknowledged at `applied` and not known to be durable. At half of it the shard is asked what is
+    /// durable; at all of it nothing is sent until some are.
+    pub unconfirmed_operations_max: u64,
+    /// While others are in flight, increments wait at most this long for company; 0: they never wait.
+    pub gather_ms: u64,
+    /// Company enough: with so many gathered they leave at once.
+    pub gather_operations_max: usize,
+    /// Are operations named by key and delta when they are lost, given up or unknown? It takes memory for those that
+    /// are not known to be durable.
+    pub names_operations: bool,
+    /// Samples of batches that are kept until they are taken; 0: none.
+    pub samples_max: usize,
     /// Never gives the same twice.
     pub new_session_id: Arc<dyn Fn() -> SessionId + Send + Sync>,
 }
@@ -97,6 +109,11 @@ impl Default for LinkSettings {
             confirm_interval_ms: 1000,
             silence_timeout_ms: 30_000,
             session_window_ms: 6 * 24 * 3_600_000,
+            unconfirmed_operations_max: u64::MAX,
+            gather_ms: 0,
+            gather_operations_max: 1000,
+            names_operations: false,
+            samples_max: 0,
             new_session_id: Arc::new(random_session_id),
         }
     }
@@ -123,6 +140,10 @@ fn random_session_id() -> SessionId {
 pub struct LinkStatistics {
     /// Increments accepted.
     pub operations: u64,
+    /// Of these, the ones that were sent at least once.
+    pub operations_sent: u64,
+    /// Increments that failed: answered with an error, refused with their batch, given up, or never sent in time.
+    pub operations_failed: u64,
     /// Increments that the shard answered, each with a value or an error of its own.
     pub operations_settled: u64,
     /// Increments of which nobody can tell whether they counted, or, at `applied`, whether they lasted.
@@ -173,4 +194,41 @@ pub enum LinkViolation {
         /// Who should have.
         expected: String,
     },
+}
+
+/// Operations that were acknowledged at `applied` and lost in a crash of the shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostTail {
+    /// Of which session.
+    pub session: SessionId,
+    /// The first number that is lost.
+    pub first_sequence: u64,
+    /// The last one.
+    pub last_sequence: u64,
+    /// How many of the operations between counted.
+    pub count: u64,
+    /// Their keys and deltas, where the settings say that operations are named.
+    pub operations: Vec<(Vec<u8>, i64)>,
+}
+
+/// What became of an operation for which nobody waited any more, other than that it counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Of which counter.
+    pub key: Vec<u8>,
+    /// How much.
+    pub delta: i64,
+    /// When it was first sent.
+    pub sent_at_ms: u64,
+    /// Can nobody tell whether it counted? It didn't count otherwise.
+    pub is_unknown: bool,
+}
+
+/// How a batch fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkSample {
+    /// From when it was sent until it was answered, or the connection ended.
+    pub latency_us: u64,
+    /// Why it was refused; `Unavailable` if the connection ended.
+    pub failure: Option<ErrorCode>,
 }

@@ -7,7 +7,7 @@
 
 mod told;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,13 +32,17 @@ const SCHEDULES: u64 = 1000;
 const STEPS: usize = 600;
 /// Small, so that the shard refuses by itself now and then.
 const DIRTY_COUNTERS_MAX: usize = 24;
-/// What every increment adds.
-const DELTA: i64 = 7;
+/// What an increment adds: to each counter another amount, so that mixed answers are seen.
+fn delta_of(operation: usize) -> i64 {
+    7 + operation as i64
+}
 
 struct Connection {
     slot: usize,
     to_shard: VecDeque<u8>,
     to_link: VecDeque<u8>,
+    /// Nothing arrives any more, and nobody says so.
+    is_silent: bool,
 }
 
 struct World {
@@ -113,6 +117,11 @@ impl World {
             batches_in_flight_max: 1 + random.below(6),
             window_operations_max: 12 + random.below(90),
             queue_bytes_max: 1 << 20,
+            silence_timeout_ms: 2000,
+            gather_ms: [0, 15][random.below(2)],
+            gather_operations_max: 1 + random.below(12),
+            unconfirmed_operations_max: [3, 20, u64::MAX][random.below(3)],
+            names_operations: true,
             new_session_id: Arc::new(new_session_id),
             ..LinkSettings::default()
         };
@@ -167,7 +176,9 @@ impl World {
     }
 
     fn harm(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(14) {
+            13 => self.connection.iter_mut().for_each(|connection| connection.is_silent = true),
+            12 => self.cancel(),
             0..=3 => self.cut(),
             4 | 5 => self.restart(true),
             6 => self.restart(false),
@@ -196,11 +207,14 @@ impl World {
         let operation = self.asked.len();
         let key = key_of(operation);
         let deadline_ms = self.now_ms + 30 + self.random_below(4000);
-        let kind = match self.random.below(10) {
+        let kind = match self.random.below(20) {
+            19 => Kind::Confirmation,
+            18 => Kind::Increment(Level::Applied),
             0..=3 => Kind::Increment(Level::Durable),
             4..=6 => Kind::Increment(Level::Applied),
-            7 => Kind::IncrementWithId,
-            8 => {
+            7..=10 => Kind::Increment(Level::Durable),
+            11..=13 => Kind::IncrementWithId,
+            14 | 15 => {
                 if self.random.coin() {
                     Kind::IncrementOnce
                 } else {
@@ -211,20 +225,27 @@ impl World {
         };
         let name = || Value::from(key.as_str());
         let accepted = match kind {
-            Kind::Increment(level) => self.link.incr(key.as_bytes(), DELTA, level, deadline_ms, operation),
+            Kind::Increment(level) => {
+                self.link.incr(key.as_bytes(), delta_of(operation), level, deadline_ms, operation)
+            }
             Kind::IncrementWithId => {
                 let options = Value::Map(vec![("id".into(), name())]);
-                let params = params(vec![name(), DELTA.into(), options]);
+                let params = params(vec![name(), delta_of(operation).into(), options]);
                 let repeat = Repeat::SameShard { until_ms: self.now_ms + 100_000 };
                 self.link.call("incr", &params, repeat, deadline_ms, operation)
             }
-            Kind::IncrementOnce => {
-                self.link.call("incr", &params(vec![name(), DELTA.into()]), Repeat::Never, deadline_ms, operation)
-            }
+            Kind::IncrementOnce => self.link.call(
+                "incr",
+                &params(vec![name(), delta_of(operation).into()]),
+                Repeat::Never,
+                deadline_ms,
+                operation,
+            ),
             Kind::Read { of, .. } => {
                 let params = params(vec![key_of(of).into()]);
                 self.link.call("get", &params, Repeat::Always, deadline_ms, operation)
             }
+            Kind::Confirmation => self.link.confirm(deadline_ms, operation),
             Kind::Unknown => self.link.call("increase", b"\x90", Repeat::Never, deadline_ms, operation),
         };
         assert_eq!(accepted, Ok(()), "there is room for everything");
@@ -239,7 +260,7 @@ impl World {
         let of = self.random.below(self.asked.len());
         let asked = self.asked[of];
         let expected = match asked.end {
-            Some(End::Counted(Level::Durable)) if asked.era == self.era => Some(DELTA),
+            Some(End::Counted(Level::Durable)) if asked.era == self.era => Some(delta_of(of)),
             Some(End::NotCounted | End::Taken) => Some(0),
             _ => None,
         };
@@ -250,7 +271,7 @@ impl World {
         let share = [0.3, 0.5, 1.0][self.random.below(3)];
         let Self { link, asked, .. } = self;
         link.take_unsent(share, |key, delta, level, _, operation| {
-            assert_eq!((key, delta), (key_of(operation).as_bytes(), DELTA));
+            assert_eq!((key, delta), (key_of(operation).as_bytes(), delta_of(operation)));
             assert_eq!(asked[operation].kind, Kind::Increment(level));
             end(asked, operation, End::Taken, 0);
         });
@@ -260,7 +281,8 @@ impl World {
 
     fn connect(&mut self) {
         let slot = self.shard.connect();
-        self.connection = Some(Connection { slot, to_shard: VecDeque::new(), to_link: VecDeque::new() });
+        self.connection =
+            Some(Connection { slot, to_shard: VecDeque::new(), to_link: VecDeque::new(), is_silent: false });
         self.link.connected();
     }
 
@@ -274,6 +296,9 @@ impl World {
     }
 
     fn deliver_to_shard(&mut self) {
+        if self.connection.as_ref().is_some_and(|connection| connection.is_silent) {
+            return;
+        }
         if let Some(mut connection) = self.connection.take() {
             let length = self.a_part_of(connection.to_shard.len());
             self.carry(&mut connection, length);
@@ -303,7 +328,7 @@ impl World {
     }
 
     fn deliver_to_link(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take_if(|connection| !connection.is_silent) else { return };
         let length = self.a_part_of(connection.to_link.len());
         let chunk: Vec<u8> = connection.to_link.drain(..length).collect();
         self.connection = Some(connection);
@@ -357,7 +382,9 @@ impl World {
         let mut rest = &bytes[..];
         let Ok(Value::Array(frame)) = rmpv::decode::read_value(&mut rest) else { return };
         let [kind, msgid, method, _] = frame.as_slice() else { return };
-        let (Some(0), Some(msgid), Some("apply")) = (kind.as_u64(), msgid.as_u64(), method.as_str()) else { return };
+        let (Some(0), Some(msgid), Some("apply" | "incr")) = (kind.as_u64(), msgid.as_u64(), method.as_str()) else {
+            return;
+        };
         let length = bytes.len() - rest.len();
         connection.to_shard.drain(..length);
         // Behind what the shard has said, which may have been cut.
@@ -440,6 +467,15 @@ impl World {
         values.expect("the shard answers what it has in memory")
     }
 
+    /// Some callers give up.
+    fn cancel(&mut self) {
+        let Self { link, asked, era, random, .. } = self;
+        let share = 1 + random.below(6);
+        let mut gone = Vec::new();
+        link.abandon_waiters(|_| random.below(share) == 0, |operation| gone.push(operation));
+        gone.into_iter().for_each(|operation| end(asked, operation, End::Open, *era));
+    }
+
     // --- time --------------------------------------------------------------------------------------------------------
 
     fn tick(&mut self, elapsed_ms: u64) {
@@ -451,6 +487,9 @@ impl World {
         }
         let Self { link, asked, era, now_ms, .. } = self;
         link.tick(*now_ms, &mut |operation, outcome| tell(asked, operation, outcome, *era));
+        if link.is_silent() {
+            self.cut();
+        }
         self.shard.tick();
         self.release();
     }
@@ -479,7 +518,7 @@ impl World {
             }
         }
         assert!(self.link.is_settled(), "something is never settled");
-        assert_eq!(self.link.memory_bytes(), 0);
+        assert_eq!((self.link.memory_bytes(), self.link.unsettled()), (0, 0));
         let mut bytes = Vec::new();
         self.link.say_goodbye(&mut bytes);
     }
@@ -490,18 +529,38 @@ impl World {
         let mut counted = self.held();
         add(&mut counted, &std::mem::take(&mut self.held_before));
         let (mut missing, mut perhaps_missing) = (0, 0);
+        let named = |key: &[u8]| -> usize {
+            let key = std::str::from_utf8(key).expect("a key");
+            key.strip_prefix("operation-").and_then(|number| number.parse().ok()).expect("an operation's key")
+        };
+        let given_up: HashMap<usize, bool> =
+            self.link.take_given_up().into_iter().map(|one| (named(&one.key), one.is_unknown)).collect();
+        for (&operation, &is_unknown) in &given_up {
+            assert!(is_unknown || counted[operation] == 0, "operation {operation} counted, and was said not to");
+        }
+        let mut lost_by_name = 0;
+        for (key, _) in self.link.take_lost().into_iter().flat_map(|tail| tail.operations) {
+            assert_eq!(counted[named(&key)], 0, "{} was said to be lost", key.escape_ascii());
+            lost_by_name += 1;
+        }
+        assert_eq!(lost_by_name, self.link.statistics().operations_lost, "lost operations have names");
         for (operation, asked) in self.asked.iter().enumerate() {
-            let (times, rest) = (counted[operation] / DELTA, counted[operation] % DELTA);
+            let (times, rest) = (counted[operation] / delta_of(operation), counted[operation] % delta_of(operation));
             assert_eq!(rest, 0);
             let allowed = match (asked.kind, asked.end.expect("everything was told")) {
-                (Kind::Read { .. } | Kind::Unknown, _) | (_, End::NotCounted | End::Taken) => 0..=0,
+                (Kind::Read { .. } | Kind::Unknown | Kind::Confirmation, _) | (_, End::NotCounted | End::Taken) => {
+                    0..=0
+                }
                 (_, End::Counted(Level::Durable)) => 1..=1,
                 (_, End::Counted(Level::Applied) | End::Open) => 0..=1,
+                // Whoever was told not to repeat it learns what became of it.
+                (Kind::Increment(Level::Durable), End::Late) if !given_up.contains_key(&operation) => 1..=1,
+                (_, End::Late) => 0..=1,
                 (_, End::Done) => unreachable!("an increment has a value"),
             };
             assert!(allowed.contains(&times), "operation {operation} counted {times} times: {asked:?}");
             missing += u64::from(times == 0 && asked.end == Some(End::Counted(Level::Applied)));
-            perhaps_missing += u64::from(times == 0 && asked.end == Some(End::Open));
+            perhaps_missing += u64::from(times == 0 && matches!(asked.end, Some(End::Open | End::Late)));
         }
         let LinkStatistics { operations_lost: lost, operations_unknown: unknown, .. } = self.link.statistics();
         assert!(missing <= lost + unknown, "{missing} are missing, {lost} were counted as lost, {unknown} as unknown");

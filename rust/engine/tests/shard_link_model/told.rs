@@ -4,7 +4,7 @@ use pycounter_engine::error_code::{Effect, ErrorCode};
 use pycounter_engine::shard_link::Outcome;
 use pycounter_engine::wire::request::Level;
 
-use super::DELTA;
+use super::delta_of;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Kind {
         of: usize,
         expected: Option<i64>,
     },
+    /// Of what is durable: whether all that was acknowledged before is.
+    Confirmation,
     Unknown,
 }
 
@@ -29,6 +31,8 @@ pub enum End {
     Done,
     /// Taken back before it was sent.
     Taken,
+    /// An increment that was sent, and whose time ran out: it is settled later.
+    Late,
 }
 
 /// An operation, and what became of it.
@@ -56,22 +60,26 @@ pub fn tell(asked: &mut [Asked], operation: usize, outcome: Outcome<'_>, era: us
     };
     let told = match outcome {
         Outcome::Value { value, level, .. } => {
-            assert_eq!(value, DELTA, "{kind:?}");
+            assert_eq!(value, delta_of(operation), "{kind:?}");
             let Kind::Increment(wanted) = kind else { panic!("{kind:?} has a value") };
             assert!(level >= wanted);
             End::Counted(level)
         }
         Outcome::Reply(bytes) | Outcome::ReplyAgain(bytes) => {
-            let value = rmpv::decode::read_value(&mut &bytes[..]).expect("a value").as_i64().expect("a number");
+            let value = rmpv::decode::read_value(&mut &bytes[..]).expect("a value").as_i64().unwrap_or_default();
             match kind {
                 Kind::IncrementWithId | Kind::IncrementOnce => {
-                    assert_eq!(value, DELTA, "{kind:?}");
+                    assert_eq!(value, delta_of(operation), "{kind:?}");
                     End::Counted(Level::Durable)
                 }
-                Kind::Read { expected, .. } => {
-                    assert!(value == 0 || value == DELTA);
+                Kind::Read { of, expected } => {
+                    assert!(value == 0 || value == delta_of(of));
                     let is_right = |expected| expected == value || (value == 0 && era != asked[operation].era);
                     assert!(expected.is_none_or(is_right), "{kind:?} gave {value}");
+                    End::Done
+                }
+                Kind::Confirmation => {
+                    assert_eq!(bytes, b"\xc0");
                     End::Done
                 }
                 Kind::Increment(_) | Kind::Unknown => panic!("{kind:?} has a reply"),
@@ -80,7 +88,10 @@ pub fn tell(asked: &mut [Asked], operation: usize, outcome: Outcome<'_>, era: us
         Outcome::Error { code, message } => {
             assert!(code != ErrorCode::Internal && code != ErrorCode::IdReused, "{kind:?}: {outcome:?}");
             assert_ne!(message, ErrorCode::AlreadySettled.meaning(), "it was acknowledged before it was told");
-            of_code(code)
+            match kind {
+                Kind::Increment(_) if code == ErrorCode::Deadline => End::Late,
+                _ => of_code(code),
+            }
         }
         Outcome::ErrorText(text) => {
             let name = text.split(':').next().unwrap_or_default();
