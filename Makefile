@@ -19,10 +19,16 @@ TOOLS := $(CARGO_TARGET)/tools
 CARGO_FUZZ_VERSION := 0.13.1
 CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
 
-# Worker processes of pytest, seconds a fuzz target runs, and extra arguments for pytest: make test PYTEST_ARGS="-k wire"
+# Worker processes of pytest, seconds that a fuzz target and `make explore` run, and extra arguments for pytest:
+# make test PYTEST_ARGS="-k wire"
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 20
+EXPLORE_SECONDS ?= 600
+
+# Tests draw the same numbers in each run; `make explore` sets others.
+export PROPTEST_RNG_SEED ?= 1
+export PYTHONHASHSEED ?= 0
 
 PYTHON_SOURCES := pycounter tests $(if $(wildcard bench/*.py bench/*/*.py),bench)
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name '*.toml' -o -name '*.json' \) -print 2>/dev/null)
@@ -89,6 +95,10 @@ test-loom: $(REQUIREMENTS_STAMP) ## run the loom models of the concurrent struct
 
 test-python: setup ## run the Python tests; PYTEST_ARGS passes arguments on
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+.PHONY: explore
+explore: setup ## run simulation and tests on random seeds for EXPLORE_SECONDS=600 seconds
+	@exec $(BIN)/python -m tests.explore --seconds $(EXPLORE_SECONDS)
 
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## run each fuzz target for FUZZ_SECONDS=20 seconds with AddressSanitizer

@@ -86,9 +86,7 @@ async def work_until(ended, tally, client, chance, workers=40):
 
 
 @pytest.mark.parametrize("level", ["durable", "applied"])
-async def test_shards_are_killed_and_stopped_under_load(shards, level):
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
+async def test_shards_are_killed_and_stopped_under_load(shards, level, seed):
     chance = random.Random(seed)
     lost: list[LostTail] = []
     tally, ended = Tally(), asyncio.Event()
@@ -127,9 +125,7 @@ async def test_shards_are_killed_and_stopped_under_load(shards, level):
 
 
 @pytest.mark.parametrize("route", ["direct", "coordinator"])
-async def test_a_cluster_loses_its_processes_under_load(start_cluster, route):
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
+async def test_a_cluster_loses_its_processes_under_load(start_cluster, route, seed):
     chance = random.Random(seed)
     cluster = start_cluster(shards=2, coordinators=2)
     url = f"pycounter://{format_address(*cluster.address)}?route={route}"
@@ -243,9 +239,7 @@ async def test_a_shard_that_was_restored_gets_a_new_session(start_shard):
             assert detail.value >= 1
 
 
-async def test_connections_are_cut_anywhere_under_load(shards):
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
+async def test_connections_are_cut_anywhere_under_load(shards, seed):
     chance = random.Random(seed)
     tally, ended = Tally(), asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:

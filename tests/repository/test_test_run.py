@@ -19,6 +19,7 @@ def run(tmp_path):
 
     def run_pytest(text: str, *arguments: str, **environment: str) -> str:
         shutil.copy(ROOT / "tests/conftest.py", tmp_path)
+        shutil.copy(ROOT / "tests/known_seeds.toml", tmp_path)
         shutil.copy(ROOT / "pyproject.toml", tmp_path)
         Path(tmp_path, "test_one.py").write_text(text)
         inherited = {
@@ -85,6 +86,19 @@ def test_fixture(seed):
 
 def drawn(output: str) -> list[str]:
     return re.findall(r"^(?:drawn|own) \d+$", output, re.MULTILINE)
+
+
+def test_every_run_is_the_same(run):
+    assert drawn(run(SHOWS_SEED, "-s")) == drawn(run(SHOWS_SEED, "-s"))
+
+
+def test_exploring_runs_only_tests_that_depend_on_the_seed(run):
+    text = SHOWS_SEED + "\ndef test_plain():\n    print('plain')\n"
+    assert "plain" in run(text, "-s")
+    explored = run(text, "-s", "--explore")
+    assert "plain" not in explored
+    assert "1 deselected" in explored
+    assert len(drawn(explored)) > 50
 
 
 def test_a_printed_seed_repeats_the_run(run):

@@ -246,7 +246,8 @@ class Endpoint(asyncio.Transport):
     def _arrive(self) -> None:
         self._arriving = False
         network, peer = self._network, self.peer
-        if not self._can_move():
+        if self._end_told or not self._can_move():
+            # After a cut, what was written since then never left.
             return
         self._not_before = self._loop.time()
         if not self._out:

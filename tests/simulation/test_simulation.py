@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -14,6 +15,11 @@ from tests.support.shard_process import ROOT
 PARTS = 4
 #: In each part.
 SEEDS = {"shard": 350, "ids": 25, "cluster": 60, "coordinator": 40}
+
+
+def known_seeds():
+    known = tomllib.loads((ROOT / "tests" / "known_seeds.toml").read_text())["simulation"]
+    return [(scenario, number) for scenario, numbers in known.items() for number in numbers]
 
 
 @pytest.mark.slow
@@ -30,6 +36,11 @@ def test_every_history_keeps_every_promise(scenario, part, seed, request):
         kills += report.kills
     assert acknowledged > 5 * count, "nearly nothing was counted: the simulation tests nothing"
     assert kills > count, "nearly nobody died: the simulation tests nothing"
+
+
+@pytest.mark.parametrize(("scenario", "number"), known_seeds())
+def test_a_history_that_failed_once_keeps_every_promise(scenario, number):
+    simulate(scenario, number)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

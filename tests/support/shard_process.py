@@ -104,14 +104,20 @@ class _WarmChild:
         # The launcher reaps nothing unasked, so the number can't have gone to another process.
         self._ended = os.pidfd_open(pid)
         self._status: int | None = None
+        #: Several threads may wait for the child; one of them reaps it.
+        self._reaping = threading.Lock()
 
     def wait(self, timeout_s: float) -> int:
-        if self._status is None:
-            if not select.select([self._ended], [], [], timeout_s)[0]:
-                raise TimeoutError(f"process {self.pid} runs still")
-            os.close(self._ended)
-            self._status = self._launcher.reap(self.pid)
+        if not select.select([self._ended], [], [], timeout_s)[0]:
+            raise TimeoutError(f"process {self.pid} is still running")
+        with self._reaping:
+            if self._status is None:
+                self._status = self._launcher.reap(self.pid)
         return self._status
+
+    def __del__(self) -> None:
+        # Not earlier: any number of threads may be waiting on it.
+        os.close(self._ended)
 
 
 class WarmLauncher:
@@ -180,6 +186,8 @@ class ShardProcess:
         self._arguments = list(arguments)
         self._child: Child | None = None
         self._stdout = -1
+        #: Several threads may wait for a life's end; one of them clears it.
+        self._ending = threading.Lock()
 
     def __enter__(self) -> "ShardProcess":
         self.start()
@@ -244,23 +252,32 @@ class ShardProcess:
 
     def send_signal(self, number: int) -> None:
         """Sends a signal, if it runs."""
-        if self._child is not None:
+        if (child := self._child) is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child.pid, number)
+                os.kill(child.pid, number)
 
     def wait(self, timeout_s: float = END_TIMEOUT_S) -> int:
         """Waits for its end; gives the exit status, negative for a signal. Raises TimeoutError."""
         assert self._child is not None, "it doesn't run"
-        status = self._child.wait(timeout_s)
-        self._child = None
-        os.close(self._stdout)
-        self.ready = None
+        return self._wait(self._child, timeout_s)
+
+    def _wait(self, child: Child, timeout_s: float) -> int:
+        status = child.wait(timeout_s)
+        with self._ending:
+            if self._child is child:
+                self._child = None
+                os.close(self._stdout)
+                self.ready = None
         return status
 
     def kill(self) -> int | None:
         """Kills it with -9 and waits until it is gone; gives the status, None if it didn't run."""
-        self.send_signal(signal.SIGKILL)
-        return None if self._child is None else self.wait()
+        child = self._child
+        if child is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        return self._wait(child, END_TIMEOUT_S)
 
     def restart(self) -> Ready:
         """Kills it with -9 and starts it again."""
