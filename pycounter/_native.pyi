@@ -1094,7 +1094,8 @@ class RouterConnection:
         `params` is an encoded array. From MessagePack-RPC ("msgpack-rpc") it is the client's, checked: `total`,
         `total_many`, `drain`, `delete`, `delete_all`, `scan`, `top`, `stats`, `health`, `watch_topology`, `backup`;
         also `get` and `get_many` when a shard that may hold the key is dead. A request waits until all before it are
-        answered, but for `stats`, `health` and `watch_topology`.
+        answered, but for `stats`, `health` and `watch_topology`. `passage` with the number of a shard is a `hello` that
+        names the shard: `hand_over` follows, or an `answer` that says why not and ends the connection.
 
         From RESP ("resp2", "resp3") what comes behind it waits until it is answered, and params and results are:
 
@@ -1118,6 +1119,13 @@ class RouterConnection:
         """Answers such a request: `error` is "code: message", or `result` one encoded value.
 
         Gives what to write at once. None: nothing, the connection may be gone.
+        """
+
+    def hand_over(self) -> tuple[bytes, bool] | None:
+        """Ends a connection that asked for a `passage`, if it still waits for one.
+
+        Gives what the shard is to be sent first, the `hello` as it came and all behind it; and whether the client has
+        finished.
         """
 
     def shutdown(self) -> None:

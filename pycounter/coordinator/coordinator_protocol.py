@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pycounter.coordinator.passage import WAITING_BYTES_MAX, Passage
 from pycounter.net.client_protocol import ClientProtocol
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ __all__ = ["CoordinatorProtocol"]
 class CoordinatorProtocol(ClientProtocol):
     """The event loop's side of one connection."""
 
-    __slots__ = ("_server",)
+    __slots__ = ("_passage", "_server")
 
     def __init__(self, server: CoordinatorServer) -> None:
         super().__init__(server.clients, server.router.connect)
         self._server = server
+        self._passage: Passage | None = None
 
     def _take_requests(self) -> None:
         for token, method, params, protocol in self._connection.take_requests():
@@ -31,3 +33,46 @@ class CoordinatorProtocol(ClientProtocol):
         replies = self._connection.answer(token, error, result)
         if replies is not None and not self._transport.is_closing():
             self.write(replies)
+
+    # --- a passage ---------------------------------------------------------------------------------------------------
+
+    def begin_passage(self, passage: Passage) -> bool:
+        """From now on the client talks to a shard. False: it doesn't wait for that any more."""
+        handed_over = self._connection.hand_over()
+        if handed_over is None:
+            return False
+        data, has_finished = handed_over
+        self._connection = self._passage = passage
+        self._feed = passage.feed
+        self._transport.set_write_buffer_limits(WAITING_BYTES_MAX)
+        passage.feed(data)
+        if has_finished or self._clients.stopping:
+            passage.finish()
+        if self._writing_paused:
+            passage.wait_for_client(True)
+        self._adjust_reading()
+        return True
+
+    def pass_on(self, data: bytes) -> None:
+        """Sends what came from the shard."""
+        self._looks = 0
+        if not self._transport.is_closing():
+            self.write(data)
+
+    def pause_writing(self) -> None:
+        """The client reads slower than replies come."""
+        super().pause_writing()
+        if self._passage is not None:
+            self._passage.wait_for_client(True)
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        super().resume_writing()
+        if self._passage is not None:
+            self._passage.wait_for_client(False)
+
+    def stop_reading(self) -> None:
+        """For an orderly stop: nothing more is accepted, replies still leave."""
+        super().stop_reading()
+        if self._passage is not None:
+            self._passage.finish()

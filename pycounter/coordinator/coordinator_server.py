@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgpack
+
 from pycounter.coordinator.coordinator_protocol import CoordinatorProtocol
+from pycounter.coordinator.passage import connect_passage
 from pycounter.coordinator.routing import Routing
 from pycounter.coordinator.supervisor_pipe import SupervisorPipe
-from pycounter.errors import Overloaded, RpcError
+from pycounter.errors import Overloaded, RpcError, Unavailable
 from pycounter.net.clients import Clients
 from pycounter.net.security import read_token, server_tls
 from pycounter.net.server_process import BACKLOG, hand_over_quickly
@@ -33,6 +36,7 @@ __all__ = ["CoordinatorServer"]
 _log = logging.getLogger(__name__)
 
 FACTS_S = 0.5
+PASSAGES_LOOK_S = 0.002
 #: So long a start waits for its shards before it takes clients, who would wait too.
 LINK_TIMEOUT_S = 1.0
 #: Requests that Python is answering, those that only wait for a newer topology left aside.
@@ -135,6 +139,9 @@ class CoordinatorServer:
     ) -> None:
         assert self._routing is not None
         try:
+            if method == "passage":
+                await self._open_passage(connection, *msgpack.unpackb(params))
+                return
             result = await self._routing.requests.answer(method, params, protocol)
         except RpcError as error:
             connection.answer(token, error.wire_text, b"")
@@ -143,6 +150,18 @@ class CoordinatorServer:
             connection.answer(token, f"internal: {error!r}", b"")
         else:
             connection.answer(token, None, result)
+
+    async def _open_passage(self, connection: CoordinatorProtocol, shard: int) -> None:
+        assert self._routing is not None
+        name, address = self._routing.place_of(shard)
+        passage = await connect_passage(
+            connection, self.clients, name, address, timeout_s=self.settings.request_timeout_s
+        )
+        if passage.closing:
+            raise Unavailable(f"{name} has closed the connection: nothing was applied")
+        if not connection.begin_passage(passage):
+            passage.abort()
+            raise Unavailable("the connection is being closed: nothing was applied")
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -189,6 +208,7 @@ class CoordinatorServer:
                     "event": "facts",
                     "clients": len(self.clients),
                     "clients_refused": self.clients.refused,
+                    "passages": self.clients.passages,
                     "requests": len(self._requests),
                     **routing.facts(),
                 }
@@ -205,6 +225,9 @@ class CoordinatorServer:
         if not await routing.wait_settled(patience):
             _log.warning("stopping before every shard has answered: some clients don't know what became of a request")
         await self.end_requests()
+        # Shards close passages once they have answered what came.
+        while self.clients.passages and loop.time() < patience:  # noqa: ASYNC110 - it ends in moments, or not at all
+            await asyncio.sleep(PASSAGES_LOOK_S)
         await self.clients.close(deadline)
 
     async def end_requests(self) -> None:

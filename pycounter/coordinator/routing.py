@@ -31,7 +31,7 @@ from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import PyCounterError
 from pycounter.settings import CoordinatorSettings
-from pycounter.topology import Topology
+from pycounter.topology import Address, Topology
 
 __all__ = ["Routing"]
 
@@ -180,6 +180,11 @@ class Routing:
             link.set_address(by_name[link.name].endpoint)
         self.router.set_topology(msgpack.packb(topology.to_wire()))
         self.requests.set_topology(topology)
+
+    def place_of(self, shard: int) -> tuple[str, Address | None]:
+        """The name of a shard, and where it is; None: nobody knows."""
+        info = {shard.name: shard for shard in self._topology.shards}[self._links[shard].name]
+        return info.name, info.endpoint
 
     async def wait_linked(self, timeout_s: float) -> None:
         """Waits until there is a link to each shard that has an address, or the time is over."""

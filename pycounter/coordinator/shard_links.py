@@ -19,7 +19,7 @@ from pycounter.topology import Address, format_address
 if TYPE_CHECKING:
     from pycounter._native import RouterLink
 
-__all__ = ["ShardLink"]
+__all__ = ["ShardLink", "notice_silence"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,17 @@ SILENCE_LOOK_S = 5.0
 SILENCE_MS = 15_000
 
 
+def notice_silence(transport: asyncio.BaseTransport) -> None:
+    """Has the kernel end a connection to a shard whose machine is silent."""
+    opened = transport.get_extra_info("socket")
+    if opened is not None:
+        with contextlib.suppress(OSError):
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_MS // 3000)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_MS // 3000)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
+
+
 class _Connection(asyncio.Protocol):
     """One connection of a link, from its beginning to its end."""
 
@@ -44,13 +55,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        opened = transport.get_extra_info("socket")
-        if opened is not None:
-            with contextlib.suppress(OSError):
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_MS // 3000)
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_MS // 3000)
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
+        notice_silence(transport)
 
     def data_received(self, data: bytes) -> None:
         """Replies of the shard: the hot path."""

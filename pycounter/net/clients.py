@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pycounter.net.descriptors import room_for_connections
 
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["Clients"]
 
 POLL_S = 0.002
+
+
+class Droppable(Protocol):
+    """Somebody to whom bytes are sent."""
+
+    def abort(self) -> None:
+        """Closes at once; what hasn't left is dropped."""
 
 
 class Clients:
@@ -29,10 +36,12 @@ class Clients:
         self.stopping = False
         #: Clients that weren't let in.
         self.refused = 0
+        #: Connections to shards that clients have through this process; each counts as one more connection.
+        self.passages = 0
         self._connections_max = room_for_connections(connections_max)
         self._held_bytes_max = held_bytes_max
         self._connections: set[ClientProtocol] = set()
-        self._unsent: dict[ClientProtocol, int] = {}
+        self._unsent: dict[Droppable, int] = {}
         self._unsent_bytes = 0
 
     def __len__(self) -> int:
@@ -51,20 +60,33 @@ class Clients:
 
     def has_room(self, *, handshakes: int) -> bool:
         """May one more client be accepted, beside those whose handshake isn't done?"""
-        if self.stopping or len(self._connections) + handshakes >= self._connections_max:
+        if self.stopping or len(self._connections) + self.passages + handshakes >= self._connections_max:
             self.refused += 1
             return False
         return True
+
+    def admit_passage(self) -> bool:
+        """Counts a client's connection to a shard in, unless there are too many."""
+        if len(self._connections) + self.passages >= self._connections_max:
+            self.refused += 1
+            return False
+        self.passages += 1
+        return True
+
+    def forget_passage(self, passage: Droppable) -> None:
+        """The connection to the shard is gone."""
+        self.passages -= 1
+        self.note_unsent(passage, 0)
 
     def forget(self, connection: ClientProtocol) -> None:
         """The connection is gone."""
         self._connections.discard(connection)
         self.note_unsent(connection, 0)
 
-    def note_unsent(self, connection: ClientProtocol, size: int) -> None:
-        """A client reads more slowly than its replies come: so many bytes wait for it, 0 when it has caught up.
+    def note_unsent(self, connection: Droppable, size: int) -> None:
+        """Somebody reads more slowly than bytes come: so many wait there, 0 when it has caught up.
 
-        When such replies of several clients fill `held_bytes_max`, the one that leaves most of them unread is dropped:
+        When such bytes of several fill `held_bytes_max`, the one that leaves most of them unread is dropped:
         reading from others more slowly would not make it read. One alone has a bound of its own.
         """
         self._unsent_bytes += size - self._unsent.pop(connection, 0)

@@ -525,6 +525,15 @@ impl RouterConnection {
         Ok(replies)
     }
 
+    /// Ends a connection that asked for a passage: gives what the shard is to be sent first, and whether the client has
+    /// finished; or None if it doesn't wait for a passage any more.
+    fn hand_over<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyBytes>, bool)> {
+        let place = self.place()?;
+        let (input, has_finished) = lock(&self.host.router).hand_over(place)?;
+        self.shutdown();
+        Some((PyBytes::new(py, &input), has_finished))
+    }
+
     /// The transport is gone: drops what the client was owed. Idempotent.
     fn shutdown(&self) {
         let Some(place) = lock(&self.place).take() else { return };

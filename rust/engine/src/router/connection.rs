@@ -18,6 +18,8 @@ pub(super) enum Hold {
     Start(OpenRequest, HostRequest),
     /// The host has to answer: RESP's later commands must see what it did.
     Answer,
+    /// The host connects the client to a shard, which gets the input. An answer says why it can't.
+    Passage,
 }
 
 /// A transaction that is being carried out, command by command.

@@ -360,7 +360,7 @@ fn wants_attention(connection: &mut Connection, reply_bytes_max: usize) -> bool 
     if !connection.owes() {
         match connection.hold.take() {
             Some(Hold::Start(open, request)) => host_requests::start(connection, open, request),
-            Some(Hold::Answer) => connection.hold = Some(Hold::Answer),
+            Some(hold @ (Hold::Answer | Hold::Passage)) => connection.hold = Some(hold),
             Some(Hold::Replies) | None => {}
         }
     }

@@ -143,12 +143,31 @@ impl Router {
                 connection.replies.settle(open.ticket, Reply::Bytes(text.into()), version, &mut connection.out);
             }
         }
-        if matches!(connection.hold, Some(Hold::Answer)) {
-            connection.hold = None;
+        match connection.hold {
+            Some(Hold::Answer) => connection.hold = None,
+            Some(Hold::Passage) => {
+                connection.closing = true;
+                connection.stalled = false;
+                connection.drop_unfinished();
+                self.input_bytes -= std::mem::take(&mut connection.input_bytes);
+            }
+            _ => {}
         }
         self.core.note_output(place);
         self.core.look(place);
         true
+    }
+
+    /// Ends a connection that asked for a passage; gives what the shard is to be sent first, the `hello` as it came and all
+    /// that came behind it, and whether the client has finished. `None`: it doesn't wait for a passage any more.
+    pub fn hand_over(&mut self, place: Place) -> Option<(Vec<u8>, bool)> {
+        let connection = self.core.connections.get_mut(place)?;
+        if !matches!(connection.hold, Some(Hold::Passage)) {
+            return None;
+        }
+        let handed_over = (std::mem::take(&mut connection.input), connection.finished);
+        self.disconnect(place);
+        Some(handed_over)
     }
 
     /// Requests for the host, taken.

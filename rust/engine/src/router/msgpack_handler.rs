@@ -1,7 +1,7 @@
 //! MessagePack-RPC: frames to operations. Replies carry their msgid and may overtake each other.
 
 use super::Router;
-use super::connection::Connection;
+use super::connection::{Connection, Hold};
 use super::core::Late;
 use super::gather::{Gather, Wanted};
 use super::groups::IncrGroup;
@@ -17,7 +17,7 @@ use crate::wire::request::{Accuracy, ChangeOptions, Item, ReadFrom, ReadOptions,
 use crate::wire::resp::Version;
 use crate::wire::scan::Scan;
 
-const NO_SESSIONS: &str = "a coordinator takes no sessions: connect to the shards that `topology` names, or send ids";
+const NO_SESSIONS: &str = "a session belongs to one shard: name the shard in `hello`, connect to it, or send ids";
 /// Replicas follow shards.
 const NO_TAIL: &str = "a coordinator has no journal to follow: ask a shard";
 
@@ -62,6 +62,11 @@ impl Router {
             match scanner.scan(rest, self.frame_limits(connection)) {
                 Ok(Scan::Complete(length)) => {
                     self.execute_msgpack(place, connection, &rest[..length]);
+                    if matches!(connection.hold, Some(Hold::Passage)) {
+                        // The shard gets this frame and all that follows it, as it came.
+                        connection.stalled = true;
+                        break;
+                    }
                     position += length;
                 }
                 Ok(Scan::Incomplete) => break,
@@ -150,7 +155,7 @@ impl Router {
                 self.deny(connection, msgid, ErrorCode::Forbidden, NO_SESSIONS);
             }
             Request::Tail(_) => self.deny(connection, msgid, ErrorCode::Forbidden, NO_TAIL),
-            Request::Hello { token, session, .. } => {
+            Request::Hello { token, session, shard, client: _ } => {
                 if !token_matches(self.settings.token.as_deref(), token) {
                     self.core.statistics.refused_tokens += 1;
                     let message = "the token is missing or wrong";
@@ -159,6 +164,9 @@ impl Router {
                     return;
                 }
                 connection.authenticated = true;
+                if let Some(shard) = shard {
+                    return self.begin_passage(connection, msgid, shard);
+                }
                 if session.is_some() {
                     return self.deny(connection, msgid, ErrorCode::Forbidden, NO_SESSIONS);
                 }
@@ -167,6 +175,31 @@ impl Router {
             Request::Ping => tell(connection, msgid, |out| rpc::write_str(out, "pong")),
             Request::Topology => tell(connection, msgid, |out| out.extend_from_slice(&self.topology)),
         }
+    }
+
+    /// Has the host connect the client to a shard. After an error the connection is closed, as what came behind the
+    /// request is meant for that shard.
+    fn begin_passage(&mut self, connection: &mut Connection, msgid: Option<u32>, name: &[u8]) {
+        let refusal = match self.names.iter().position(|known| known.as_bytes() == name) {
+            None => {
+                let name = String::from_utf8_lossy(name);
+                (ErrorCode::WrongShard, format!("there is no shard {name} here: nothing was applied"))
+            }
+            Some(_) if connection.owes() || !connection.open.is_empty() => {
+                let message = "ask for a shard when all earlier requests are answered: nothing behind this was applied";
+                (ErrorCode::BadRequest, message.to_owned())
+            }
+            Some(shard) => {
+                let mut params = Vec::new();
+                rpc::write_array_len(&mut params, 1);
+                rpc::write_u64(&mut params, shard as u64);
+                self.serve_by_host(connection, msgid, "passage", &params);
+                connection.hold = Some(Hold::Passage);
+                return;
+            }
+        };
+        self.deny(connection, msgid, refusal.0, &refusal.1);
+        connection.closing = true;
     }
 
     fn deny(&mut self, connection: &mut Connection, msgid: Option<u32>, code: ErrorCode, message: &str) {

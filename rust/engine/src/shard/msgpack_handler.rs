@@ -208,7 +208,7 @@ impl Shard {
                 }
                 self.read(id, ReadOptions::default(), |_, out| write_counters(out, &found));
             }
-            Request::Hello { token, client: _, session } => {
+            Request::Hello { token, client: _, session, shard } => {
                 if !token_matches(self.settings.token.as_deref(), token) {
                     self.statistics.refused_tokens += 1;
                     let code = ErrorCode::Unauthenticated;
@@ -217,6 +217,14 @@ impl Shard {
                     return;
                 }
                 connection.authenticated = true;
+                if let Some(wanted) = shard.filter(|&wanted| wanted != self.identity.name.as_bytes()) {
+                    // What came behind it is meant for the other shard.
+                    let wanted = String::from_utf8_lossy(wanted);
+                    let message = format!("this is {}, not {wanted}: nothing was applied", self.identity.name);
+                    rpc::reply_error(&mut self.now, id, ErrorCode::WrongShard, &message);
+                    connection.closing = true;
+                    return;
+                }
                 let last = session.and_then(|session| self.state.sessions.resume(session, self.uptime_ms));
                 self.read(id, ReadOptions { level: Some(Level::Durable), ..ReadOptions::default() }, |shard, out| {
                     shard.write_hello(out, session.is_some(), last);

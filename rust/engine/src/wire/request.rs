@@ -218,6 +218,8 @@ pub enum Request<'a> {
         client: Option<&'a [u8]>,
         /// A session to resume.
         session: Option<SessionId>,
+        /// The shard that the client wants to talk to, by name.
+        shard: Option<&'a [u8]>,
     },
     /// End a session.
     Bye {

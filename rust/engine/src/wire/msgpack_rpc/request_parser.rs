@@ -200,7 +200,7 @@ fn apply<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
 }
 
 fn hello<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
-    let (mut token, mut client, mut session_id) = (None, None, None);
+    let (mut token, mut client, mut session_id, mut shard) = (None, None, None, None);
     let pairs = match params.next_value()? {
         None | Some(Value::Nil) => 0,
         Some(Value::Map(pairs)) => pairs,
@@ -214,6 +214,7 @@ fn hello<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
             b"token" => 1,
             b"client" => 2,
             b"session" => 4,
+            b"shard" => 8,
             _ => return Err(RequestError::quoting(ErrorCode::BadRequest, "hello knows no field", name)),
         };
         if seen & bit != 0 {
@@ -227,11 +228,12 @@ fn hello<'a>(params: &mut Params<'a>) -> Result<Request<'a>, RequestError> {
                 return Err(RequestError::of(ErrorCode::TooLarge));
             }
             (1, Value::Text(text)) => token = Some(text),
+            (8, Value::Text(text)) => shard = Some(text),
             (_, Value::Text(text)) => client = Some(text),
             _ => return Err(RequestError::quoting(ErrorCode::BadRequest, "this is a string:", name)),
         }
     }
-    Ok(Request::Hello { token, client, session: session_id })
+    Ok(Request::Hello { token, client, session: session_id, shard })
 }
 
 /// Options whose values are all unsigned integers, by name.
