@@ -232,7 +232,7 @@ class StorageError(PyCounterError):
 
 
 class FolderLocked(StorageError):
-    """Another process has the folder open."""
+    """The folder is open already, in another process or in this one: the message says which."""
 
 
 class FormatTooNew(StorageError):

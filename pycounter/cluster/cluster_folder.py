@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import secrets
 from pathlib import Path
@@ -78,14 +79,14 @@ class ClusterFolder:
     """
 
     def __init__(self, directory: str | os.PathLike[str], shards: int) -> None:
-        self.directory = Path(directory).absolute()
         self._lock = -1
         try:
+            self.directory = Path(directory).absolute()
             self._open(shards)
         except OSError as error:
             self.close()
             raise StorageError(
-                f"the cluster's folder {directory} can't be used: {error.strerror}", directory
+                f"the cluster's folder {directory} can't be used: {_reason(error)}", directory
             ) from error
         except BaseException:
             self.close()
@@ -210,14 +211,21 @@ class ClusterFolder:
             self._lock = -1
 
 
+def _reason(error: OSError) -> str:
+    """The reason in words, and the file that it is about."""
+    return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror or error)
+
+
 def _make_folder(path: Path) -> None:
-    """Makes a folder and those above it, whose names are then as durable as what will be in it."""
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    if not path.exists():
-        _make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
+    """Makes a folder and those above it, each durable in the one above."""
+    missing = list(itertools.takewhile(lambda folder: not folder.is_dir(), [path, *path.parents]))
+    for folder in reversed(missing):
+        if folder.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, f"Symbolic link to {folder.readlink()}", str(folder))
+        if folder.exists():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(path: Path) -> None:

@@ -83,7 +83,7 @@ def test_what_a_program_forgets_to_close_is_written_at_exit(tmp_path):
 
 def test_a_second_opening_is_refused_with_the_reason(tmp_path):
     with pycounter.open(tmp_path / "counters") as counters:
-        with pytest.raises(errors.FolderLocked, match="another process"):
+        with pytest.raises(errors.FolderLocked, match="this process has the folder open"):
             pycounter.open(tmp_path / "counters")
         code = "import sys, pycounter; pycounter.open(sys.argv[1])"
         assert "FolderLocked" in run(code, str(tmp_path / "counters")).stderr

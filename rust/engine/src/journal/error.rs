@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::journal::entry::EntryError;
+use crate::journal::files::FileSystem;
 use crate::journal::record::ShardIdentity;
 
 /// Why a journal cannot be opened, read or written.
@@ -22,10 +23,16 @@ pub enum JournalError {
         source: io::Error,
     },
     /// Another process, or another journal of this process, holds the folder.
-    #[error("{} is locked: another process has this shard open; stop it first, one writer at a time is what keeps counts right", path.display())]
+    #[error(
+        "{} is locked: {}. Only one writer at a time keeps counts right",
+        path.display(),
+        if *here { "this process has the folder open; close it first" } else { "another process has the folder open; stop it first" }
+    )]
     Locked {
         /// The lock file.
         path: PathBuf,
+        /// It is this process.
+        here: bool,
     },
     /// Data without a manifest: this is no empty folder.
     #[error("{} is missing, but {} is there: a shard's data without its manifest is not taken for an empty shard; restore the manifest or the whole folder from a backup, or choose an empty folder", manifest.display(), found.display())]
@@ -161,6 +168,11 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// The error of a lock that somebody holds.
+    pub(super) fn locked(files: &dyn FileSystem, path: PathBuf) -> Self {
+        Self::Locked { here: files.is_locked_here(&path), path }
+    }
+
     /// Is trying again pointless? Then the writer stops for good.
     #[must_use]
     pub const fn is_final(&self) -> bool {
@@ -172,7 +184,7 @@ impl JournalError {
     pub fn place(&self) -> Option<(&Path, Option<Range<u64>>)> {
         match self {
             Self::Io { path, .. }
-            | Self::Locked { path }
+            | Self::Locked { path, .. }
             | Self::ManifestMissing { manifest: path, .. }
             | Self::ManifestDamaged { path, .. }
             | Self::SegmentMissing { path, .. }

@@ -54,7 +54,7 @@ pub struct LogFigures {
 pub fn examine(folder: &Path, files: Arc<dyn FileSystem>) -> Result<Examination, JournalError> {
     let lock_path = folder.join(LOCK_NAME);
     let lock = files.lock_existing(&lock_path).map_err(JournalError::io("lock", &lock_path))?;
-    let lock = lock.ok_or(JournalError::Locked { path: lock_path })?;
+    let lock = lock.ok_or_else(|| JournalError::locked(&*files, lock_path))?;
     let mut damage = Vec::new();
     let found = match ManifestFile::load(Arc::clone(&files), folder) {
         Err(damaged @ JournalError::ManifestDamaged { .. }) => {

@@ -2,10 +2,12 @@
 //! fsynced. One call a commit goes through it, so dynamic dispatch costs nothing that matters.
 
 use std::any::Any;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use super::folder_lock;
 
 /// What keeps a folder locked: dropping it unlocks.
 pub type FolderLock = Box<dyn Any + Send + Sync>;
@@ -31,6 +33,10 @@ pub trait FileSystem: Send + Sync {
     /// The same for a lock that is there already, to read what it guards: nothing is made. Where there is no file,
     /// nobody can hold it, and what is given guards nothing.
     fn lock_existing(&self, path: &Path) -> io::Result<Option<FolderLock>>;
+    /// Whether it is this process that holds the lock of a file.
+    fn is_locked_here(&self, _path: &Path) -> bool {
+        false
+    }
     /// Makes a folder and those above it, each durable in the one above. Already there is fine.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// Opens a file for reading and writing, emptied if it exists, made if not.
@@ -47,6 +53,18 @@ pub trait FileSystem: Send + Sync {
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     /// The paths in a folder, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+}
+
+/// The error of a folder that couldn't be created, with the reason where "file exists" would hide it.
+fn why_no_folder(folder: &Path, error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::AlreadyExists {
+        return error;
+    }
+    let reason = match fs::read_link(folder) {
+        Ok(target) => format!("it is a symbolic link to {}, which is not a folder", target.display()),
+        Err(_) => "it exists and is not a folder".to_owned(),
+    };
+    io::Error::new(error.kind(), reason)
 }
 
 /// The machine's own file system.
@@ -66,19 +84,24 @@ impl FileSystem for DiskFiles {
         }
     }
 
+    fn is_locked_here(&self, path: &Path) -> bool {
+        folder_lock::is_held_here(path)
+    }
+
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-        match fs::create_dir(path) {
-            Ok(()) => self.sync_folder(above.unwrap_or(Path::new("."))),
-            Err(_) if path.is_dir() => Ok(()),
-            Err(error) => match above {
-                Some(above) if error.kind() == io::ErrorKind::NotFound => {
-                    self.create_folder(above)?;
-                    self.create_folder(path)
+        let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.is_dir();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        for folder in missing.into_iter().rev() {
+            match fs::create_dir(folder) {
+                Err(error) if !folder.is_dir() => return Err(why_no_folder(folder, error)),
+                // Made by us, or by somebody else in the meantime.
+                _ => {
+                    let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
+                    self.sync_folder(above.unwrap_or(Path::new(".")))?;
                 }
-                _ => Err(error),
-            },
+            }
         }
+        Ok(())
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
@@ -115,11 +138,7 @@ impl FileSystem for DiskFiles {
 }
 
 fn try_lock(file: File) -> io::Result<Option<FolderLock>> {
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Box::new(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+    Ok(folder_lock::FolderLock::take(file)?.map(|lock| Box::new(lock) as FolderLock))
 }
 
 impl LogFile for File {
@@ -162,4 +181,56 @@ pub(crate) fn read_small(file: &dyn LogFile, bytes_max: usize) -> io::Result<Vec
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn folders_are_created_with_those_above_them() {
+        let outside = tempfile::tempdir().unwrap();
+        let path = outside.path().join("a/b/c");
+        DiskFiles.create_folder(&path).unwrap();
+        DiskFiles.create_folder(&path).unwrap();
+        assert!(path.is_dir());
+    }
+
+    /// The parent is there and `mkdir` says ENOENT all the same: once that was asked for again and again, until the
+    /// stack was full.
+    #[test]
+    fn a_folder_that_cannot_be_created_is_an_error() {
+        for path in ["/proc/nothing", "/proc/nothing/deeper", "/dev/null/below", ""] {
+            let outcome = DiskFiles.create_folder(Path::new(path));
+            assert_eq!(outcome.is_err(), !path.is_empty(), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_named() {
+        let outside = tempfile::tempdir().unwrap();
+        let (link, file) = (outside.path().join("link"), outside.path().join("file"));
+        symlink(outside.path().join("nowhere"), &link).unwrap();
+        fs::write(&file, b"").unwrap();
+        let error = DiskFiles.create_folder(&link).unwrap_err().to_string();
+        assert!(error.contains("a symbolic link to") && error.contains("nowhere"), "{error}");
+        let error = DiskFiles.create_folder(&file).unwrap_err().to_string();
+        assert!(error.contains("not a folder"), "{error}");
+    }
+
+    #[test]
+    fn a_lock_is_taken_once_and_known_to_be_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = DiskFiles.lock(&path).unwrap();
+        assert!(lock.is_some());
+        assert!(DiskFiles.is_locked_here(&path));
+        assert!(DiskFiles.lock(&path).unwrap().is_none());
+        assert!(DiskFiles.is_locked_here(&path), "a refused attempt forgets nothing");
+        drop(lock);
+        assert!(!DiskFiles.is_locked_here(&path));
+        assert!(DiskFiles.lock(&path).unwrap().is_some());
+    }
 }

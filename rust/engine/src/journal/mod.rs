@@ -20,6 +20,7 @@ pub mod examination;
 #[cfg(test)]
 mod fault_tests;
 pub mod files;
+mod folder_lock;
 pub mod manifest;
 pub mod reader;
 pub mod record;

@@ -90,7 +90,7 @@ pub fn open(folder: &Path, options: JournalOptions) -> Result<Opening, JournalEr
     files.create_folder(folder).map_err(JournalError::io("create", folder))?;
     let lock_path = folder.join(LOCK_NAME);
     let lock = files.lock(&lock_path).map_err(JournalError::io("lock", &lock_path))?;
-    let lock = lock.ok_or(JournalError::Locked { path: lock_path })?;
+    let lock = lock.ok_or_else(|| JournalError::locked(&*files, lock_path))?;
     let manifest = match ManifestFile::load(Arc::clone(&files), folder)? {
         Some(manifest) => manifest,
         None => create(&files, folder, name, seed)?,
