@@ -30,6 +30,7 @@ __all__ = [
     "Shard",
     "SimulatedDisk",
     "error_codes",
+    "fail_at_exit",
     "glob_matches",
     "serve_constant_replies",
 ]
@@ -158,6 +159,9 @@ def glob_matches(pattern: bytes, key: bytes) -> bool:
 def error_codes() -> list[tuple[str, bool, str, str]]:
     """(name, retryable, effect, meaning) of every error code; effect is "nothing", "before" or "unknown"."""
 
+def fail_at_exit() -> None:
+    """Makes the process end with status 1, whatever it would have been. For use while the interpreter ends."""
+
 _Key: TypeAlias = str | bytes
 
 @disjoint_base
@@ -262,7 +266,7 @@ class Counters:
 
 @disjoint_base
 class JournaledCounters(Counters):
-    """Counters on disk. Recovery comes first, as for a shard: `load_root`, `load_page` for each key, `start`.
+    """Counters on disk. Recovery comes first: `load_root` and `load_page` of `folder`, then `start`.
 
     What `pycounter.open` wraps. Arguments and errors are those of `Shard`; after a fork every method raises AfterFork.
     """
@@ -296,57 +300,22 @@ class JournaledCounters(Counters):
 
     @property
     def pending(self) -> int:
-        """Counters that changed since the last commit was begun."""
+        """Counters that changed since the last commit began."""
 
-    def close(self) -> None:
-        """Writes what is pending, ends the threads and unlocks the folder. Idempotent."""
+    def close(self, *, discard: bool = False) -> None:
+        """Writes what is pending and ends the threads. Idempotent. The folder stays locked until `close_folder`.
+
+        Raises:
+            NotDurable: the disk refused, and without `discard` the map stays open.
+        """
 
     @property
     def level(self) -> str:
         """ "applied" or "durable"."""
 
     @property
-    def identity(self) -> str:
-        """The folder's identity: 32 hexadecimal digits."""
-
-    @property
-    def name(self) -> str:
-        """The folder's name, as the manifest has it."""
-
-    @property
-    def created(self) -> bool:
-        """Was the folder empty before?"""
-
-    @property
-    def epoch(self) -> int:
-        """The fencing number of this run."""
-
-    @property
-    def torn_bytes(self) -> int:
-        """Bytes that `start` cut from the log's end."""
-
-    @property
-    def log_bytes(self) -> int:
-        """Bytes of the log's files."""
-
-    @property
-    def commits_behind(self) -> int:
-        """Durable commits above the checkpoint."""
-
-    def load_root(self, root: bytes | None) -> list[bytes]:
-        """Takes the root's row. See `JournaledFolder`."""
-
-    def load_page(self, key: bytes, page: bytes | None) -> None:
-        """Takes one page's row. See `JournaledFolder`."""
-
-    def close_folder(self) -> None:
-        """Unlocks the folder of one that was not started. Idempotent."""
-
-    def begin_fold(self) -> Fold | None:
-        """Reads durable commits to be folded. See `JournaledFolder`."""
-
-    def end_fold(self, fold: Fold) -> None:
-        """The fold's root is safe in the store. See `JournaledFolder`."""
+    def folder(self) -> JournaledFolder:
+        """The folder: its identity, its log, its checkpoints."""
 
 @disjoint_base
 class JournaledFolder:

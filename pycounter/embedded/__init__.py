@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
+import logging
 import os
+import sys
+import warnings
 import weakref
 from types import TracebackType
 from typing import Literal, Self
 
-from pycounter._native import JournaledCounters
-from pycounter.errors import PyCounterError
+from pycounter._native import JournaledCounters, JournaledFolder, fail_at_exit
+from pycounter.errors import PyCounterError, StorageError
 from pycounter.settings import parse_bytes
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import open_folder
@@ -20,6 +22,8 @@ __all__ = ["DurableCounters", "open"]
 #: As the server's defaults.
 CHECKPOINT_LOG_BYTES = 64 << 20
 CHECKPOINT_INTERVAL_S = 300.0
+
+_log = logging.getLogger(__name__)
 
 #: By identity: counters compare by content, so they have no hash.
 _opened: weakref.WeakValueDictionary[int, DurableCounters] = weakref.WeakValueDictionary()
@@ -33,6 +37,7 @@ class DurableCounters(JournaledCounters):
     """
 
     _checkpointer: Checkpointer | None = None
+    _path = ""
 
     def checkpoint(self) -> None:
         """Folds the log into the checkpoint now, so that the next opening is quick.
@@ -44,21 +49,31 @@ class DurableCounters(JournaledCounters):
         if self._checkpointer is not None:
             self._checkpointer.checkpoint()
 
-    def close(self) -> None:
+    def close(self, *, discard: bool = False) -> None:
         """Writes what is pending, makes a checkpoint and unlocks the folder. Idempotent.
 
+        Args:
+            discard: close even if the disk refuses, and lose what is not on it.
+
         Raises:
-            StorageError: not everything could be written; the folder is unlocked all the same.
+            NotDurable: the disk refused. Nothing is lost and the map stays open: close it again once there is room.
         """
+        super().close(discard=discard)
         checkpointer, self._checkpointer = self._checkpointer, None
+        if checkpointer is None:
+            return
         try:
-            if checkpointer is not None:
-                try:
-                    self.flush()
-                finally:
-                    checkpointer.stop()
+            checkpointer.stop()
+        except StorageError as error:
+            _log.warning("%s: no checkpoint was made, so the next opening replays the log: %s", self._path, error)
         finally:
-            super().close()
+            self.folder.close_folder()
+            _opened.pop(id(self), None)
+
+    def __del__(self) -> None:
+        if self._checkpointer is not None and not self._checkpointer.is_forked:
+            warnings.warn(f"counters in {self._path} were not closed", ResourceWarning, stacklevel=2, source=self)
+            _close_or_tell(self)
 
     def __enter__(self) -> Self:
         return self
@@ -93,30 +108,49 @@ def open(  # noqa: A001 - as in `pycounter.open`
     """
     if not 0 < flush_interval_s <= 1:
         raise ValueError(f"flush_interval_s must be above 0 and at most 1, not {flush_interval_s}")
-    counters, store = open_folder(
-        path,
-        lambda: DurableCounters(
-            path, level=level, counters_bytes_max=parse_bytes(memory_max), flush_interval_s=flush_interval_s
-        ),
-    )
-    checkpointer = Checkpointer(counters, store, log_bytes=CHECKPOINT_LOG_BYTES, interval_s=CHECKPOINT_INTERVAL_S)
+    opened: list[DurableCounters] = []
+
+    def lock() -> JournaledFolder:
+        memory_bytes = parse_bytes(memory_max)
+        counters = DurableCounters(
+            path, level=level, counters_bytes_max=memory_bytes, flush_interval_s=flush_interval_s
+        )
+        opened.append(counters)
+        return counters.folder
+
+    folder, store = open_folder(path, lock)
+    # The thread keeps the folder and not the counters: they are closed when the program drops them.
+    checkpointer = Checkpointer(folder, store, log_bytes=CHECKPOINT_LOG_BYTES, interval_s=CHECKPOINT_INTERVAL_S)
+    (counters,) = opened
     try:
         counters.start()
     except BaseException:
         checkpointer.stop(checkpoint=False)
-        counters.close_folder()
+        folder.close_folder()
         raise
+    counters._path = os.fspath(path)
     counters._checkpointer = checkpointer
     checkpointer.start()
     _opened[id(counters)] = counters
     return counters
 
 
+def _close_or_tell(counters: DurableCounters) -> bool:
+    """Closes counters that the program can't close any more. False: something is lost, and stderr says what."""
+    try:
+        counters.close()
+        return True
+    except PyCounterError as error:
+        print(f"pycounter: changes to {counters._path} are lost: {error}", file=sys.stderr)  # noqa: T201
+        counters.close(discard=True)
+        return False
+
+
 def _close_all() -> None:
-    """At exit: what the program forgot to close is written."""
-    for counters in list(_opened.values()):
-        with contextlib.suppress(PyCounterError):
-            counters.close()
+    """At exit: writes what the program forgot to close, or says what is lost and fails."""
+    lost = [counters for counters in list(_opened.values()) if not _close_or_tell(counters)]
+    if lost:
+        fail_at_exit()
 
 
 def _forget_all() -> None:

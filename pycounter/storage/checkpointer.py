@@ -7,6 +7,7 @@ counted and tried again later: the log simply stays longer.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -60,6 +61,7 @@ class Checkpointer:
         # What the last checkpoint couldn't drop: the file that is being written.
         self._log_bytes_left = 0
         self._one_at_a_time = threading.Lock()
+        self._process = os.getpid()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         # Pages of folds that failed. Whether the root of such a fold is in the store is not known, so they may go only
@@ -71,6 +73,11 @@ class Checkpointer:
         self.last_failure: str | None = None
         #: Bytes of the log's files, as the thread saw them last.
         self.log_bytes = 0
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a fork of the one that made it: there is no thread here, and no store."""
+        return self._process != os.getpid()
 
     def start(self) -> None:
         """Starts the thread."""

@@ -221,7 +221,7 @@ impl JournaledFolder {
         self.with_recovery(py, |recovery| recovery.load_page(key, page))
     }
 
-    /// Unlocks the folder of one that was not started. Idempotent.
+    /// Lets go of the folder: it is unlocked once whatever writes to it has ended too. Idempotent.
     fn close_folder(&self) {
         self.close();
     }

@@ -5,6 +5,7 @@ mod counter_pages;
 mod counters;
 mod delta;
 mod errors;
+mod exit_status;
 mod folder_copies;
 mod foreign_keys;
 mod glob;
@@ -51,6 +52,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<load_generator::ConstantReplies>()?;
     module.add_function(wrap_pyfunction!(load_generator::serve_constant_replies, module)?)?;
     module.add_function(wrap_pyfunction!(errors::error_codes, module)?)?;
+    module.add_function(wrap_pyfunction!(exit_status::fail_at_exit, module)?)?;
     module.add_function(wrap_pyfunction!(glob::glob_matches, module)?)?;
     Ok(())
 }

@@ -98,13 +98,14 @@ impl OpenedMap {
         Ok(self.map(py)?.pending())
     }
 
-    /// Writes what is pending and ends the map. Idempotent; does nothing in a forked child.
-    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let was_closed = self.closed.swap(true, Ordering::Relaxed);
-        match self.map.get().and_then(OnceLock::get) {
-            Some(map) if !was_closed => py.detach(|| map.close()).map_err(|error| raise(py, &error)),
-            _ => Ok(()),
+    /// Writes what is pending and ends the map; if the disk refuses, only with `discard`. Idempotent; does nothing in a
+    /// forked child.
+    pub(crate) fn close(&self, py: Python<'_>, discard: bool) -> PyResult<()> {
+        if let Some(map) = self.map.get().and_then(OnceLock::get) {
+            py.detach(|| map.close(discard)).map_err(|error| raise(py, &error))?;
         }
+        self.closed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -120,7 +121,7 @@ impl Drop for OpenedMap {
 fn raise(py: Python<'_>, error: &EmbeddedError) -> PyErr {
     let class = match error {
         EmbeddedError::Refused(_) => "StorageError",
-        EmbeddedError::NotDurable(_) => "NotDurable",
+        EmbeddedError::NotDurable(_) | EmbeddedError::NotWritten { .. } => "NotDurable",
         _ => "PyCounterError",
     };
     errors::named(py, class, (error.to_string(),))

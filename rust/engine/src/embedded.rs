@@ -5,7 +5,7 @@
 //! drain, so a commit is a consistent cut: a change is in it whole, with its mark, or not at all. The commit
 //! thread writes. Nobody holds the lock while the disk works.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ struct Inner {
     journal: CommitThread,
     orders: Mutex<Orders>,
     ordered: Condvar,
+    /// Counters in the commit that is being written.
+    in_flight: AtomicUsize,
     /// Changes are refused. Relaxed: a change that slips by is flushed by `close` or reported as not durable.
     stopped: AtomicBool,
 }
@@ -66,6 +68,17 @@ pub enum EmbeddedError {
         "the change is applied in memory but not on disk yet ({0}); it is written again until that works: do not repeat it, call flush()"
     )]
     NotDurable(String),
+    /// The map can't be closed without a loss; it stays open.
+    #[error(
+        "{counters} counters have changes in memory that the disk doesn't take ({reason}); nothing is lost yet, and the \
+         map stays open: make room, then call close() again, or lose them with close(discard=True)"
+    )]
+    NotWritten {
+        /// Counters with changes that aren't on disk.
+        counters: usize,
+        /// What the system says.
+        reason: String,
+    },
     /// The map was closed.
     #[error("the map is closed: nothing was applied")]
     Closed,
@@ -85,6 +98,7 @@ impl JournaledMap {
             orders: Mutex::default(),
             ordered: Condvar::new(),
             stopped: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
         });
         let flusher = {
             let inner = Arc::clone(&inner);
@@ -154,24 +168,33 @@ impl JournaledMap {
     /// Writes what is pending and ends the threads. Idempotent.
     ///
     /// # Errors
-    /// `NotDurable` when the disk would not take the rest; the threads are ended all the same.
-    pub fn close(&self) -> Result<(), EmbeddedError> {
-        let flusher = lock(&self.flusher).take();
-        let Some(flusher) = flusher else { return Ok(()) };
+    /// `NotWritten` if the disk refuses. The map then goes on as before, unless `discard` is set: then it is closed, and
+    /// what isn't on disk is lost.
+    pub fn close(&self, discard: bool) -> Result<(), EmbeddedError> {
+        if lock(&self.flusher).is_none() {
+            return Ok(());
+        }
+        // Refuses changes that would come after the last commit.
         self.inner.stopped.store(true, Ordering::Relaxed);
-        let flushed = self.flush();
-        self.inner.order(|orders| orders.stop = true);
-        // A panic of the flusher was printed by its thread; what matters here is that it has ended.
-        drop(flusher.join());
-        self.inner.journal.shutdown();
-        flushed
+        if let (Err(error), false) = (self.flush(), discard) {
+            self.inner.stopped.store(false, Ordering::Relaxed);
+            let EmbeddedError::NotDurable(reason) = error else { return Err(error) };
+            let counters = self.pending() + self.inner.in_flight.load(Ordering::Relaxed);
+            return Err(EmbeddedError::NotWritten { counters, reason });
+        }
+        if let Some(flusher) = lock(&self.flusher).take() {
+            self.inner.order(|orders| orders.stop = true);
+            // A panic of the flusher was printed by its thread; what matters here is that it has ended.
+            drop(flusher.join());
+            self.inner.journal.shutdown();
+        }
+        Ok(())
     }
 }
 
 impl Drop for JournaledMap {
     fn drop(&mut self) {
-        // The error was either seen by a caller of `close`, or there is nobody to tell.
-        drop(self.close());
+        drop(self.close(true));
     }
 }
 
@@ -253,10 +276,13 @@ impl Inner {
                 return;
             }
             let Shared { state, encoder, started, uptime_before_ms } = &mut *shared;
+            let changed = state.dirty.len();
             let run = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             encoder.recycle(self.journal.take_buffer());
             let commit = state.drain(encoder, uptime_before_ms.saturating_add(run));
             let number = commit.number;
+            // Relaxed: a figure for an error.
+            self.in_flight.store(changed, Ordering::Relaxed);
             if self.journal.submit(commit).is_err() {
                 return; // the journal was ended; waiters are told so by it
             }
@@ -268,6 +294,7 @@ impl Inner {
                 return;
             }
         }
+        self.in_flight.store(0, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -157,3 +158,30 @@ def test_arguments_out_of_range_are_refused(tmp_path):
         pycounter.open(tmp_path / "counters", flush_interval_s=2)
     with pytest.raises(ValueError, match="level"):
         pycounter.open(tmp_path / "counters", level="sometimes")  # type: ignore[arg-type]
+
+
+def list_of(folder):
+    return list(Path(folder).iterdir())
+
+
+def test_a_map_that_is_dropped_is_closed_with_a_warning(tmp_path):
+    descriptors = len(list_of("/proc/self/fd"))
+    threads = len(list_of("/proc/self/task"))
+    for number in range(5):
+        counters = pycounter.open(tmp_path / "counters", level="applied")
+        counters.incr("x")
+        with pytest.warns(ResourceWarning, match="were not closed"):
+            del counters
+        assert len(list_of("/proc/self/fd")) <= descriptors + 3, number
+    # RocksDB keeps some threads of its own for good.
+    assert len(list_of("/proc/self/task")) <= threads + 4
+    with pycounter.open(tmp_path / "counters") as counters:
+        assert counters["x"] == 5
+
+
+def test_what_the_folder_does_is_not_among_the_maps_own_names(tmp_path):
+    with pycounter.open(tmp_path / "counters") as counters:
+        names = {name for name in dir(counters) if not name.startswith("_")} - set(dir(pycounter.Counters))
+        assert names == {"checkpoint", "close", "flush", "folder", "level", "pending", "start"}
+        assert counters.folder.created
+        assert len(counters.folder.identity) == 32
