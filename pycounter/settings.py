@@ -9,9 +9,11 @@ error names the setting and where it came from.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
@@ -280,6 +282,8 @@ def _convert(kind: Kind, name: str, value: object) -> Any:
     """A value, which may be a text, as its setting's type. Raises ValueError."""
     wanted: Any = _fields(kind)[name].type
     if isinstance(value, str):
+        if name == "host":
+            value = value.removeprefix("[").removesuffix("]")
         if name.endswith(("_bytes", "_bytes_max")):
             try:
                 return parse_bytes(value)
@@ -299,7 +303,9 @@ def _convert(kind: Kind, name: str, value: object) -> Any:
 def _parse(kind: Kind, name: str, value: object, source: str) -> Any:
     """One value, checked; an error names `source`."""
     if name not in _fields(kind):
-        raise SettingsError(f"{source}: there is no setting {name!r}; there are {', '.join(_fields(kind))}")
+        near = difflib.get_close_matches(name, _fields(kind), n=2, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; docs/operations.md lists all settings"
+        raise SettingsError(f"{source}: there is no setting {name!r}{hint}")
     try:
         converted = _convert(kind, name, value)
         _check(name, converted)
@@ -382,8 +388,7 @@ def _build(kind: type[S], merged: dict[str, Any]) -> S:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"the config file {path} can't be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -398,10 +403,16 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def is_loopback(host: str) -> bool:
-    """Does this address reach this machine only?"""
+    """Whether an address, as the system understands it, reaches this machine only."""
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        # IPv4 has short forms too, such as 127.1.
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(host))
+        except OSError:
+            return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

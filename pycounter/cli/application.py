@@ -1,6 +1,7 @@
 """The commands and their options. What they do is elsewhere, imported only by the command that needs it.
 
-Exit codes: 0 done; 1 it failed, and the message says what was or wasn't applied; 2 wrong words on the command line.
+Exit codes: 0 done; 1 it failed, and the message says what was or wasn't applied; 2 wrong words on the command line; 3
+from `status`: something isn't serving.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import typer
 
 from pycounter._native import VERSION
 from pycounter.cli import cluster_commands, folder_commands, server_commands
+from pycounter.cli.standard_streams import OutputError, finish_output
 from pycounter.errors import PyCounterError
 
 __all__ = ["run"]
@@ -34,13 +36,18 @@ def run() -> None:
     """Runs the application; errors of ours become one sentence on stderr and exit code 1."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        try:
+            app()
+        finally:
+            finish_output()
+    except OutputError as error:
+        # Who closes a pipe early, as `head` does, knows why.
+        if not error.is_pipe:
+            typer.echo(f"pycounter: {error}", err=True)
+        sys.exit(1)
     except PyCounterError as error:
         typer.echo(f"pycounter: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("pycounter: interrupted", err=True)
-        sys.exit(130)
 
 
 def _version(wanted: bool) -> None:

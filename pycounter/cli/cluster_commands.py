@@ -25,6 +25,8 @@ replica_app = typer.Typer(
 
 #: Events that the table shows; `--json` has all that are kept.
 EVENTS_SHOWN = 12
+#: Exit code of `status` when something isn't serving.
+NOT_SERVING = 3
 
 
 def status(
@@ -46,8 +48,10 @@ def status(
     pycounter status --host 127.0.0.1 --port 7400
 
     Asked by address, a server tells what it was told by the supervisor; a shard alone tells of itself.
+
+    Exit code 0 if every process serves, 3 if one doesn't, 1 if nobody answers.
     """  # noqa: D301 - click reads the backspace: lines that aren't to be wrapped
-    from pycounter.cli.status_table import status_table
+    from pycounter.cli.status_table import is_serving, status_table
     from pycounter.cluster.control import ask_supervisor
 
     if data is not None and host is not None:
@@ -63,6 +67,8 @@ def status(
         print_json(answer)
     else:
         sys.stdout.write(status_table(answer, events=EVENTS_SHOWN))
+    if not is_serving(answer):
+        raise typer.Exit(NOT_SERVING)
 
 
 async def _ask_topology(address: ShardAddress) -> dict[str, Any]:

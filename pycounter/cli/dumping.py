@@ -17,6 +17,7 @@ import base64
 import contextlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -98,14 +99,30 @@ def output_file(name: str | None) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     path = Path(name)
-    part = path.with_name(f"{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        found = path.stat() if path.exists() else None
+        if found is not None and (not stat.S_ISREG(found.st_mode) or _is_open(found)):
+            # A device, a pipe or our own output: there is nothing to replace.
+            with path.open("w", encoding="utf-8", newline="\n") as file:
+                yield file
+            return
+        # Through links, to what they name.
+        whole = path.resolve()
+        part = whole.with_name(f"{whole.name}.part")
+        try:
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                if found is not None:
+                    os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode))
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(whole)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"the dump to {path} failed: {error.strerror or error}", path) from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _is_open(file: os.stat_result) -> bool:
+    """Whether it is the file of our standard output or error, as /dev/stdout names it."""
+    return any(os.path.samestat(file, os.fstat(number)) for number in (1, 2))

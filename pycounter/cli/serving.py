@@ -10,7 +10,6 @@ import uvloop
 
 from pycounter._native import VERSION
 from pycounter.cli.terminal import print_json
-from pycounter.errors import PyCounterError
 from pycounter.replica.replica_settings import ReplicaSettings
 from pycounter.settings import ClusterSettings, ServerSettings
 
@@ -34,11 +33,8 @@ def serve_shard(settings: ServerSettings, *, as_json: bool) -> None:
     async def serve_until_stopped() -> None:
         await ShardServer(settings).run(ready)
 
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_until_stopped())
-    except OSError as error:
-        raise PyCounterError(f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_until_stopped())
 
 
 def serve_replica(settings: ReplicaSettings, *, as_json: bool) -> None:
@@ -58,11 +54,8 @@ def serve_replica(settings: ReplicaSettings, *, as_json: bool) -> None:
     async def serve_until_stopped() -> None:
         await ReplicaServer(settings).run(ready)
 
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_until_stopped())
-    except OSError as error:
-        raise PyCounterError(f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_until_stopped())
 
 
 def serve_cluster(settings: ClusterSettings, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pycounter.topology import ProcessInfo, ShardInfo, Topology
 
-__all__ = ["status_table"]
+__all__ = ["is_serving", "status_table"]
 
 HEADER = ("NAME", "STATE", "PID", "ADDRESS", "RESTARTS", "")
 #: A reason's characters in a line; `--json` has all.
@@ -35,6 +35,13 @@ def status_table(answer: dict[str, Any], *, events: int) -> str:
     if recent:
         lines += ["", "Lately:", *(f"  {event['at']}  {event['text']}" for event in recent)]
     return "\n".join(lines) + "\n"
+
+
+def is_serving(answer: dict[str, Any]) -> bool:
+    """Whether every process of a supervisor's answer, or every shard of a topology, serves."""
+    topology = Topology.from_wire(answer["topology"])
+    states = [shard.state for shard in topology.shards] + [process.state for process in topology.processes]
+    return all(state == "ok" for state in states)
 
 
 def _headline(topology: Topology, answer: dict[str, Any]) -> str:

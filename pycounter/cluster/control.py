@@ -113,6 +113,11 @@ def ask_supervisor(directory: str | os.PathLike[str], request: dict[str, Any], *
                 f"the supervisor of {directory} has not answered within {timeout_s:g} s: is it stopped?"
             ) from None
         except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
+            if (Path(directory) / "manifest.json").exists():
+                raise PyCounterError(
+                    f"{directory} is the folder of a shard alone, which has no supervisor: ask the shard itself with "
+                    "`pycounter status --host HOST --port PORT`"
+                ) from error
             raise PyCounterError(
                 f"no supervisor runs on {directory}: start the cluster with `pycounter serve --shards N --data "
                 f"{directory}`, or say where it is by --host and --port"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import ssl
 import stat
@@ -29,7 +30,7 @@ def read_token(path: str | None) -> bytes | None:
         return None
     file = Path(path)
     try:
-        token = file.read_bytes().strip()
+        token = file.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
         mode = file.stat().st_mode
     except OSError as error:
         raise SettingsError(f"the token file {path} can't be read: {error.strerror}") from error

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pycounter._native import VERSION, Replica
 from pycounter.net.client_protocol import ClientProtocol
 from pycounter.net.clients import Clients
+from pycounter.net.listening import listening_on
 from pycounter.net.security import check_exposure, read_token
 from pycounter.net.server_process import BACKLOG
 from pycounter.replica.follower import Follower
@@ -73,7 +74,7 @@ class ReplicaServer:
         Until it has caught up once, reads are answered `unavailable`.
 
         Raises:
-            OSError: the address can't be listened on.
+            PyCounterError: the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
         settings = self.settings
@@ -87,9 +88,10 @@ class ReplicaServer:
             held_bytes_max=settings.held_bytes_max,
             counters_bytes_max=settings.counters_bytes_max,
         )
-        listener = await loop.create_server(
-            lambda: _ReplicaProtocol(self), settings.host, settings.port, backlog=BACKLOG
-        )
+        with listening_on(settings.host, settings.port):
+            listener = await loop.create_server(
+                lambda: _ReplicaProtocol(self), settings.host, settings.port, backlog=BACKLOG
+            )
         host, port, *_ = listener.sockets[0].getsockname()
         self.replica.set_topology(format_address(host, port))
         follower = Follower(self.replica, settings, self._token)

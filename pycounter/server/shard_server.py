@@ -20,6 +20,7 @@ import msgspec
 from pycounter._native import VERSION, HashRing, Shard
 from pycounter.errors import RpcError, SettingsError, StorageError
 from pycounter.net.clients import Clients
+from pycounter.net.listening import listening_on
 from pycounter.net.security import check_exposure, read_token, server_tls
 from pycounter.net.server_process import BACKLOG, hand_over_quickly
 from pycounter.net.tls_listener import TlsListener
@@ -123,7 +124,7 @@ class ShardServer:
 
         Raises:
             StorageError: recovery found damage; nothing was changed.
-            OSError: the address can't be listened on.
+            PyCounterError: the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
         hand_over_quickly()
@@ -138,11 +139,13 @@ class ShardServer:
                 )
             self._tails = TailService(self.shard, self._store)
             loop.add_reader(self.shard.wake_fd, self._release)
-            listener = self._tls or await loop.create_server(
-                lambda: ShardProtocol(self), self.settings.host, self.settings.port, backlog=BACKLOG
-            )
-            if self._tls is not None:
-                await self._tls.listen(self.settings.host, self.settings.port, backlog=BACKLOG)
+            host, port = self.settings.host, self.settings.port
+            with listening_on(host, port):
+                listener = self._tls or await loop.create_server(
+                    lambda: ShardProtocol(self), host, port, backlog=BACKLOG
+                )
+                if self._tls is not None:
+                    await self._tls.listen(host, port, backlog=BACKLOG)
         except BaseException:
             self._checkpointer.stop(checkpoint=False)
             self.shard.stop()

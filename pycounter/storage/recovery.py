@@ -64,11 +64,11 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
         IsBackup: it is a backup, which would be a second shard of one identity.
         StorageError: a cluster's; or locked, damaged, or unreadable: the folder is unlocked again.
     """
-    if (Path(directory) / NOTE_NAME).exists() and not (Path(directory) / "manifest.json").exists():
+    if _has(directory, NOTE_NAME) and not _has(directory, "manifest.json"):
         raise IsBackup(
             f"{directory} is a backup: nothing was changed; make a folder of it with `pycounter restore`", directory
         )
-    if (Path(directory) / CLUSTER_FILE_NAME).exists():
+    if _has(directory, CLUSTER_FILE_NAME):
         raise StorageError(
             f"{directory} is the folder of a cluster: give --shards N as it was started with; its shards are in "
             f"{Path(directory) / 'shards'}",
@@ -86,6 +86,13 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
         engine.close_folder()
         raise
     return engine, store
+
+
+def _has(directory: str | os.PathLike[str], name: str) -> bool:
+    try:
+        return (Path(directory) / name).exists()
+    except OSError as error:
+        raise StorageError(f"the folder {directory} can't be read: {error.strerror}", directory) from error
 
 
 def load_checkpoint(engine: Recoverable, store: Rows) -> None:

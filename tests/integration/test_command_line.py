@@ -123,7 +123,7 @@ def test_a_second_process_on_a_folder_is_refused(start_shard, tmp_path):
         assert rpc.call("incr", "a") == 1
         said = refusal(start_shard)
         assert said.startswith(f"pycounter: {tmp_path / 'shard'}")
-        assert "is locked: another process has this shard open; stop it first" in said
+        assert "is locked: another process has the folder open; stop it first" in said
         assert rpc.call("incr", "a") == 2, "the first one goes on"
 
 

@@ -157,7 +157,8 @@ def test_a_wrong_value_is_refused_though_another_layer_overrides_it(load):
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
-        ("prot = 1", ": there is no setting 'prot'; there are data, host, port, "),
+        ("prot = 1", ": there is no setting 'prot'; did you mean port?"),
+        ("zebra = 1", ": there is no setting 'zebra'; docs/operations.md lists all settings"),
         ("[server]\nprot = 1", ": there is no setting 'prot'; "),
         ("[serve]\nport = 1", ": there is no setting 'serve'; "),
         ("server = 1", ": server must be a table"),
@@ -203,14 +204,20 @@ def test_settings_made_in_python_are_checked_too():
         ServerSettings(data="folder", prot=1)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "127.1", "::1", "::ffff:127.0.0.1", "localhost"])
 def test_addresses_of_this_machine_only(host):
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "localhost.example", ""])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "0", "::", "::ffff:192.0.2.1", "192.0.2.1", "10.1", "2001:db8::1", "localhost.example", ""]
+)
 def test_addresses_that_others_can_reach(host):
     assert not is_loopback(host)
+
+
+def test_a_host_may_stand_in_brackets(load):
+    assert load("", host="[::1]").host == "::1"
 
 
 # --- clusters --------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ impl<T> ShardLink<T> {
         self.calls.tick(now_ms, statistics, done);
         let (is_ready, last_error) = (self.stage == Stage::Ready, &self.last_error);
         let unreachable = || match last_error.as_str() {
-            _ if is_ready => "the shard took it in no time: nothing was applied".to_owned(),
+            _ if is_ready => "the shard didn't take it in time: nothing was applied".to_owned(),
             "" => "the shard can't be reached: nothing was applied".to_owned(),
             error => format!("the shard can't be reached ({error}): nothing was applied"),
         };
