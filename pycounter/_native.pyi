@@ -677,6 +677,14 @@ class Shard(JournaledFolder):
     def commit_in_flight(self) -> bool:
         """Is a commit on its way to the disk?"""
 
+    @property
+    def failure(self) -> str | None:
+        """Why the disk refuses, while it does."""
+
+    @property
+    def unwritten_counters(self) -> int:
+        """Counters whose changes aren't on disk."""
+
     def release(self) -> list[tuple[Any, bytes]]:
         """Clears `wake_fd` and gives (owner, bytes to write) for each connection whose replies may go."""
 

@@ -71,6 +71,8 @@ class ShardServer:
         self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
         self._crowds: dict[str, set[asyncio.Task[None]]] = {method: set() for method in CROWD_MAX}
         self._stop = asyncio.Event()
+        #: Why the disk refused when that was last looked at.
+        self._disk_failure: str | None = None
         self.shard, store = open_folder(settings.data, lambda: self._open_shard(token))
         self._checkpointer = Checkpointer(
             self.shard,
@@ -123,7 +125,7 @@ class ShardServer:
         """Serves until stopped. `on_ready` gets address, pid, shard, identity, epoch, once clients can connect.
 
         Raises:
-            StorageError: recovery found damage; nothing was changed.
+            StorageError: recovery found damage, and nothing was changed; or the disk refused what was left at the end.
             PyCounterError: the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
@@ -178,7 +180,10 @@ class ShardServer:
                 task.cancel()
             loop.remove_reader(self.shard.wake_fd)
             await self._tails.close()
+            lost = self._loss()
             await asyncio.to_thread(self._close_storage)
+        if lost is not None:
+            raise StorageError(lost, self.settings.data)
 
     def stop(self) -> None:
         """Orders an orderly stop: accept nothing, answer what is in, commit, checkpoint."""
@@ -228,8 +233,29 @@ class ShardServer:
             connection.write(replies)
         self._tails.on_durable()
 
+    def _note_disk(self) -> None:
+        """Logs once that the disk refuses, and once that it doesn't any more."""
+        failure = self.shard.failure
+        if failure is not None and self._disk_failure is None:
+            _log.error("read only: the disk refuses changes; they are tried again until it takes them: %s", failure)
+        elif failure is None and self._disk_failure is not None:
+            _log.warning("the disk works again: changes are accepted, and those that waited are on disk")
+        self._disk_failure = failure
+
+    def _loss(self) -> str | None:
+        """What is wrong if the shard ends now; None if all is on disk."""
+        counters, failure = self.shard.unwritten_counters, self.shard.failure
+        if not counters:
+            return None if failure is None else f"stopped while the shard was read only: {failure}"
+        return (
+            f"stopped with changes of {counters} counters that the disk didn't take ({failure}): they may be lost. "
+            "Operations at `applied` were answered; operations at `durable` were answered `unknown_outcome` or not at "
+            "all"
+        )
+
     async def _tick(self) -> None:
         while True:
+            self._note_disk()
             self._report()
             self.shard.tick()
             self._tails.tick()
@@ -259,15 +285,13 @@ class ShardServer:
         while not self.shard.is_settled() and loop.time() < deadline:
             self.shard.commit()
             await asyncio.sleep(POLL_S)
-        if not self.shard.is_settled():
-            _log.error("stopping with changes that the disk would not take: their clients got no answer")
         await self.clients.close(deadline)
 
     def _close_storage(self) -> None:
         try:
             self._checkpointer.stop()
         except StorageError as error:
-            _log.error("no last checkpoint, the next start replays the log instead: %s", error)
+            _log.error("no last checkpoint was made; the next start replays what is in the log: %s", error)
         finally:
             self.shard.stop()
 

@@ -30,7 +30,7 @@ pub(crate) fn folder(py: Python<'_>, directory: &Path, error: &FolderError) -> P
         {
             "StorageFull"
         }
-        FolderError::Journal(JournalError::Io { .. })
+        FolderError::Journal(JournalError::Io { .. } | JournalError::Vanished { .. })
         | FolderError::Checkpoint(CheckpointError::Memory(_))
         | FolderError::Restore(_) => "StorageError",
         _ => "DamagedData",

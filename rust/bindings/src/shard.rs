@@ -239,6 +239,18 @@ impl Shard {
         self.with(|shard| shard.journal().in_flight())
     }
 
+    /// Why the disk refuses, while it does.
+    #[getter]
+    fn failure(&self) -> PyResult<Option<String>> {
+        self.with(|shard| shard.journal().failure())
+    }
+
+    /// Counters whose changes aren't on disk.
+    #[getter]
+    fn unwritten_counters(&self) -> PyResult<usize> {
+        self.with(|shard| shard.unwritten_counters())
+    }
+
     /// Clears `wake_fd` and gives (owner, bytes to write) for each connection whose replies may go.
     fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let mut ready: Vec<(usize, Option<Py<PyBytes>>, bool)> = Vec::new();

@@ -54,9 +54,14 @@ pub enum WaitOutcome {
 pub(super) enum Order {
     /// Append this.
     Commit(EncodedCommit),
+    /// Nothing came for a while: check the log.
+    Check,
     /// End: there is nothing left.
     Stop,
 }
+
+/// How long the writer sleeps without an order.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 struct State {
@@ -144,9 +149,10 @@ impl CommitSlot {
         Ok(())
     }
 
-    /// Writer: sleeps until there is a commit or the end.
+    /// Writer: sleeps until there is a commit, the end, or time to check.
     pub(super) fn next_order(&self) -> Order {
         let mut state = self.lock();
+        let mut is_time = false;
         loop {
             if let Some(commit) = state.next.take() {
                 return Order::Commit(commit);
@@ -154,8 +160,19 @@ impl CommitSlot {
             if state.stop {
                 return Order::Stop;
             }
-            state = self.ordered.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if is_time {
+                return Order::Check;
+            }
+            let woken = self.ordered.wait_timeout(state, CHECK_INTERVAL).unwrap_or_else(PoisonError::into_inner);
+            (state, is_time) = (woken.0, woken.1.timed_out());
         }
+    }
+
+    /// Writer: a check found the log in order again.
+    pub(super) fn recover(&self) {
+        let mut state = self.lock();
+        state.failure = None;
+        self.failing.store(false, Ordering::Relaxed);
     }
 
     /// Writer: the commit that waits for it, if there is one.
@@ -258,6 +275,7 @@ mod loom_tests {
         loop {
             match slot.next_order() {
                 Order::Stop => break,
+                Order::Check => {}
                 Order::Commit(commit) => {
                     if failing {
                         slot.fail("no".into());

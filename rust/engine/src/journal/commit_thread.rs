@@ -268,14 +268,30 @@ impl Shared {
 
     fn run(&self, mut appender: impl Appender) {
         let _end = EndOnDrop(self);
-        while let Order::Commit(commit) = self.slot.next_order() {
-            if !self.append(&mut appender, commit) {
-                return;
+        loop {
+            match self.slot.next_order() {
+                Order::Commit(commit) => {
+                    if !self.append(&mut appender, commit) {
+                        return;
+                    }
+                }
+                Order::Check => self.check(&appender),
+                Order::Stop => break,
             }
         }
         if let Err(error) = appender.close() {
             self.slot.fail(error.to_string());
         }
+    }
+
+    /// While nothing is appended: fails where an append would, and recovers once it wouldn't.
+    fn check(&self, appender: &impl Appender) {
+        match (appender.check(), self.slot.is_failing()) {
+            (Err(error), false) => self.slot.fail(error.to_string()),
+            (Ok(()), true) => self.slot.recover(),
+            _ => return,
+        }
+        self.wake();
     }
 
     /// Appends until that works. False: the thread must end, the commit is not known to be durable.
@@ -388,6 +404,40 @@ mod tests {
         assert!(!thread.is_failing() && thread.durable() == 1);
         let failures = thread.failures();
         assert!(failures >= 2 && attempts.load(Ordering::SeqCst) as u64 == failures + 1);
+    }
+
+    /// An appender with nothing to append, whose log is gone while it is `broken`.
+    struct Gone(Arc<AtomicBool>);
+
+    impl Appender for Gone {
+        fn append(&mut self, _: &EncodedCommit) -> Result<(), JournalError> {
+            Ok(())
+        }
+
+        fn check(&self) -> Result<(), JournalError> {
+            if self.0.load(Ordering::SeqCst) {
+                return Err(JournalError::Vanished { path: "log".into() });
+            }
+            Ok(())
+        }
+
+        fn close(&mut self) -> Result<(), JournalError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_idle_thread_notices_that_its_log_is_gone_and_that_it_is_back() {
+        let gone = Arc::new(AtomicBool::new(false));
+        let thread = CommitThread::start(Gone(Arc::clone(&gone)), 0).unwrap();
+        gone.store(true, Ordering::SeqCst);
+        assert_eq!(thread.wait_durable(1, Duration::MAX), WaitOutcome::Failing);
+        assert!(thread.failure().is_some_and(|why| why.contains("was removed")));
+        gone.store(false, Ordering::SeqCst);
+        while thread.is_failing() {
+            std::thread::yield_now();
+        }
+        assert_eq!((thread.failure(), thread.failures()), (None, 1));
     }
 
     #[test]

@@ -149,6 +149,16 @@ pub enum JournalError {
         /// What is wrong with it.
         source: EntryError,
     },
+    /// The file that is written to is no longer under its name.
+    #[error(
+        "{} was removed, moved or replaced while it was in use: what is written would be lost, so nothing is \
+         acknowledged; put the folder back where it was, or restore a backup",
+        path.display()
+    )]
+    Vanished {
+        /// The file's name.
+        path: PathBuf,
+    },
     /// A newer epoch has taken over: this writer must stop.
     #[error("epoch {theirs} has taken over {} from epoch {ours}: this process must not write any more", path.display())]
     Fenced {
@@ -191,6 +201,7 @@ impl JournalError {
             | Self::SegmentUnexpected { path, .. }
             | Self::BeginsLate { path, .. }
             | Self::Entry { path, .. }
+            | Self::Vanished { path }
             | Self::Fenced { path, .. } => Some((path, None)),
             Self::Damaged { path, range, .. } => Some((path, Some(range.clone()))),
             Self::NewerFormat { path, offset, .. }

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::folder_lock;
@@ -24,6 +24,10 @@ pub trait LogFile: Send {
     fn set_len(&mut self, bytes: u64) -> io::Result<()>;
     /// The file's length.
     fn length(&self) -> io::Result<u64>;
+    /// Whether `path` still names this file: it was neither removed, moved nor replaced.
+    fn is_at(&self, _path: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// A file system.
@@ -170,6 +174,15 @@ impl LogFile for File {
     fn length(&self) -> io::Result<u64> {
         self.metadata().map(|metadata| metadata.len())
     }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let here = self.metadata()?;
+        match fs::symlink_metadata(path) {
+            Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Reads a small file whole, or refuses one of more than `bytes_max` bytes.
@@ -218,6 +231,22 @@ mod tests {
         assert!(error.contains("a symbolic link to") && error.contains("nowhere"), "{error}");
         let error = DiskFiles.create_folder(&file).unwrap_err().to_string();
         assert!(error.contains("not a folder"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_was_removed_moved_or_replaced_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("log"), folder.path().join("other"));
+        let file = DiskFiles.create(&path).unwrap();
+        assert!(file.is_at(&path).unwrap());
+        fs::rename(&path, &other).unwrap();
+        assert!(!file.is_at(&path).unwrap());
+        assert!(file.is_at(&other).unwrap());
+        fs::write(&path, b"").unwrap();
+        assert!(!file.is_at(&path).unwrap(), "another file has its name");
+        fs::remove_file(&other).unwrap();
+        assert!(!file.is_at(&other).unwrap());
+        assert!(!file.is_at(&path.join("below")).unwrap());
     }
 
     #[test]

@@ -51,6 +51,15 @@ pub trait Appender: Send {
     /// Whatever the storage says; `Fenced` if a newer epoch has taken over.
     fn append(&mut self, commit: &EncodedCommit) -> Result<(), JournalError>;
 
+    /// Whether what was appended is still where the next opening will look for it. Asked now and then while there is
+    /// nothing to append; an append checks it by itself.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
     /// Notes that the log ends here in good order, so that the next opening knows what must be there. Nothing may be
     /// appended afterwards.
     ///

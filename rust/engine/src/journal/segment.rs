@@ -120,6 +120,19 @@ impl SegmentedLog {
         self.manifest.check_epoch(self.manifest().epoch)
     }
 
+    /// Is the open segment still the file under its name? Two calls that read nothing from the disk.
+    ///
+    /// # Errors
+    /// `Vanished` if not.
+    fn check_in_place(&self, open: &OpenSegment) -> Result<(), JournalError> {
+        let path = self.segment_path(open.extent.first);
+        match open.file.is_at(&path) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(JournalError::Vanished { path }),
+            Err(error) => Err(JournalError::io("look at", path)(error)),
+        }
+    }
+
     /// Cuts a segment to its first `bytes` bytes, durably.
     pub(crate) fn cut(&self, first: u64, bytes: u64) -> Result<(), JournalError> {
         self.check_epoch()?;
@@ -249,7 +262,8 @@ impl Appender for SegmentAppender {
         let written = open.file.write_all_at(&commit.bytes, open.extent.bytes);
         let durable = written
             .map_err(|error| JournalError::io("write", path())(error))
-            .and_then(|()| open.file.sync_data().map_err(|error| JournalError::io("fsync", path())(error)));
+            .and_then(|()| open.file.sync_data().map_err(|error| JournalError::io("fsync", path())(error)))
+            .and_then(|()| self.log.check_in_place(&open));
         if let Err(error) = durable {
             // The handle is dropped here: what the system thinks of its pages is no longer known.
             self.broken = Some(open.extent);
@@ -259,6 +273,10 @@ impl Appender for SegmentAppender {
         self.open = Some(open);
         self.end = commit.position();
         Ok(())
+    }
+
+    fn check(&self) -> Result<(), JournalError> {
+        self.open.as_ref().map_or(Ok(()), |open| self.log.check_in_place(open))
     }
 
     fn close(&mut self) -> Result<(), JournalError> {

@@ -124,6 +124,11 @@ pub struct Shard {
     /// The newest commit that was handed over.
     handed_over: u64,
     handed_over_at: Instant,
+    /// The uptime in that commit, and in the newest one that is known to be durable.
+    handed_over_uptime_ms: u64,
+    durable_uptime_ms: u64,
+    /// Counters in that commit.
+    handed_over_counters: usize,
     /// Failed attempts of the journal that were already answered.
     failures_seen: u64,
     failing: bool,
@@ -166,6 +171,7 @@ impl Shard {
         let identity = Identity { name, identity, epoch };
         let mut shard = Self::assemble(state, encoder, journal, identity, settings, clock);
         (shard.uptime_before_ms, shard.uptime_ms, shard.torn_bytes) = (uptime_ms, uptime_ms, torn_bytes);
+        (shard.handed_over_uptime_ms, shard.durable_uptime_ms) = (uptime_ms, uptime_ms);
         shard
     }
 
@@ -184,6 +190,9 @@ impl Shard {
             encoder,
             handed_over: journal.durable(),
             handed_over_at: now,
+            handed_over_uptime_ms: 0,
+            durable_uptime_ms: 0,
+            handed_over_counters: 0,
             journal,
             settings,
             identity,
@@ -393,6 +402,12 @@ impl Shard {
             return false;
         }
         self.update_uptime();
+        // Nothing is in flight, so the last one is durable, unless the journal has ended.
+        if self.handed_over <= self.journal.durable() {
+            self.durable_uptime_ms = self.handed_over_uptime_ms;
+        }
+        self.handed_over_uptime_ms = self.uptime_ms;
+        self.handed_over_counters = self.state.dirty.len();
         self.encoder.recycle(self.journal.take_buffer());
         let commit = self.state.drain(&mut self.encoder, self.uptime_ms);
         // Also if the journal refuses. While nothing is in flight only one that has ended does. Then the content is gone
@@ -485,6 +500,13 @@ impl Shard {
     /// Is everything on disk?
     fn is_durable(&self) -> bool {
         !self.state.is_dirty() && self.handed_over <= self.journal.durable()
+    }
+
+    /// Counters whose changes aren't on disk.
+    #[must_use]
+    pub fn unwritten_counters(&self) -> usize {
+        let in_flight = if self.handed_over <= self.journal.durable() { 0 } else { self.handed_over_counters };
+        in_flight + self.state.dirty.len()
     }
 
     /// The commit thread's side, for its state and its wake-up.

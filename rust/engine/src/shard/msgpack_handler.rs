@@ -226,8 +226,14 @@ impl Shard {
                     return;
                 }
                 let last = session.and_then(|session| self.state.sessions.resume(session, self.uptime_ms));
+                if self.failing && last.is_none() {
+                    // A new client must get in while the disk fails. The time is the durable one: a later one could be
+                    // ahead of the clock after a crash.
+                    let time_ms = self.durable_uptime_ms;
+                    return self.tell(id, |shard, out| shard.write_hello(out, time_ms, session.is_some(), None));
+                }
                 self.read(id, ReadOptions { level: Some(Level::Durable), ..ReadOptions::default() }, |shard, out| {
-                    shard.write_hello(out, session.is_some(), last);
+                    shard.write_hello(out, shard.uptime_ms, session.is_some(), last);
                 });
             }
             Request::Bye { session } => {
@@ -382,7 +388,7 @@ impl Shard {
         }
     }
 
-    fn write_hello(&self, out: &mut Vec<u8>, with_session: bool, last_sequence: Option<u64>) {
+    fn write_hello(&self, out: &mut Vec<u8>, time_ms: u64, with_session: bool, last_sequence: Option<u64>) {
         rpc::write_map_len(out, if with_session { 7 } else { 6 });
         for (name, value) in [
             ("server", "pycounter"),
@@ -396,7 +402,7 @@ impl Shard {
         rpc::write_str(out, "epoch");
         rpc::write_u64(out, self.identity.epoch);
         rpc::write_str(out, "time");
-        rpc::write_u64(out, self.uptime_ms);
+        rpc::write_u64(out, time_ms);
         if with_session {
             rpc::write_str(out, "last_sequence");
             match last_sequence {
