@@ -688,8 +688,11 @@ class Shard(JournaledFolder):
     def release(self) -> list[tuple[Any, bytes]]:
         """Clears `wake_fd` and gives (owner, bytes to write) for each connection whose replies may go."""
 
-    def connect(self, owner: _Owner) -> Connection:
-        """Begins a connection. `owner.attend()` is called on the loop when the connection needs a look."""
+    def connect(self, owner: _Owner, address: str = "") -> Connection:
+        """Begins a connection. `owner.attend()` is called on the loop when the connection needs a look.
+
+        `address` is the client's, for CLIENT LIST.
+        """
 
     def tick(self) -> None:
         """Housekeeping, about every 100 ms: expiry, and write-behind of `applied` changes."""
@@ -762,7 +765,7 @@ class Replica:
         held_bytes_max: int = 268435456,
         counters_bytes_max: int = 8589934592,
     ) -> Replica: ...
-    def connect(self, owner: _Owner) -> Connection:
+    def connect(self, owner: _Owner, address: str = "") -> Connection:
         """Begins a client's connection. `owner.attend()` is called on the loop when the connection needs a look."""
 
     @property
@@ -948,7 +951,7 @@ class Router:
     def stop(self) -> None:
         """Calls nothing any more. Idempotent."""
 
-    def connect(self, owner: _Owner) -> RouterConnection:
+    def connect(self, owner: _Owner, address: str = "") -> RouterConnection:
         """Begins a client's connection. `owner.attend()` is called on the loop when the connection needs a look."""
 
     def link(self, shard: int) -> RouterLink:
@@ -980,6 +983,9 @@ class Router:
 
     def forget(self, key: bytes | None) -> None:
         """A removal of a key's counter, or of all counters, is settled: what shards were known to hold is gone."""
+
+    def set_port(self, port: int) -> None:
+        """The port that clients reach it at, for INFO."""
 
     def info(self, sections: Sequence[bytes], keyspace: str) -> str:
         """The text of INFO's sections; all of them where none is named. `keyspace` is what stands in that one."""

@@ -106,6 +106,7 @@ class CoordinatorServer:
                 sockets = [socket.socket(fileno=descriptor) for descriptor in self.settings.listen_fds]
                 close_listener = await self._listen(sockets)
                 host, port = sockets[0].getsockname()[:2]
+                self.router.set_port(port)
                 on_ready({"address": format_address(host, port), "pid": os.getpid(), "name": self.settings.name})
             await self._stop.wait()
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -17,11 +18,19 @@ from pycounter._native import glob_matches
 from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.listing import PAGE, Counter, Listing
 from pycounter.coordinator.removals import Removals
-from pycounter.coordinator.scan_cursors import ScanCursors
+from pycounter.coordinator.scan_cursors import SHARD_CURSOR_BITS, ScanCursors
 from pycounter.coordinator.shard_routes import ShardRoutes
 from pycounter.coordinator.total import wire_integer
 from pycounter.coordinator.totals import Totals
-from pycounter.errors import BadRequest, RemovalUnsettled, RpcError, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.errors import (
+    BadRequest,
+    RemovalUnsettled,
+    RpcError,
+    TooLarge,
+    Unavailable,
+    UnknownMethod,
+    UnknownOutcome,
+)
 from pycounter.topology import WATCH_S, Topology
 
 __all__ = ["HostRequests"]
@@ -37,6 +46,8 @@ DELETES_AT_A_TIME = 16
 INFO_PATIENCE_S = 0.25
 #: Clients that wait for a newer topology.
 WATCHERS_MAX = 10_000
+#: As a shard's own bound.
+KEYS_COUNTERS_MAX = 65_536
 _GLOB_SPECIAL = b"*?[\\"
 
 
@@ -99,6 +110,11 @@ class HostRequests:
             "get": self._resp_get,
             "mget": self._resp_mget,
             "set": self._resp_set,
+            "mset": self._resp_mset,
+            "strlen": self._resp_strlen,
+            "keys": self._resp_keys,
+            "randomkey": self._resp_randomkey,
+            "lastsave": self._resp_lastsave,
             "getdel": self._resp_getdel,
             "del": self._resp_del,
             "exists": self._resp_exists,
@@ -255,6 +271,59 @@ class HostRequests:
         before = await self._removals.exchange(key, value, timeout_s=self._timeout_s)
         return wire_integer(before) if get and before is not None else None
 
+    async def _resp_mset(self, *pairs: Any) -> Any:
+        values = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        done = 0
+        try:
+            for key, value in values.items():
+                await self._removals.exchange(key, value, timeout_s=self._timeout_s)
+                done += 1
+        except RpcError as error:
+            if not done:
+                raise
+            raise UnknownOutcome(f"{done} of {len(values)} counters were set, then: {error}") from error
+
+    async def _resp_strlen(self, key: bytes) -> Any:
+        value = await self._resp_get(key)
+        return 0 if value is None else len(str(value))
+
+    async def _resp_keys(self, pattern: bytes) -> Any:
+        if await self._listing.count() > KEYS_COUNTERS_MAX:
+            raise TooLarge(f"KEYS looks at {KEYS_COUNTERS_MAX} counters at most, and there are more: use SCAN")
+        matches = _matcher(pattern)
+        keys: list[bytes] = []
+        cursor = 0
+        while True:
+            cursor, found = await self._cursors.page(cursor, PAGE, _prefix(pattern), matches=matches)
+            keys += [key for key, _ in found]
+            if not cursor:
+                return keys
+            if len(keys) > KEYS_COUNTERS_MAX:
+                raise TooLarge(f"more than {KEYS_COUNTERS_MAX} counters match by now: use SCAN")
+
+    async def _resp_randomkey(self) -> Any:
+        # Each shard's walk begins somewhere; what it gives may lie on several shards, and is there all the same.
+        shards = list(range(len(self._routes.shards)))
+        random.shuffle(shards)
+        for shard in shards:
+            for start in (random.getrandbits(SHARD_CURSOR_BITS), 0):
+                cursor: int | None = start
+                while cursor is not None:
+                    following, found = await self._routes.shards[shard].call(
+                        "scan", cursor, 1, timeout_s=self._timeout_s
+                    )
+                    if found:
+                        return found[0][0]
+                    cursor = following or None
+        return None
+
+    async def _resp_lastsave(self) -> Any:
+        async with Crowd() as crowd:
+            asking = [
+                crowd.create_task(shard.call("stats", timeout_s=self._timeout_s)) for shard in self._routes.shards
+            ]
+        return min(task.result()["last_save"] for task in asking)
+
     async def _resp_getdel(self, key: bytes) -> Any:
         (before,) = await self._totals.find_many([key], accuracy="exact", timeout_s=self._timeout_s)
         if before is None:
@@ -285,8 +354,7 @@ class HostRequests:
             return [0, []]
         prefix, matches = b"", None
         if pattern is not None:
-            prefix = pattern[: min((at for at in map(pattern.find, _bytes_of(_GLOB_SPECIAL)) if at >= 0), default=None)]
-            matches = _matcher(pattern)
+            prefix, matches = _prefix(pattern), _matcher(pattern)
         following, found = await self._cursors.page(cursor, min(count, PAGE * 10), prefix, matches=matches)
         return [following, [key for key, _ in found]]
 
@@ -340,6 +408,11 @@ def _options(options: Any) -> dict[str, Any]:
 
 def _text(word: Any, default: str) -> Any:
     return default if word is None else word.decode()
+
+
+def _prefix(pattern: bytes) -> bytes:
+    """What each key that matches begins with."""
+    return pattern[: min((at for at in map(pattern.find, _bytes_of(_GLOB_SPECIAL)) if at >= 0), default=None)]
 
 
 def _bytes_of(text: bytes) -> list[bytes]:

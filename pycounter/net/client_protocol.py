@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pycounter.topology import format_address
+
 if TYPE_CHECKING:
     from pycounter.net.clients import Clients
 
@@ -57,7 +59,7 @@ class ClientProtocol(asyncio.Protocol, ABC):
 
     Args:
         clients: all of the server's.
-        connect: begins the engine's side.
+        connect: begins the engine's side, of this protocol and the client's address.
     """
 
     __slots__ = (
@@ -73,7 +75,7 @@ class ClientProtocol(asyncio.Protocol, ABC):
         "_writing_paused",
     )
 
-    def __init__(self, clients: Clients, connect: Callable[[Any], Any]) -> None:
+    def __init__(self, clients: Clients, connect: Callable[[Any, str], Any]) -> None:
         self._clients = clients
         self._connect = connect
         self._reading = True
@@ -87,7 +89,8 @@ class ClientProtocol(asyncio.Protocol, ABC):
         """A client connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._write = self._transport.write
-        self._connection = self._connect(self)
+        peer = transport.get_extra_info("peername")
+        self._connection = self._connect(self, format_address(*peer[:2]) if peer else "")
         self._feed = self._connection.feed
         if not self._clients.admit(self):
             # A server that stops says nothing, as if it had stopped already: there is room, for the next start.

@@ -113,11 +113,12 @@ def test_about_the_connection_and_the_server(resp):
     assert resp.call("client", "getname") == b"loader-1"
     assert resp.call("CLIENT", "SETINFO", "LIB-NAME", "test") == b"OK"
     assert resp.call("CLIENT", "ID") >= 1
-    assert resp.call("COMMAND") == resp.call("COMMAND", "DOCS") == resp.call("COMMAND", "INFO", "get") == []
-    assert resp.call("COMMAND", "COUNT") == 31
+    count = resp.call("COMMAND", "COUNT")
+    assert len(resp.call("COMMAND")) == len(resp.call("COMMAND", "DOCS")) // 2 == count
+    assert {b"incr", b"client", b"client|id"} < set(resp.call("COMMAND", "LIST"))
     assert resp.call("CONFIG", "GET", "append*") == [b"appendonly", b"yes", b"appendfsync", b"always"]
     assert resp.call("CONFIG", "GET", "save", "databases") == [b"save", b"", b"databases", b"1"]
-    assert resp.call("CONFIG", "GET", "maxmemory") == []
+    assert resp.call("CONFIG", "GET", "no-such-setting") == []
 
 
 def test_info(resp):
@@ -142,7 +143,8 @@ IN_BOTH_VERSIONS = [
     (("CLIENT", "GETNAME"), b"$-1\r\n", b"_\r\n"),
     (("TYPE", "a"), b"+string\r\n", b"+string\r\n"),
     (("EXISTS", "a"), b":1\r\n", b":1\r\n"),
-    (("COMMAND", "DOCS"), b"*0\r\n", b"%0\r\n"),
+    (("COMMAND", "DOCS", "no"), b"*0\r\n", b"%0\r\n"),
+    (("COMMAND", "INFO", "no"), b"*1\r\n*-1\r\n", b"*1\r\n_\r\n"),
     (("CONFIG", "GET", "databases"), b"*2\r\n$9\r\ndatabases\r\n$1\r\n1\r\n", b"%1\r\n$9\r\ndatabases\r\n$1\r\n1\r\n"),
     (("SCAN", 0, "MATCH", "a"), b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n", b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n"),
     (("INFO", "replication"), b"$50\r\n# Replication\r\nrole", b"=54\r\ntxt:# Replication\r\nrole"),
@@ -210,7 +212,7 @@ REFUSED: list[tuple[tuple[str | bytes | int, ...], str]] = [
         ((name, "a", "b", "c"), f"ERR wrong number of arguments for '{name}' command (bad_request)")
         for name in (
             *("incr", "incrby", "decr", "decrby", "get", "getdel", "type", "dbsize", "ping", "echo", "select"),
-            *("multi", "exec", "discard", "reset", "unwatch"),
+            *("multi", "discard", "reset", "unwatch"),
         )
     ),
     *(
@@ -221,15 +223,14 @@ REFUSED: list[tuple[tuple[str | bytes | int, ...], str]] = [
         )
     ),
     (("DECRBY", "a", "x"), f"{NOT_AN_INTEGER} (bad_delta)"),
-    (("SET", "a", "text"), f"{NOT_AN_INTEGER} (bad_delta)"),
+    (
+        ("SET", "a", "text"),
+        "ERR PyCounter stores counters: a value must be an integer of 64 bits, such as 42 (bad_delta)",
+    ),
     (("SET", "", 1), "ERR a key is a string of 1 to 1024 bytes (bad_key)"),
     (
         ("SET", "a", 1, "EX", 10),
-        "ERR SET takes a key, an integer and GET: conditions and expiry are not supported (bad_request)",
-    ),
-    (
-        ("SET", "a", 1, "NX"),
-        "ERR SET takes a key, an integer and GET: conditions and expiry are not supported (bad_request)",
+        "ERR PyCounter's counters don't expire: EX, PX, EXAT and PXAT are refused (bad_request)",
     ),
     (("SET", "a", 1, "GOT"), "ERR syntax error (bad_request)"),
     (("MGET", "a", ""), "ERR a key is a string of 1 to 1024 bytes (bad_key)"),
@@ -252,7 +253,7 @@ REFUSED: list[tuple[tuple[str | bytes | int, ...], str]] = [
         ("CLIENT", "SETNAME", "two words"),
         "ERR Client names cannot contain spaces, newlines or special characters. (bad_request)",
     ),
-    (("CLIENT", "LIST"), "ERR unknown subcommand 'LIST'. Try CLIENT HELP. (unknown_method)"),
+    (("CLIENT", "LOST"), "ERR unknown subcommand 'LOST'. Try CLIENT HELP. (unknown_method)"),
     (("CONFIG", "SET", "save", ""), "ERR unknown subcommand 'SET'. Try CONFIG HELP. (unknown_method)"),
     (("CONFIG", "GET"), "ERR wrong number of arguments for 'config|get' command (bad_request)"),
     (("WATCH", "a"), "ERR WATCH is not supported: increments need no watching (forbidden)"),
@@ -320,11 +321,8 @@ def test_an_error_when_it_runs_spoils_only_its_command(resp):
     "refused",
     [
         pytest.param(("INCR",), id="arity"),
-        pytest.param(("INCRBY", "a", "x"), id="delta"),
-        pytest.param(("INCR", ""), id="key"),
         pytest.param(("LPUSH", "a", "b"), id="unknown"),
-        pytest.param(("HELLO", "3"), id="hello"),
-        pytest.param(("AUTH", "token"), id="auth"),
+        pytest.param(("CLIENT", "LOST"), id="subcommand"),
     ],
 )
 def test_an_error_while_it_is_queued_spoils_all(resp, refused):
@@ -445,7 +443,6 @@ def test_replies_come_in_the_order_of_the_requests(shard):
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        (b"*-1\r\n", "Protocol error: invalid multibulk length"),
         (b"*x\r\n", "Protocol error: invalid multibulk length"),
         (b"*4294967296\r\n", "Protocol error: invalid multibulk length"),
         (b"*1\r\n$-1\r\n", "Protocol error: invalid bulk length"),

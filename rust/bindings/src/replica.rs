@@ -88,8 +88,9 @@ impl Replica {
     }
 
     /// Begins a client's connection. `owner.attend()` is called on the loop when the connection needs a look.
-    fn connect(&self, owner: Py<PyAny>) -> PyResult<Connection> {
-        self.host.connect(owner)
+    #[pyo3(signature = (owner, address = ""))]
+    fn connect(&self, owner: Py<PyAny>, address: &str) -> PyResult<Connection> {
+        self.host.connect(owner, address)
     }
 
     /// What to ask the primary for next: identity or None, after, epoch, hash, index.

@@ -219,8 +219,9 @@ impl Router {
     }
 
     /// Begins a client's connection.
-    fn connect(&self, owner: Py<PyAny>) -> RouterConnection {
-        let place = lock(&self.host.router).connect();
+    #[pyo3(signature = (owner, address = ""))]
+    fn connect(&self, owner: Py<PyAny>, address: &str) -> RouterConnection {
+        let place = lock(&self.host.router).connect_from(address);
         let mut owners = lock(&self.host.owners);
         if owners.connections.len() <= place.slot() {
             owners.connections.resize_with(place.slot() + 1, || None);
@@ -294,6 +295,11 @@ impl Router {
     #[pyo3(signature = (key))]
     fn forget(&self, key: Option<&[u8]>) {
         lock(&self.host.router).forget(key);
+    }
+
+    /// The port that clients reach it at, for INFO.
+    fn set_port(&self, port: u16) {
+        lock(&self.host.router).set_port(port);
     }
 
     /// The text of INFO's sections; all of them where none is named.

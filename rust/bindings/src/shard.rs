@@ -68,8 +68,8 @@ impl Host {
     }
 
     /// Begins a connection.
-    pub(crate) fn connect(self: &Arc<Self>, owner: Py<PyAny>) -> PyResult<Connection> {
-        let slot = self.with(shard::Shard::connect)?;
+    pub(crate) fn connect(self: &Arc<Self>, owner: Py<PyAny>, address: &str) -> PyResult<Connection> {
+        let slot = self.with(|shard| shard.connect_from(address))?;
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         if owners.len() <= slot {
             owners.resize_with(slot + 1, || None);
@@ -271,8 +271,9 @@ impl Shard {
     }
 
     /// Begins a connection. `owner.attend()` is called on the loop when the connection needs a look.
-    fn connect(&self, owner: Py<PyAny>) -> PyResult<Connection> {
-        self.host.connect(owner)
+    #[pyo3(signature = (owner, address = ""))]
+    fn connect(&self, owner: Py<PyAny>, address: &str) -> PyResult<Connection> {
+        self.host.connect(owner, address)
     }
 
     /// Housekeeping, about every 100 ms: expiry, and write-behind of `applied` changes.
@@ -397,14 +398,18 @@ impl Connection {
     /// `feed(b"")` goes on with input that was left because replies piled up, or its turn was over.
     fn feed<'py>(&self, py: Python<'py>, data: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let Some(slot) = self.slot() else { return Ok(None) };
-        let (fed, replies) = {
+        let (fed, killed, replies) = {
             let mut guard = self.host.lock();
             let Some(shard) = guard.as_mut() else { return Ok(None) };
             let fed = shard.feed(slot, data);
             let replies = shard.replies();
-            (fed, (!replies.is_empty()).then(|| PyBytes::new(py, replies)))
+            let replies = (!replies.is_empty()).then(|| PyBytes::new(py, replies));
+            (fed, shard.take_killed(), replies)
         };
         self.host.schedule(py, slot, fed)?;
+        for slot in killed {
+            self.host.schedule(py, slot, Fed { attend: true, commit: false })?;
+        }
         Ok(replies)
     }
 

@@ -1,13 +1,21 @@
 //! A RESP connection apart from any counter: what it remembers, and the commands that are about itself. A shard and a
 //! coordinator's router share it, so that a client can't tell one from the other by them.
 
+mod clients;
+mod info;
+mod process_figures;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::error_code::ErrorCode;
 use crate::token::token_matches;
 use crate::wire::glob;
 use crate::wire::request::Level;
 use crate::wire::resp::{
-    self, ClientCommand, Command, CommandError, Credentials, FrameScanner, InTransaction, TableQuery, Version, words,
+    self, ClientCommand, ClientFilter, Command, CommandError, Credentials, FrameScanner, InTransaction, Version, words,
 };
+pub(crate) use clients::{Clients, Peer, write_clients, write_killed, write_killed_one};
+pub(crate) use info::{InfoFacts, Rate, info};
 
 /// Commands that one MULTI may queue ...
 const TRANSACTION_COMMANDS_MAX: usize = 65_536;
@@ -27,6 +35,10 @@ pub struct RespState {
     pub transaction: Option<Transaction>,
     /// By CLIENT SETNAME or HELLO SETNAME.
     pub name: Vec<u8>,
+    /// By CLIENT SETINFO.
+    pub library_name: Vec<u8>,
+    /// By CLIENT SETINFO.
+    pub library_version: Vec<u8>,
 }
 
 /// Commands between MULTI and EXEC.
@@ -61,6 +73,9 @@ pub(crate) struct Server<'a> {
     pub(crate) token: Option<&'a [u8]>,
     pub(crate) version: &'a str,
     pub(crate) level: Level,
+    /// Of its address, as text; empty where none is known.
+    pub(crate) port: &'a str,
+    pub(crate) connections_max: usize,
 }
 
 /// The connection, as these commands change it.
@@ -73,50 +88,55 @@ pub(crate) struct Client<'a> {
 }
 
 /// What became of a command.
-pub(crate) enum Ran {
+pub(crate) enum Ran<'a> {
     /// Its reply is written.
     Answered,
     /// EXEC: run these.
     Execute(Transaction),
+    /// CLIENT INFO, LIST or KILL.
+    Clients(Clients<'a>),
     /// It isn't about the connection.
     Other,
 }
 
 /// Understands a frame. `None`: it was refused or queued, and that is written. Otherwise the command is to be run now.
+///
+/// As in Redis, what is queued is looked at no further: wrong arguments fail alone, when the transaction runs.
 pub(crate) fn take<'a>(
     state: &mut RespState,
     authenticated: bool,
     frame: &'a [u8],
     out: &mut Vec<u8>,
 ) -> Option<Command<'a>> {
-    match resp::parse(frame) {
-        Ok(command) if !authenticated && !command.before_auth() => refuse(out, &words::NO_AUTH),
-        Ok(command) => match (command.in_transaction(), &mut state.transaction) {
-            (InTransaction::Queue, Some(transaction)) => transaction.queue(frame, out),
-            (InTransaction::Refuse, Some(transaction)) => {
-                transaction.broken = true;
-                refuse(out, &words::NOT_IN_MULTI);
+    let refused = match resp::find_command(frame) {
+        Ok(None) => return None,
+        Ok(Some(request)) if !authenticated && !request.row().flags.has(resp::Flags::NO_AUTH) => words::NO_AUTH,
+        Ok(Some(request)) => match (request.row().in_transaction(), &mut state.transaction) {
+            (InTransaction::Queue, Some(transaction)) => {
+                transaction.queue(frame, out);
+                return None;
             }
-            _ => return Some(command),
+            _ => return request.parse().map_err(|error| refuse(out, &error)).ok(),
         },
-        Err(error) => {
-            if let Some(transaction) = &mut state.transaction {
-                transaction.broken = true;
-            }
-            refuse(out, &error);
-        }
+        Err(error) => error,
+    };
+    if refused == words::EXEC_ARITY {
+        state.transaction = None;
+    } else if let Some(transaction) = &mut state.transaction {
+        transaction.broken = true;
     }
+    refuse(out, &refused);
     None
 }
 
 /// Runs a command if it is about the connection.
-pub(crate) fn run(
+pub(crate) fn run<'a>(
     state: &mut RespState,
     client: &mut Client<'_>,
     server: &Server<'_>,
-    command: &Command<'_>,
+    command: &'a Command<'_>,
     out: &mut Vec<u8>,
-) -> Ran {
+) -> Ran<'a> {
     match command {
         Command::Hello { version, credentials, name } => {
             if let Some(credentials) = credentials
@@ -125,7 +145,7 @@ pub(crate) fn run(
                 return Ran::Answered;
             }
             if !*client.authenticated {
-                refuse(out, &words::NO_AUTH);
+                refuse(out, &words::HELLO_NO_AUTH);
                 return Ran::Answered;
             }
             if let Some(name) = name {
@@ -135,7 +155,8 @@ pub(crate) fn run(
             write_hello(state, client.id, server, out);
         }
         Command::Auth(credentials) => {
-            if server.token.is_none() {
+            // With a user's name it is what HELLO's AUTH is: without a token everybody is let in.
+            if server.token.is_none() && credentials.user.is_none() {
                 refuse(out, &words::AUTH_NOT_SET);
             } else if sign_in(client, server, credentials, out) {
                 resp::write_simple(out, "OK");
@@ -166,24 +187,74 @@ pub(crate) fn run(
         },
         Command::Watch if state.transaction.is_some() => refuse(out, &words::WATCH_IN_MULTI),
         Command::Watch => refuse(out, &words::WATCH_REFUSED),
-        Command::Client(ClientCommand::SetName(name)) => {
-            state.name = name.to_vec();
-            resp::write_simple(out, "OK");
+        Command::Client(command) => return run_client(state, client, command, out),
+        Command::Select | Command::Unwatch => resp::write_simple(out, "OK"),
+        Command::Table(query) => resp::write_table(out, state.version, query),
+        Command::Help(row) => resp::write_help(out, row),
+        Command::Time => write_time(out),
+        Command::Role => {
+            resp::write_array_len(out, 3);
+            resp::write_bulk(out, b"master");
+            resp::write_int(out, 0);
+            resp::write_array_len(out, 0);
         }
-        Command::Client(ClientCommand::GetName) if state.name.is_empty() => resp::write_null(out, state.version),
-        Command::Client(ClientCommand::GetName) => resp::write_bulk(out, &state.name),
-        Command::Client(ClientCommand::SetInfo) | Command::Select | Command::Unwatch => resp::write_simple(out, "OK"),
-        Command::Client(ClientCommand::Id) => resp::write_int(out, i64::try_from(client.id).unwrap_or(0)),
-        Command::Table(TableQuery::Rows) => resp::write_array_len(out, 0),
-        Command::Table(TableQuery::Docs) => resp::write_map_len(out, state.version, 0),
-        Command::Table(TableQuery::Count) => resp::write_int(out, Command::COUNT as i64),
+        Command::Wait => resp::write_int(out, 0),
         Command::Ping { message: None } => resp::write_simple(out, "PONG"),
         Command::Ping { message: Some(message) } | Command::Echo { message } => resp::write_bulk(out, message),
-        Command::ConfigGet { patterns } => write_config(state.version, patterns, server.level, out),
+        Command::ConfigGet { patterns } => write_config(state.version, patterns, server, out),
         Command::Empty => {}
         _ => return Ran::Other,
     }
     Ran::Answered
+}
+
+fn run_client<'a>(
+    state: &mut RespState,
+    client: &Client<'_>,
+    command: &'a ClientCommand<'_>,
+    out: &mut Vec<u8>,
+) -> Ran<'a> {
+    match command {
+        ClientCommand::SetName(name) => {
+            state.name = name.to_vec();
+            resp::write_simple(out, "OK");
+        }
+        ClientCommand::SetLibraryName(name) => {
+            state.library_name = name.to_vec();
+            resp::write_simple(out, "OK");
+        }
+        ClientCommand::SetLibraryVersion(version) => {
+            state.library_version = version.to_vec();
+            resp::write_simple(out, "OK");
+        }
+        ClientCommand::GetName if state.name.is_empty() => resp::write_null(out, state.version),
+        ClientCommand::GetName => resp::write_bulk(out, &state.name),
+        ClientCommand::Id => resp::write_int(out, i64::try_from(client.id).unwrap_or(0)),
+        ClientCommand::NoEffect => resp::write_simple(out, "OK"),
+        ClientCommand::Info => {
+            let filter = ClientFilter { ids: Some(vec![client.id]), ..ClientFilter::default() };
+            return Ran::Clients(Clients::List(filter));
+        }
+        ClientCommand::List(filter) => return Ran::Clients(Clients::List(filter.clone())),
+        ClientCommand::Kill(filter) => return Ran::Clients(Clients::Kill(filter.clone())),
+        ClientCommand::KillOne(address) => {
+            let filter = ClientFilter { address: Some(address), ..ClientFilter::default() };
+            return Ran::Clients(Clients::KillOne(filter));
+        }
+    }
+    Ran::Answered
+}
+
+fn write_time(out: &mut Vec<u8>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    resp::write_array_len(out, 2);
+    resp::write_bulk(out, now.as_secs().to_string().as_bytes());
+    resp::write_bulk(out, now.subsec_micros().to_string().as_bytes());
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A refusal of the command itself.
@@ -223,18 +294,46 @@ fn write_hello(state: &RespState, id: u64, server: &Server<'_>, out: &mut Vec<u8
     resp::write_array_len(out, 0);
 }
 
-fn write_config(version: Version, patterns: &[&[u8]], level: Level, out: &mut Vec<u8>) {
-    // What redis-benchmark and some clients look at: how this server persists, in Redis's terms.
-    let fsync_policy = match level {
+/// What benchmarks, dashboards and some clients look at, in Redis's terms.
+fn write_config(version: Version, patterns: &[&[u8]], server: &Server<'_>, out: &mut Vec<u8>) {
+    let fsync_policy = match server.level {
         Level::Durable => "always",
         Level::Applied => "everysec",
     };
-    let settings = [("save", ""), ("appendonly", "yes"), ("appendfsync", fsync_policy), ("databases", "1")];
-    let wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
-    let found: Vec<_> = settings.iter().filter(|(name, _)| wanted(name)).collect();
+    let clients_max = server.connections_max.to_string();
+    let settings = [
+        ("save", ""),
+        ("appendonly", "yes"),
+        ("appendfsync", fsync_policy),
+        ("databases", "1"),
+        ("maxclients", &clients_max),
+        ("maxmemory", "0"),
+        ("maxmemory-policy", "noeviction"),
+        ("port", server.port),
+        ("replica-read-only", "yes"),
+        ("slave-read-only", "yes"),
+        ("timeout", "0"),
+    ];
+    let mut found: Vec<(&[u8], &str)> = Vec::new();
+    for (name, value) in settings {
+        // As in Redis a name is answered as it was sent, and what a pattern finds as it is.
+        let shown = patterns.iter().find_map(|pattern| {
+            if pattern.eq_ignore_ascii_case(name.as_bytes()) {
+                return Some(*pattern);
+            }
+            glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()).then_some(name.as_bytes())
+        });
+        found.extend(shown.map(|shown| (shown, value)));
+    }
     resp::write_map_len(out, version, found.len());
     for (name, value) in found {
-        resp::write_bulk(out, name.as_bytes());
+        resp::write_bulk(out, name);
         resp::write_bulk(out, value.as_bytes());
     }
+}
+
+/// What MEMORY USAGE answers: the key, and about what a counter takes beside it (`docs/performance.md`).
+pub(crate) fn counter_bytes(key: &[u8]) -> i64 {
+    const BESIDE_THE_KEY_BYTES: usize = 40;
+    (BESIDE_THE_KEY_BYTES + key.len()) as i64
 }

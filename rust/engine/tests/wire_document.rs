@@ -94,3 +94,24 @@ fn the_table_of_codes_is_complete_and_true() {
     let is_row = |line: &&str| line.contains("` | yes | ") || line.contains("` | no | ");
     assert_eq!(document.lines().filter(is_row).count(), ErrorCode::ALL.len(), "the table has a code that isn't one");
 }
+
+/// A line of the document's table of commands.
+fn command_line(row: &resp::CommandRow) -> String {
+    let name = row.name.to_ascii_uppercase().replace('|', " ");
+    let usage = format!("{name} {}", row.arguments).trim_end().replace('|', "\\|");
+    format!("| `{usage}` | {} |", row.summary)
+}
+
+#[test]
+fn the_table_of_commands_is_the_one_in_the_source() {
+    let document = document();
+    let head = "| command | what it does |\n| --- | --- |\n";
+    let (_, table) = document.split_once(head).expect("the table of commands");
+    let listed: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    // What has subcommands is listed by them.
+    let rows = resp::COMMANDS
+        .iter()
+        .flat_map(|row| if row.subcommands.is_empty() { std::slice::from_ref(row) } else { row.subcommands });
+    let expected: Vec<_> = rows.filter(|row| row.own_name() != "help").map(command_line).collect();
+    assert!(listed == expected, "the table should be\n{head}{}", expected.join("\n"));
+}

@@ -49,8 +49,8 @@ fn every_command_means_what_redis_means() {
         ("GETDEL k", Command::GetDel { key: b"k" }),
         ("DEL a b", Command::Del { keys: vec![b"a", b"b"] }),
         ("EXISTS a", Command::Exists { keys: vec![b"a"] }),
-        ("SET k 42", Command::Set { key: b"k", value: 42, get: false }),
-        ("SET k -42 get", Command::Set { key: b"k", value: -42, get: true }),
+        ("SET k 42", Command::Set { key: b"k", value: 42, get: false, only_if: None }),
+        ("SET k -42 get", Command::Set { key: b"k", value: -42, get: true, only_if: None }),
         ("SCAN 0", scan),
         (
             "SCAN 17 MATCH a* COUNT 500 TYPE string",
@@ -76,11 +76,49 @@ fn every_command_means_what_redis_means() {
         ("SELECT 0", Command::Select),
         ("CLIENT SETNAME n", Command::Client(ClientCommand::SetName(b"n"))),
         ("CLIENT GETNAME", Command::Client(ClientCommand::GetName)),
-        ("CLIENT SETINFO LIB-NAME redis-py", Command::Client(ClientCommand::SetInfo)),
+        ("CLIENT SETINFO LIB-NAME redis-py", Command::Client(ClientCommand::SetLibraryName(b"redis-py"))),
+        ("client setinfo lib-ver 8", Command::Client(ClientCommand::SetLibraryVersion(b"8"))),
+        ("CLIENT INFO", Command::Client(ClientCommand::Info)),
+        ("CLIENT NO-EVICT on", Command::Client(ClientCommand::NoEffect)),
+        ("CLIENT NO-TOUCH off", Command::Client(ClientCommand::NoEffect)),
+        ("CLIENT KILL 1.2.3.4:5", Command::Client(ClientCommand::KillOne(b"1.2.3.4:5"))),
+        (
+            "CLIENT KILL ID 7 ADDR a SKIPME no USER default",
+            Command::Client(ClientCommand::Kill(ClientFilter {
+                ids: Some(vec![7]),
+                address: Some(b"a"),
+                nobody: false,
+                skip_self: false,
+            })),
+        ),
+        ("CLIENT LIST", Command::Client(ClientCommand::List(ClientFilter::default()))),
+        (
+            "CLIENT LIST ID 1 2",
+            Command::Client(ClientCommand::List(ClientFilter { ids: Some(vec![1, 2]), ..ClientFilter::default() })),
+        ),
+        ("UNLINK a b", Command::Del { keys: vec![b"a", b"b"] }),
+        ("TOUCH a", Command::Exists { keys: vec![b"a"] }),
+        ("STRLEN a", Command::Strlen { key: b"a" }),
+        ("GETSET a 5", Command::Set { key: b"a", value: 5, get: true, only_if: None }),
+        ("SET a 5 NX keepttl", Command::Set { key: b"a", value: 5, get: false, only_if: Some(SetIf::Missing) }),
+        ("SET a 5 get xx", Command::Set { key: b"a", value: 5, get: true, only_if: Some(SetIf::Exists) }),
+        ("SETNX a 5", Command::SetNx { key: b"a", value: 5 }),
+        ("MSET a 5 b -6", Command::MSet { pairs: vec![(b"a", 5), (b"b", -6)] }),
+        ("KEYS a*", Command::Keys { pattern: b"a*" }),
+        ("RANDOMKEY", Command::RandomKey),
+        ("OBJECT ENCODING a", Command::Encoding { key: b"a" }),
+        ("MEMORY USAGE a SAMPLES 5", Command::MemoryUsage { key: b"a" }),
+        ("TIME", Command::Time),
+        ("ROLE", Command::Role),
+        ("LASTSAVE", Command::LastSave),
+        ("WAIT 1 100", Command::Wait),
         ("CLIENT ID", Command::Client(ClientCommand::Id)),
-        ("COMMAND", Command::Table(TableQuery::Rows)),
-        ("COMMAND DOCS", Command::Table(TableQuery::Docs)),
-        ("COMMAND INFO get", Command::Table(TableQuery::Rows)),
+        ("COMMAND", Command::Table(TableQuery::All)),
+        ("COMMAND DOCS", Command::Table(TableQuery::Docs(vec![]))),
+        ("COMMAND INFO get", Command::Table(TableQuery::Rows(vec![b"get"]))),
+        ("COMMAND LIST", Command::Table(TableQuery::List)),
+        ("COMMAND LIST FILTERBY PATTERN *", Command::Table(TableQuery::ListPattern(b"*"))),
+        ("COMMAND GETKEYS GET a", Command::Table(TableQuery::GetKeys(vec![b"GET", b"a"]))),
         ("COMMAND COUNT", Command::Table(TableQuery::Count)),
         ("INFO", Command::Info { sections: vec![] }),
         ("INFO server memory", Command::Info { sections: vec![b"server", b"memory"] }),
@@ -102,10 +140,12 @@ fn every_command_means_what_redis_means() {
         assert_eq!(parse(inline.as_bytes()), Ok(expected), "{line} as a line");
     }
     assert_eq!(parse(b"*0\r\n"), Ok(Command::Empty));
+    assert_eq!(parse(b"*-1\r\n"), Ok(Command::Empty));
+    assert_eq!(parse(b" \"ping\"\r\n"), Ok(Command::Ping { message: None }));
     assert_eq!(parse(b"\r\n"), Ok(Command::Empty));
     assert_eq!(parse(b"  \t \n"), Ok(Command::Empty));
     assert_eq!(parse(b"INCR \"a key\"\r\n"), Ok(Command::IncrBy { key: b"a key", delta: 1 }));
-    assert_eq!(parse(b"set 'k' 5 \r\n"), Ok(Command::Set { key: b"k", value: 5, get: false }));
+    assert_eq!(parse(b"set 'k' 5 \r\n"), Ok(Command::Set { key: b"k", value: 5, get: false, only_if: None }));
 }
 
 #[test]
@@ -119,24 +159,32 @@ fn refusals_have_redis_words_and_our_code() {
         ("CLIENT", "-ERR wrong number of arguments for 'client' command (bad_request)".into()),
         ("CLIENT SETNAME", "-ERR wrong number of arguments for 'client|setname' command (bad_request)".into()),
         ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command (bad_request)".into()),
-        ("CLIENT KILL", "-ERR unknown subcommand 'KILL'. Try CLIENT HELP. (unknown_method)".into()),
+        ("CLIENT KILL", "-ERR wrong number of arguments for 'client|kill' command (bad_request)".into()),
+        ("CLIENT FOO", "-ERR unknown subcommand 'FOO'. Try CLIENT HELP. (unknown_method)".into()),
+        ("CLIENT SETINFO LIB-NAM x", "-ERR Unrecognized option 'LIB-NAM' (bad_request)".into()),
+        ("CLIENT NO-TOUCH x", "-ERR syntax error (bad_request)".into()),
         ("CONFIG SET a b", "-ERR unknown subcommand 'SET'. Try CONFIG HELP. (unknown_method)".into()),
-        ("COMMAND GETKEYS", "-ERR unknown subcommand 'GETKEYS'. Try COMMAND HELP. (unknown_method)".into()),
+        ("COMMAND GETKEYS", "-ERR wrong number of arguments for 'command|getkeys' command (bad_request)".into()),
+        ("MSET a", "-ERR wrong number of arguments for 'mset' command (bad_request)".into()),
+        ("MSET a 1 b", "-ERR wrong number of arguments for 'mset' command (bad_request)".into()),
         ("foo a b", "-ERR unknown command 'foo', with args beginning with: 'a' 'b' (unknown_method)".into()),
         ("INCRBY k x", format!("{integer} (bad_delta)")),
         ("INCRBY k 9223372036854775808", format!("{integer} (bad_delta)")),
         ("INCRBY k +1", format!("{integer} (bad_delta)")),
         ("INCRBY k 1.5", format!("{integer} (bad_delta)")),
-        ("SET k v", format!("{integer} (bad_delta)")),
+        ("SET k v", "-ERR PyCounter stores counters: a value must be an integer of 64 bits, such as 42 (bad_delta)".into()),
         ("DECRBY k -9223372036854775808", "-ERR decrement would overflow (overflow)".into()),
         (
-            "SET k 1 NX",
-            "-ERR SET takes a key, an integer and GET: conditions and expiry are not supported (bad_request)".into(),
-        ),
-        (
             "SET k 1 EX 5",
-            "-ERR SET takes a key, an integer and GET: conditions and expiry are not supported (bad_request)".into(),
+            "-ERR PyCounter's counters don't expire: EX, PX, EXAT and PXAT are refused (bad_request)".into(),
         ),
+        ("SET k 1 NX XX", "-ERR syntax error (bad_request)".into()),
+        (
+            "SUBSCRIBE a",
+            "-ERR unknown command 'SUBSCRIBE': PyCounter has counters, and no channels to subscribe to (unknown_method)"
+                .into(),
+        ),
+        ("CLUSTER NODES", "-ERR This instance has cluster support disabled (unknown_method)".into()),
         ("SET k 1 FOO", "-ERR syntax error (bad_request)".into()),
         ("SCAN x", "-ERR invalid cursor (bad_request)".into()),
         ("SCAN 0 COUNT 0", "-ERR syntax error (bad_request)".into()),
@@ -198,26 +246,40 @@ fn codes_choose_the_word_that_clients_act_on() {
 
 #[test]
 fn transactions_queue_what_redis_queues() {
+    use InTransaction::{Queue, Run};
     for (line, expected) in [
-        ("INCR k", InTransaction::Queue),
-        ("PING", InTransaction::Queue),
-        ("UNWATCH", InTransaction::Queue),
-        ("FLUSHALL", InTransaction::Queue),
-        ("MULTI", InTransaction::Run),
-        ("EXEC", InTransaction::Run),
-        ("DISCARD", InTransaction::Run),
-        ("WATCH k", InTransaction::Run),
-        ("QUIT", InTransaction::Run),
-        ("RESET", InTransaction::Run),
-        ("HELLO 3", InTransaction::Refuse),
-        ("AUTH pw", InTransaction::Refuse),
+        ("INCR k", Some(Queue)),
+        ("PING", Some(Queue)),
+        ("UNWATCH", Some(Queue)),
+        ("FLUSHALL", Some(Queue)),
+        ("HELLO 3", Some(Queue)),
+        ("AUTH pw", Some(Queue)),
+        // Wrong arguments fail alone, when it runs.
+        ("INCRBY k x", Some(Queue)),
+        ("SET k 1 FOO", Some(Queue)),
+        ("SCAN x", Some(Queue)),
+        ("SELECT 1", Some(Queue)),
+        ("CLIENT LIST FOO", Some(Queue)),
+        ("MULTI", Some(Run)),
+        ("EXEC", Some(Run)),
+        ("DISCARD", Some(Run)),
+        ("WATCH k", Some(Run)),
+        ("QUIT", Some(Run)),
+        ("RESET", Some(Run)),
+        // These spoil it.
+        ("INCR", None),
+        ("FOO", None),
+        ("CLIENT FOO", None),
+        ("CLIENT SETNAME", None),
     ] {
-        assert_eq!(parse(&words(line)).unwrap().in_transaction(), expected, "{line}");
+        let found = find_command(&words(line)).map(|request| request.unwrap().row().in_transaction());
+        assert_eq!(found.ok(), expected, "{line}");
     }
     for (line, expected) in
         [("HELLO 3", true), ("AUTH x", true), ("QUIT", true), ("RESET", true), ("PING", false), ("GET k", false)]
     {
-        assert_eq!(parse(&words(line)).unwrap().before_auth(), expected, "{line}");
+        let row = find_command(&words(line)).unwrap().unwrap().row();
+        assert_eq!(row.flags.has(Flags::NO_AUTH), expected, "{line}");
     }
 }
 

@@ -92,6 +92,8 @@ fn answer(command: &Command<'_>, version: Version, held: &mut Vec<u8>) {
         Command::Info { .. } => resp::write_text(held, version, "# Server\r\n"),
         Command::DbSize => resp::write_bool(held, version, true),
         Command::Ping { .. } => resp::write_simple(held, "PONG"),
+        Command::Table(query) => resp::write_table(held, version, query),
+        Command::Help(row) => resp::write_help(held, row),
         _ => resp::write_error(held, ErrorCode::Internal, "a bug\r\n+OK"),
     }
 }
@@ -103,7 +105,15 @@ fn check_command(command: &Command<'_>) {
         | Command::Get { key }
         | Command::GetDel { key }
         | Command::Set { key, .. }
+        | Command::SetNx { key, .. }
+        | Command::Strlen { key }
+        | Command::Encoding { key }
+        | Command::MemoryUsage { key }
         | Command::Type { key } => assert!(key_is_valid(key)),
+        Command::MSet { pairs } => {
+            assert!(!pairs.is_empty() && pairs.iter().all(|(key, _)| key_is_valid(key)));
+        }
+        Command::Keys { pattern } => assert!(pattern.len() <= 1024),
         Command::MGet { keys } | Command::Del { keys } | Command::Exists { keys } => {
             assert!((1..=REQUEST_ITEMS_MAX).contains(&keys.len()) && keys.iter().all(|key| key_is_valid(key)));
         }
@@ -161,6 +171,16 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("client", array(&["CLIENT", "SETINFO", "LIB-NAME", "redis-py"])),
         ("client-unknown", array(&["CLIENT", "MAINT_NOTIFICATIONS", "ON"])),
         ("command-docs", array(&["COMMAND", "DOCS"])),
+        ("command-info", array(&["COMMAND", "INFO", "get", "no", "client|id"])),
+        ("command-list", array(&["COMMAND", "LIST", "FILTERBY", "PATTERN", "*get*"])),
+        ("command-getkeys", array(&["COMMAND", "GETKEYS", "MSET", "a", "1", "b", "2"])),
+        ("client-help", array(&["CLIENT", "HELP"])),
+        ("client-kill", array(&["CLIENT", "KILL", "ID", "5", "ADDR", "a:1", "SKIPME", "no"])),
+        ("client-list", array(&["CLIENT", "LIST", "ID", "1", "2"])),
+        ("mset", array(&["MSET", "a", "1", "b", "-2"])),
+        ("keys", array(&["KEYS", "a*[b-d]\\?"])),
+        ("memory-usage", array(&["MEMORY", "USAGE", "key", "SAMPLES", "5"])),
+        ("wait", array(&["WAIT", "1", "100"])),
         ("info", array(&["INFO", "server", "memory"])),
         ("config", array(&["CONFIG", "GET", "save"])),
         ("flushall", array(&["FLUSHALL", "ASYNC"])),
@@ -175,6 +195,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let fixed: &[(&'static str, &[u8])] = &[
         ("empty-array", b"\x00*0\r\n*0\r\n"),
         ("inline", b"\x00PING\r\nINCR \"a key\" 'b'\r\n\r\nset a 1\n"),
+        ("inline-blank", b"\x00 \t PING\r\n\"PING\"\r\n"),
         ("inline-quotes", b"\x00GET \"a\r\n"),
         ("http", b"\x00GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
         ("negative-count", b"\x00*-1\r\n"),

@@ -4,7 +4,7 @@
 use super::host_requests::{HostRequest, OpenRequest};
 use super::reply_row::ReplyRow;
 use crate::connection_input::Protocol;
-use crate::resp_connection::Transaction;
+use crate::resp_connection::{Peer, Transaction};
 
 /// Memory of a reply that is owed, wherever it is waited for: here, in a link, in a row.
 const OWED_REPLY_BYTES: usize = 64;
@@ -84,10 +84,11 @@ pub struct Connection {
     /// Requests that the host has to answer.
     pub(super) open: Vec<OpenRequest>,
     pub(super) next_token: u64,
+    pub(super) peer: Peer,
 }
 
 impl Connection {
-    pub(super) fn new(id: u64, authenticated: bool) -> Self {
+    pub(super) fn new(id: u64, authenticated: bool, peer: Peer) -> Self {
         Self {
             id,
             protocol: Protocol::Unknown,
@@ -108,6 +109,7 @@ impl Connection {
             host_requests: Vec::new(),
             open: Vec::new(),
             next_token: 0,
+            peer,
         }
     }
 

@@ -44,6 +44,12 @@ pub(super) enum Shape {
     Ok,
     /// `string` or `none`.
     Type,
+    /// `int` or nil.
+    Encoding,
+    /// So many bytes, or nil.
+    Memory(i64),
+    /// Keys.
+    Keys,
     /// A cursor and keys.
     Page,
     /// A text for people.
@@ -211,6 +217,16 @@ fn write_resp(out: &mut Vec<u8>, version: Version, shape: Shape, result: &[u8]) 
             Value::Bool(false) => resp::write_simple(out, "none"),
             _ => return None,
         },
+        Shape::Encoding => match reader.read().ok()? {
+            Value::Bool(true) => resp::write_bulk(out, b"int"),
+            Value::Bool(false) => resp::write_null(out, version),
+            _ => return None,
+        },
+        Shape::Memory(bytes) => match reader.read().ok()? {
+            Value::Bool(true) => resp::write_int(out, bytes),
+            Value::Bool(false) => resp::write_null(out, version),
+            _ => return None,
+        },
         Shape::Text => match reader.read().ok()? {
             Value::Text(text) => resp::write_text(out, version, std::str::from_utf8(text).ok()?),
             _ => return None,
@@ -231,14 +247,23 @@ fn write_resp(out: &mut Vec<u8>, version: Version, shape: Shape, result: &[u8]) 
             };
             resp::write_array_len(out, 2);
             resp::write_bulk(out, itoa::Buffer::new().format(cursor).as_bytes());
-            resp::write_array_len(out, count);
-            for _ in 0..count {
-                let Value::Text(key) = reader.read().ok()? else { return None };
-                resp::write_bulk(out, key);
-            }
+            write_keys(out, &mut reader, count)?;
+        }
+        Shape::Keys => {
+            let Value::Array(count) = reader.read().ok()? else { return None };
+            write_keys(out, &mut reader, count)?;
         }
     }
     reader.rest().is_empty().then_some(())
+}
+
+fn write_keys(out: &mut Vec<u8>, reader: &mut Reader<'_>, count: usize) -> Option<()> {
+    resp::write_array_len(out, count);
+    for _ in 0..count {
+        let Value::Text(key) = reader.read().ok()? else { return None };
+        resp::write_bulk(out, key);
+    }
+    Some(())
 }
 
 /// A counter's value, or what is too large for one, as a decimal string already.

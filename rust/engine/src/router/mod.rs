@@ -42,6 +42,7 @@ use crate::limits::GREETING_BYTES_MAX;
 use crate::placement::foreign_keys::ForeignKeys;
 use crate::placement::hash_ring::{HashRing, key_hash};
 use crate::read_cache::ReadCache;
+use crate::resp_connection::{Peer, Rate};
 use crate::shard_link::ShardLink;
 pub use crate::shard_link::{LinkSettings, LinkStatistics, LinkViolation, Outcome, Repeat};
 use crate::wire::request::Level;
@@ -122,6 +123,10 @@ pub struct Router {
     core: Core,
     /// Bytes of unfinished requests, over all connections.
     input_bytes: usize,
+    /// Of the address that clients reach it at, as text.
+    port: String,
+    /// Requests a second.
+    rate: Rate,
     /// When the host first told the time.
     started_ms: Option<u64>,
     /// Encoded.
@@ -166,6 +171,8 @@ impl Router {
             ring,
             settings,
             input_bytes: 0,
+            port: String::new(),
+            rate: Rate::default(),
             started_ms: None,
             topology: vec![0xc0],
             now: Vec::new(),
@@ -183,11 +190,23 @@ impl Router {
         self.links.len()
     }
 
-    /// Begins a connection; gives its place.
+    /// The port that clients reach it at, for INFO.
+    pub fn set_port(&mut self, port: u16) {
+        self.port = port.to_string();
+    }
+
+    /// Begins a connection from an address that isn't known; gives its place.
     pub fn connect(&mut self) -> Place {
+        self.connect_from("")
+    }
+
+    /// Begins a connection; gives its place. `address` is for CLIENT LIST.
+    pub fn connect_from(&mut self, address: &str) -> Place {
         self.core.statistics.connections_total += 1;
         let authenticated = self.settings.token.is_none();
-        let connection = Connection::new(self.core.statistics.connections_total, authenticated);
+        let now = self.core.now_ms;
+        let peer = Peer { address: address.into(), connected_ms: now, heard_ms: now };
+        let connection = Connection::new(self.core.statistics.connections_total, authenticated, peer);
         self.core.connections.insert(Box::new(connection))
     }
 
@@ -223,6 +242,7 @@ impl Router {
         self.now.clear();
         let Some(mut connection) = self.core.connections.take(place) else { return };
         self.core.statistics.bytes_received += chunk.len() as u64;
+        connection.peer.heard_ms = self.core.now_ms;
         let was_crowded = connection.is_crowded();
         connection.stalled = false;
         connection.called = false;
@@ -408,6 +428,7 @@ impl Router {
     pub fn tick(&mut self, now_ms: f64) {
         self.set_now(now_ms);
         let now = self.core.now_ms;
+        self.rate.note(now, self.core.statistics.commands());
         for shard in 0..self.links.len() {
             let core = &mut self.core;
             self.links[shard].link.tick(now, &mut |waiter, outcome| core.done(shard, waiter, outcome));

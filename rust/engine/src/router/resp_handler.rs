@@ -5,10 +5,14 @@ use super::connection::{Connection, Execution, Hold};
 use super::host_requests::Shape;
 use super::slab::Place;
 use super::waiter::Kind;
-use crate::figure::{info_text, wants_section};
-use crate::resp_connection::{self, Client, REDIS_VERSION, Ran, RespState, Server};
+use crate::connection_input::Protocol;
+use crate::figure::wants_section;
+use crate::resp_connection::{
+    self, Client, Clients, InfoFacts, Ran, RespState, Server, counter_bytes, write_clients, write_killed,
+    write_killed_one,
+};
 use crate::wire::msgpack_rpc as rpc;
-use crate::wire::resp::{self, Command};
+use crate::wire::resp::{self, ClientFilter, Command, words};
 use crate::wire::scan::Scan;
 
 /// The section of INFO that shards have to be asked for.
@@ -116,6 +120,8 @@ impl Router {
             token: self.settings.token.as_deref(),
             version: &self.settings.server_version,
             level: self.settings.level,
+            port: &self.port,
+            connections_max: self.settings.connections_max,
         };
         let mut client = Client {
             id: connection.id,
@@ -130,8 +136,48 @@ impl Router {
                 resp::write_array_len(text, transaction.lengths.len());
                 connection.execution = Some(Execution::new(transaction));
             }
+            Ran::Clients(clients) => self.run_clients(connection, state, &clients, text),
             Ran::Other => self.run_counter_command(place, connection, state, command, text),
         }
+    }
+
+    fn run_clients(&mut self, own: &mut Connection, state: &RespState, clients: &Clients<'_>, text: &mut Vec<u8>) {
+        match clients {
+            Clients::List(filter) => {
+                let others = self.core.connections.iter().filter_map(|connection| match &connection.protocol {
+                    Protocol::Resp(state) => Some((connection.id, &connection.peer, &**state)),
+                    _ => None,
+                });
+                let all = others.chain([(own.id, &own.peer, state)]);
+                let wanted = all.filter(|(id, peer, _)| filter.matches(*id, peer, own.id));
+                write_clients(text, state.version, self.core.now_ms, wanted);
+            }
+            Clients::Kill(filter) => write_killed(text, self.kill(own, filter)),
+            Clients::KillOne(filter) => write_killed_one(text, self.kill(own, filter)),
+        }
+    }
+
+    /// Has connections of Redis clients closed once their replies have left; gives how many.
+    fn kill(&mut self, own: &mut Connection, filter: &ClientFilter<'_>) -> usize {
+        let is_meant = |connection: &Connection| {
+            matches!(connection.protocol, Protocol::Resp(_))
+                && !connection.closing
+                && filter.matches(connection.id, &connection.peer, own.id)
+        };
+        let all = self.core.connections.places();
+        let killed: Vec<Place> = all.filter(|(_, connection)| is_meant(connection)).map(|(place, _)| place).collect();
+        for &place in &killed {
+            let Some(mut connection) = self.core.connections.take(place) else { continue };
+            connection.closing = true;
+            connection.stalled = false;
+            connection.drop_unfinished();
+            self.count_input(&mut connection);
+            self.core.connections.put_back(place, connection);
+            self.call(place);
+        }
+        let is_own = filter.matches(own.id, &own.peer, own.id);
+        own.closing |= is_own;
+        killed.len() + usize::from(is_own)
     }
 
     fn run_counter_command(
@@ -166,7 +212,26 @@ impl Router {
             Command::Del { keys } => (write_keys(&mut params, "del", keys), Shape::Int),
             Command::Exists { keys } => (write_keys(&mut params, "exists", keys), Shape::Int),
             Command::Type { key } => (write_keys(&mut params, "type", &[key]), Shape::Type),
-            Command::Set { key, value, get } => {
+            Command::Set { only_if: Some(_), .. } | Command::SetNx { .. } => {
+                return resp::write_command_error(text, &words::CONDITION_OF_SEVERAL);
+            }
+            Command::Strlen { key } => (write_keys(&mut params, "strlen", &[key]), Shape::Int),
+            Command::Encoding { key } => (write_keys(&mut params, "type", &[key]), Shape::Encoding),
+            Command::MemoryUsage { key } => {
+                (write_keys(&mut params, "type", &[key]), Shape::Memory(counter_bytes(key)))
+            }
+            Command::Keys { pattern } => (write_keys(&mut params, "keys", &[pattern]), Shape::Keys),
+            Command::RandomKey => (write_keys(&mut params, "randomkey", &[]), Shape::Value),
+            Command::LastSave => (write_keys(&mut params, "lastsave", &[]), Shape::Int),
+            Command::MSet { pairs } => {
+                rpc::write_array_len(&mut params, pairs.len() * 2);
+                for (key, value) in pairs {
+                    rpc::write_bin(&mut params, key);
+                    rpc::write_i64(&mut params, *value);
+                }
+                ("mset", Shape::Ok)
+            }
+            Command::Set { key, value, get, only_if: None } => {
                 rpc::write_array_len(&mut params, 3);
                 rpc::write_bin(&mut params, key);
                 rpc::write_i64(&mut params, *value);
@@ -195,19 +260,25 @@ impl Router {
     /// host: `keyspace`.
     #[must_use]
     pub fn info(&self, sections: &[&[u8]], keyspace: &str) -> String {
-        let process = format!(
-            "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nprocess_id:{}\r\nuptime_in_seconds:{}\r\n",
-            std::process::id(),
-            (self.core.now_ms.saturating_sub(self.started_ms.unwrap_or(self.core.now_ms))) / 1000
-        );
-        let blocks = [
-            ("Server", process),
-            ("Clients", format!("connected_clients:{}\r\n", self.core.connections.len())),
-            ("Persistence", "loading:0\r\naof_enabled:1\r\n".to_owned()),
-            ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
-            (KEYSPACE, keyspace.to_owned()),
-        ];
-        info_text(sections, &blocks, &self.stats())
+        let own = &self.core.statistics;
+        let facts = InfoFacts {
+            port: &self.port,
+            uptime_s: (self.core.now_ms.saturating_sub(self.started_ms.unwrap_or(self.core.now_ms))) / 1000,
+            connections: self.core.connections.len(),
+            connections_max: self.settings.connections_max,
+            connections_total: own.connections_total,
+            connections_refused: None,
+            commands: own.commands(),
+            commands_per_s: self.rate.per_s(),
+            bytes_received: own.bytes_received,
+            bytes_sent: own.bytes_sent,
+            errors: own.errors,
+            counters_bytes: None,
+            persistence: String::new(),
+            replication: "role:master\r\nconnected_slaves:0\r\n",
+            keyspace: keyspace.to_owned(),
+        };
+        resp_connection::info(sections, &facts, &self.stats())
     }
 }
 

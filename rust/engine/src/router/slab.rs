@@ -81,6 +81,13 @@ impl<T> Slab<T> {
         self.entries.iter().filter_map(|entry| entry.value.as_ref())
     }
 
+    /// All of them with their places.
+    pub(super) fn places(&self) -> impl Iterator<Item = (Place, &T)> {
+        (0_u32..).zip(&self.entries).filter_map(|(slot, entry)| {
+            entry.value.as_ref().map(|value| (Place { slot, generation: entry.generation }, value))
+        })
+    }
+
     /// All of them, to be changed.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())

@@ -35,6 +35,13 @@ pub struct Statistics {
     pub bytes_sent: u64,
 }
 
+impl Statistics {
+    /// Requests of all kinds.
+    pub(super) const fn commands(&self) -> u64 {
+        self.requests + self.increments
+    }
+}
+
 /// How long a shard took to answer, and whether by an error that speaks of its health.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {

@@ -4,7 +4,7 @@
 use super::held_replies::{HeldReplies, ReplyKind};
 use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
-use crate::resp_connection::Transaction;
+use crate::resp_connection::{Peer, Transaction};
 use crate::wire::msgpack_rpc as rpc;
 use crate::wire::request::TailRequest;
 use crate::wire::resp;
@@ -57,10 +57,11 @@ pub struct Connection {
     pub(super) waiting: bool,
     pub(super) host_requests: Vec<HostRequest>,
     pub(super) id: u64,
+    pub(super) peer: Peer,
 }
 
 impl Connection {
-    pub(super) fn new(id: u64, authenticated: bool) -> Self {
+    pub(super) fn new(id: u64, authenticated: bool, peer: Peer) -> Self {
         Self {
             protocol: Protocol::Unknown,
             input: Vec::new(),
@@ -75,6 +76,7 @@ impl Connection {
             waiting: false,
             host_requests: Vec::new(),
             id,
+            peer,
         }
     }
 

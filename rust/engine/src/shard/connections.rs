@@ -1,6 +1,8 @@
 //! The connections of a shard.
 
+use super::Shard;
 use super::connection::Connection;
+use crate::resp_connection::Peer;
 
 /// Connections by slot; free slots are used again.
 #[derive(Debug, Default)]
@@ -38,5 +40,26 @@ impl Connections {
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(connection);
         }
+    }
+}
+
+impl Shard {
+    /// Begins a connection from an address that isn't known; gives its slot.
+    pub fn connect(&mut self) -> usize {
+        self.connect_from("")
+    }
+
+    /// Begins a connection; gives its slot. `address` is for CLIENT LIST.
+    pub fn connect_from(&mut self, address: &str) -> usize {
+        self.statistics.connections_total += 1;
+        let authenticated = self.settings.token.is_none();
+        self.update_uptime();
+        let peer = Peer { address: address.into(), connected_ms: self.uptime_ms, heard_ms: self.uptime_ms };
+        self.connections.insert(Connection::new(self.statistics.connections_total, authenticated, peer))
+    }
+
+    /// Connections that the host has to look at because another one's CLIENT KILL closed them, taken.
+    pub fn take_killed(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.killed)
     }
 }

@@ -308,6 +308,8 @@ impl Shard {
             | Command::GetDel { .. }
             | Command::Del { .. }
             | Command::Set { .. }
+            | Command::SetNx { .. }
+            | Command::MSet { .. }
             | Command::FlushAll => Some((ErrorCode::Forbidden, TAKES_NO_CHANGES)),
             _ => unready(following),
         }

@@ -39,6 +39,7 @@ use crate::journal::record::CommitEncoder;
 use crate::limits::GREETING_BYTES_MAX;
 use crate::operation_id_table::Lookup;
 use crate::planted_bug::{self, PlantedBug, is_planted};
+use crate::resp_connection::{Rate, unix_now_s};
 use crate::state::State;
 use crate::wire::request::Level;
 use crate::wire::scan::FrameLimits;
@@ -151,6 +152,12 @@ pub struct Shard {
     pool: Vec<Vec<u8>>,
     statistics: Statistics,
     host_figures: HostFigures,
+    /// Requests a second.
+    rate: Rate,
+    /// When the last checkpoint was made, or this run began, in seconds since 1970.
+    saved_at_s: u64,
+    /// Slots of connections that CLIENT KILL closed and the host doesn't know of yet.
+    killed: Vec<usize>,
     /// Cut from the log's end at the start.
     torn_bytes: u64,
     /// Of a replica.
@@ -216,16 +223,12 @@ impl Shard {
             pool: Vec::new(),
             statistics: Statistics::default(),
             host_figures: HostFigures::default(),
+            rate: Rate::default(),
+            saved_at_s: unix_now_s(),
+            killed: Vec::new(),
             torn_bytes: 0,
             following: None,
         }
-    }
-
-    /// Begins a connection; gives its slot.
-    pub fn connect(&mut self) -> usize {
-        self.statistics.connections_total += 1;
-        let authenticated = self.settings.token.is_none();
-        self.connections.insert(Connection::new(self.statistics.connections_total, authenticated))
     }
 
     /// Ends a connection. What it was owed is dropped: its operations stay applied, and ids tell it so later.
@@ -266,6 +269,7 @@ impl Shard {
         self.failing = self.journal.is_failing();
         self.update_uptime();
         self.statistics.bytes_received += chunk.len() as u64;
+        connection.peer.heard_ms = self.uptime_ms;
         let was_crowded = connection.is_crowded();
         connection.stalled = false;
         connection.called = false;
@@ -467,6 +471,7 @@ impl Shard {
     /// Housekeeping, about ten times a second: write-behind of `applied` changes, expiry.
     pub fn tick(&mut self) {
         self.update_uptime();
+        self.rate.note(self.uptime_ms, self.statistics.commands());
         self.state.expire(self.uptime_ms);
         if self.clock.now().saturating_duration_since(self.handed_over_at) >= self.settings.flush_interval
             || !self.waiting.is_empty()
@@ -570,6 +575,7 @@ impl Shard {
                 self.state.ids.prefetch(id.get(bytes));
             }
         }
+        self.statistics.increments += run.len() as u64;
         let admitted = self.admit(run.len());
         for &Pending { hash, delta, likely, msgid, key, id } in &run {
             let (key, mut level) = (key.get(bytes), level);

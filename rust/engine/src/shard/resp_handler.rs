@@ -4,14 +4,17 @@
 use super::connection::Connection;
 use super::held_replies::{HeldReplies, ReplyKind};
 use super::{RUN_MAX, Shard, TURN_WORK_MAX};
+use crate::connection_input::Protocol;
 use crate::counter_store::CounterStore;
 use crate::error_code::ErrorCode;
-use crate::figure::info_text;
 use crate::fingerprint::Method;
-use crate::resp_connection::{self, Client, REDIS_VERSION, Ran, RespState, Server, Transaction};
+use crate::resp_connection::{
+    self, Client, Clients, InfoFacts, Ran, RespState, Server, Transaction, counter_bytes, write_clients, write_killed,
+    write_killed_one,
+};
 use crate::wire::glob;
 use crate::wire::request::Level;
-use crate::wire::resp::{self, Command, CommandError, Version};
+use crate::wire::resp::{self, ClientFilter, Command, CommandError, KEYS_COUNTERS_MAX, SetIf, Version, words};
 use crate::wire::scan::Scan;
 
 /// A transaction has one turn of the loop, whatever it costs; behind this the rest of it is refused.
@@ -123,6 +126,8 @@ impl Shard {
             token: self.settings.token.as_deref(),
             version: &self.settings.server_version,
             level: self.settings.level,
+            port: port_of(&self.address),
+            connections_max: self.settings.connections_max,
         };
         let mut client = Client {
             id: connection.id,
@@ -133,8 +138,53 @@ impl Shard {
         match resp_connection::run(state, &mut client, &server, command, out) {
             Ran::Answered => ReplyKind::Neutral,
             Ran::Execute(transaction) => self.execute_transaction(connection, state, &transaction, out),
+            Ran::Clients(clients) => {
+                self.run_clients(connection, state, &clients, out);
+                ReplyKind::Neutral
+            }
             Ran::Other => self.run_counter_command(state.version, command, out),
         }
+    }
+
+    fn run_clients(&mut self, own: &mut Connection, state: &RespState, clients: &Clients<'_>, out: &mut Vec<u8>) {
+        match clients {
+            Clients::List(filter) => {
+                let others =
+                    self.connections.slots.iter().flatten().filter_map(|connection| match &connection.protocol {
+                        Protocol::Resp(state) => Some((connection.id, &connection.peer, &**state)),
+                        _ => None,
+                    });
+                let all = others.chain([(own.id, &own.peer, state)]);
+                let wanted = all.filter(|(id, peer, _)| filter.matches(*id, peer, own.id));
+                write_clients(out, state.version, self.uptime_ms, wanted);
+            }
+            Clients::Kill(filter) => write_killed(out, self.kill(own, filter)),
+            Clients::KillOne(filter) => write_killed_one(out, self.kill(own, filter)),
+        }
+    }
+
+    /// Has connections of Redis clients closed once their replies have left; gives how many.
+    fn kill(&mut self, own: &mut Connection, filter: &ClientFilter<'_>) -> usize {
+        let mut count = 0;
+        for slot in 0..self.connections.slots.len() {
+            let Some(mut connection) = self.connections.take(slot) else { continue };
+            if matches!(connection.protocol, Protocol::Resp(_))
+                && !connection.closing
+                && filter.matches(connection.id, &connection.peer, own.id)
+            {
+                connection.closing = true;
+                connection.drop_unfinished();
+                self.count_input(&mut connection);
+                self.killed.push(slot);
+                count += 1;
+            }
+            self.connections.put_back(slot, connection);
+        }
+        if filter.matches(own.id, &own.peer, own.id) {
+            own.closing = true;
+            count += 1;
+        }
+        count
     }
 
     fn run_counter_command(&mut self, version: Version, command: &Command<'_>, out: &mut Vec<u8>) -> ReplyKind {
@@ -185,13 +235,50 @@ impl Shard {
                 let count = keys.iter().filter(|key| self.value(key).is_some()).count();
                 resp::write_int(out, count as i64);
             }
-            Command::Set { key, value, get } => {
+            Command::Set { key, value, get, only_if } => {
+                let is_there = only_if.is_some() && self.value(key).is_some();
+                if only_if.is_some_and(|only_if| (only_if == SetIf::Exists) != is_there) {
+                    let value = if *get { self.value(key) } else { None };
+                    write_value(out, version, value);
+                    return ReplyKind::Seen;
+                }
                 match self.set(key, *value) {
                     Ok(before) if *get => write_value(out, version, before),
                     Ok(_) => resp::write_simple(out, "OK"),
                     Err(code) => return refuse_code(out, code),
                 }
                 return ReplyKind::Changed;
+            }
+            Command::SetNx { key, .. } if self.value(key).is_some() => resp::write_int(out, 0),
+            Command::SetNx { key, value } => return write_outcome(out, self.set(key, *value).map(|_| 1)),
+            Command::MSet { pairs } => {
+                // All or none, but for memory that runs out between.
+                let outcome = self
+                    .admit(pairs.len())
+                    .and_then(|()| pairs.iter().try_for_each(|(key, value)| self.set(key, *value).map(|_| ())));
+                return match outcome {
+                    Ok(()) => {
+                        resp::write_simple(out, "OK");
+                        ReplyKind::Changed
+                    }
+                    Err(code) => refuse_code(out, code),
+                };
+            }
+            Command::Strlen { key } => {
+                let length = self.value(key).map_or(0, |value| itoa::Buffer::new().format(value).len());
+                resp::write_int(out, length as i64);
+            }
+            Command::Keys { pattern } => return self.write_keys(pattern, out),
+            Command::RandomKey => match self.random_key() {
+                Some(key) => resp::write_bulk(out, &key),
+                None => resp::write_null(out, version),
+            },
+            Command::Encoding { key } if self.value(key).is_some() => resp::write_bulk(out, b"int"),
+            Command::MemoryUsage { key } if self.value(key).is_some() => resp::write_int(out, counter_bytes(key)),
+            Command::Encoding { .. } | Command::MemoryUsage { .. } => resp::write_null(out, version),
+            Command::LastSave => {
+                resp::write_int(out, i64::try_from(self.saved_at_s).unwrap_or(0));
+                return ReplyKind::Neutral;
             }
             Command::Scan { cursor, count, pattern, other_type } => {
                 let wanted = |_: &CounterStore, key: &[u8]| {
@@ -222,6 +309,50 @@ impl Shard {
             _ => return refuse_code(out, ErrorCode::Internal),
         }
         ReplyKind::Seen
+    }
+
+    /// All keys that match, if there are few enough to look at in one turn.
+    fn write_keys(&mut self, pattern: &[u8], out: &mut Vec<u8>) -> ReplyKind {
+        if self.state.counters.len() > KEYS_COUNTERS_MAX {
+            return refuse(out, &words::TOO_MANY_FOR_KEYS);
+        }
+        let (mut cursor, mut keys, mut bytes) = (0, Vec::new(), 0);
+        loop {
+            let wanted = |_: &CounterStore, key: &[u8]| glob::matches(pattern, key);
+            let (next, found) = self.scan_page(cursor, KEYS_COUNTERS_MAX, pattern, wanted);
+            bytes += found.iter().map(|(key, _)| key.len()).sum::<usize>();
+            if bytes > self.settings.reply_bytes_max {
+                return refuse(out, &words::TOO_MUCH_FOR_KEYS);
+            }
+            keys.extend(found);
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        resp::write_array_len(out, keys.len());
+        for (key, _) in &keys {
+            resp::write_bulk(out, key);
+        }
+        ReplyKind::Seen
+    }
+
+    /// The first key behind some place of the table.
+    fn random_key(&mut self) -> Option<Vec<u8>> {
+        let from = u64::from(getrandom::u32().unwrap_or(0));
+        // Behind the last counter there may be none: then from the beginning.
+        [from, 0].into_iter().find_map(|mut cursor| {
+            loop {
+                let (next, mut found) = self.scan_page(cursor, 1, b"", |_, _| true);
+                if let Some((key, _)) = found.pop() {
+                    return Some(key);
+                }
+                if next == 0 {
+                    return None;
+                }
+                cursor = next;
+            }
+        })
     }
 
     fn set(&mut self, key: &[u8], value: i64) -> Result<Option<i64>, ErrorCode> {
@@ -266,40 +397,48 @@ impl Shard {
         kind
     }
 
-    /// INFO: sections that Redis's clients and dashboards know, then everything that `stats` says.
     fn info(&self, sections: &[&[u8]]) -> String {
         let counters = self.state.counters.len();
-        let blocks = [
-            (
-                "Server",
-                format!(
-                    "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nprocess_id:{}\r\nuptime_in_seconds:{}\r\n",
-                    std::process::id(),
-                    self.uptime_here.as_secs()
-                ),
+        let own = &self.statistics;
+        let state = |is_failing: bool| if is_failing { "err" } else { "ok" };
+        let facts = InfoFacts {
+            port: port_of(&self.address),
+            uptime_s: self.uptime_here.as_secs(),
+            connections: self.connections.count,
+            connections_max: self.settings.connections_max,
+            connections_total: own.connections_total,
+            connections_refused: Some(self.host_figures.connections_refused),
+            commands: own.commands(),
+            commands_per_s: self.rate.per_s(),
+            bytes_received: own.bytes_received,
+            bytes_sent: own.bytes_sent,
+            errors: own.errors,
+            counters_bytes: Some(self.state.counters.memory_bytes()),
+            persistence: format!(
+                "rdb_changes_since_last_save:{}\r\nrdb_last_save_time:{}\r\naof_last_write_status:{}\r\naof_last_bgrewrite_status:{}\r\n",
+                self.state.dirty.len(),
+                self.saved_at_s,
+                state(self.journal.is_failing()),
+                state(self.host_figures.checkpoint_failure.is_some()),
             ),
-            ("Clients", format!("connected_clients:{}\r\n", self.connections.count)),
-            ("Memory", format!("used_memory_dataset:{}\r\n", self.state.counters.memory_bytes())),
-            (
-                "Persistence",
-                format!(
-                    "loading:0\r\naof_enabled:1\r\naof_last_write_status:{}\r\naof_last_bgrewrite_status:{}\r\n",
-                    if self.journal.is_failing() { "err" } else { "ok" },
-                    if self.host_figures.checkpoint_failure.is_some() { "err" } else { "ok" }
-                ),
-            ),
-            (
-                "Replication",
-                if self.following.is_some() { "role:slave\r\n" } else { "role:master\r\nconnected_slaves:0\r\n" }
-                    .to_owned(),
-            ),
-            (
-                "Keyspace",
-                if counters == 0 { String::new() } else { format!("db0:keys={counters},expires=0,avg_ttl=0\r\n") },
-            ),
-        ];
-        info_text(sections, &blocks, &self.stats())
+            replication: if self.following.is_some() {
+                "role:slave\r\n"
+            } else {
+                "role:master\r\nconnected_slaves:0\r\n"
+            },
+            keyspace: if counters == 0 {
+                String::new()
+            } else {
+                format!("db0:keys={counters},expires=0,avg_ttl=0\r\n")
+            },
+        };
+        resp_connection::info(sections, &facts, &self.stats())
     }
+}
+
+/// What stands behind the last colon of an address.
+fn port_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or("", |(_, port)| port)
 }
 
 fn write_outcome(out: &mut Vec<u8>, outcome: Result<i64, ErrorCode>) -> ReplyKind {

@@ -3,6 +3,7 @@
 use super::Shard;
 use crate::figure::{Figure, Figures, write_figures, write_pairs};
 use crate::placement::foreign_list::ForeignList;
+use crate::resp_connection::unix_now_s;
 use crate::wire::msgpack_rpc as rpc;
 
 /// Counted since the start of this run.
@@ -12,6 +13,8 @@ pub struct Statistics {
     pub changes: u64,
     /// Requests answered, plain increments not among them.
     pub requests: u64,
+    /// Increments of RESP and MessagePack-RPC that came as runs, refused ones among them.
+    pub increments: u64,
     /// Requests refused as a whole, plain increments among them.
     pub errors: u64,
     /// Connections closed for bytes that are no protocol's.
@@ -41,9 +44,19 @@ pub struct HostFigures {
     pub connections_refused: u64,
 }
 
+impl Statistics {
+    /// Requests of all kinds.
+    pub(super) const fn commands(&self) -> u64 {
+        self.requests + self.increments
+    }
+}
+
 impl Shard {
     /// Takes what the host has counted, to be shown from now on.
     pub fn report(&mut self, figures: HostFigures) {
+        if figures.checkpoints > self.host_figures.checkpoints {
+            self.saved_at_s = unix_now_s();
+        }
         self.host_figures = figures;
     }
 
@@ -94,6 +107,7 @@ impl Shard {
             ("commit_durable", Number(self.journal.durable())),
             ("log_bytes", Number(host.log_bytes)),
             ("torn_bytes", Number(self.torn_bytes)),
+            ("last_save", Number(self.saved_at_s)),
             ("checkpoints", Number(host.checkpoints)),
             ("checkpoints_failed", Number(host.checkpoints_failed)),
         ]

@@ -11,15 +11,20 @@ pub enum Protocol {
 
 /// The protocol of a connection's first byte. `None`: neither, so close.
 ///
-/// A MessagePack-RPC message is an array of 3 or 4 elements, whose first byte is above 127; RESP begins
-/// with `*`, an inline command with a letter. So one byte is enough.
+/// A MessagePack-RPC message is an array of 3 or 4 elements, whose first byte is above 127; RESP is
+/// `*` or a line of text. So one byte is enough.
 #[must_use]
 pub const fn detect(first: u8) -> Option<Protocol> {
     match first {
         0x93 | 0x94 | 0xdc | 0xdd => Some(Protocol::MsgpackRpc),
-        b'*' | b'A'..=b'Z' | b'a'..=b'z' => Some(Protocol::Resp),
+        _ if begins_line(first) => Some(Protocol::Resp),
         _ => None,
     }
+}
+
+/// May a line of text begin with this byte? A blank or a quote may stand before its first word.
+pub(super) const fn begins_line(first: u8) -> bool {
+    matches!(first, b'\t' | b'\n' | b'\r' | b' '..=b'~')
 }
 
 /// Bounds of one frame. The count of items and the depth are fixed in [`crate::limits`].
@@ -47,8 +52,8 @@ mod tests {
         for byte in 0..=u8::MAX {
             let expected = match byte {
                 0x93 | 0x94 | 0xdc | 0xdd => Some(Protocol::MsgpackRpc),
-                b'*' => Some(Protocol::Resp),
-                letter if letter.is_ascii_alphabetic() => Some(Protocol::Resp),
+                b'\t' | b'\n' | b'\r' | b' ' => Some(Protocol::Resp),
+                printable if printable.is_ascii_graphic() => Some(Protocol::Resp),
                 _ => None,
             };
             assert_eq!(detect(byte), expected, "{byte:#04x}");

@@ -1,5 +1,6 @@
 //! What a Redis client can ask for. Everything borrows from the received bytes.
 
+use super::command_table::CommandRow;
 use super::reply_writer::Version;
 
 /// A user's name, which is not looked at, and the token.
@@ -11,28 +12,74 @@ pub struct Credentials<'a> {
     pub password: &'a [u8],
 }
 
+/// Which connections CLIENT LIST tells of, or CLIENT KILL closes. All of what is given must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientFilter<'a> {
+    /// One of these numbers.
+    pub ids: Option<Vec<u64>>,
+    /// This address, as CLIENT LIST shows it.
+    pub address: Option<&'a [u8]>,
+    /// A kind of client that there is none of.
+    pub nobody: bool,
+    /// Not the one that asks.
+    pub skip_self: bool,
+}
+
 /// A subcommand of CLIENT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientCommand<'a> {
-    /// Remember a name for logs. Empty: forget it.
+    /// Remember a name, for CLIENT LIST. Empty: forget it.
     SetName(&'a [u8]),
     /// Answer the name.
     GetName,
-    /// The client's library and its version: answer OK.
-    SetInfo,
+    /// Remember the name of the client's library.
+    SetLibraryName(&'a [u8]),
+    /// Remember its version.
+    SetLibraryVersion(&'a [u8]),
     /// Answer the connection's number.
     Id,
+    /// A line about this connection.
+    Info,
+    /// A line for each connection.
+    List(ClientFilter<'a>),
+    /// Close connections and answer how many.
+    Kill(ClientFilter<'a>),
+    /// Close the one at an address: answer OK, or an error if there is none.
+    KillOne(&'a [u8]),
+    /// What it turns on or off does nothing here: answer OK.
+    NoEffect,
 }
 
 /// A subcommand of COMMAND.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TableQuery {
-    /// COMMAND, COMMAND INFO, COMMAND LIST: an empty array is a valid answer.
-    Rows,
-    /// COMMAND DOCS (redis-cli sends it): an empty map is a valid answer.
-    Docs,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TableQuery<'a> {
+    /// COMMAND: every row.
+    All,
+    /// COMMAND INFO: the rows of these.
+    Rows(Vec<&'a [u8]>),
+    /// COMMAND DOCS: what these do; none means all.
+    Docs(Vec<&'a [u8]>),
     /// COMMAND COUNT.
     Count,
+    /// COMMAND LIST: every name.
+    List,
+    /// Those of a module: there is none.
+    ListModule,
+    /// Those in a category.
+    ListCategory(&'a [u8]),
+    /// Those that match.
+    ListPattern(&'a [u8]),
+    /// COMMAND GETKEYS: a command with its arguments.
+    GetKeys(Vec<&'a [u8]>),
+}
+
+/// A condition of SET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetIf {
+    /// NX: there is no counter yet.
+    Missing,
+    /// XX: there is one.
+    Exists,
 }
 
 /// A command with its arguments, checked.
@@ -80,6 +127,25 @@ pub enum Command<'a> {
         value: i64,
         /// Answer the value before, or nil, instead of OK.
         get: bool,
+        /// Else leave it, and answer nil, or with `get` the value that it has.
+        only_if: Option<SetIf>,
+    },
+    /// Set it if there is no counter; answer 1 if it was set, 0 if not.
+    SetNx {
+        /// 1 to 1,024 bytes.
+        key: &'a [u8],
+        /// The new value.
+        value: i64,
+    },
+    /// Set several, in order; answer OK.
+    MSet {
+        /// At least one.
+        pairs: Vec<(&'a [u8], i64)>,
+    },
+    /// Answer how many characters GET would give.
+    Strlen {
+        /// 1 to 1,024 bytes.
+        key: &'a [u8],
     },
     /// A page of keys.
     Scan {
@@ -92,8 +158,27 @@ pub enum Command<'a> {
         /// `TYPE` asked for something that isn't a string: nothing matches.
         other_type: bool,
     },
+    /// Every key that matches, if there are at most [`KEYS_COUNTERS_MAX`](super::KEYS_COUNTERS_MAX) counters.
+    Keys {
+        /// A glob pattern.
+        pattern: &'a [u8],
+    },
+    /// Some key, or nil.
+    RandomKey,
     /// How many counters.
     DbSize,
+    /// OBJECT ENCODING: `int`, nil where there is no counter.
+    Encoding {
+        /// 1 to 1,024 bytes.
+        key: &'a [u8],
+    },
+    /// MEMORY USAGE: bytes, nil where there is no counter.
+    MemoryUsage {
+        /// 1 to 1,024 bytes.
+        key: &'a [u8],
+    },
+    /// When the last checkpoint was made, in seconds since 1970.
+    LastSave,
     /// `string`, or `none` where there is no counter.
     Type {
         /// 1 to 1,024 bytes.
@@ -125,7 +210,9 @@ pub enum Command<'a> {
     /// CLIENT.
     Client(ClientCommand<'a>),
     /// COMMAND.
-    Table(TableQuery),
+    Table(TableQuery<'a>),
+    /// HELP of a command that has subcommands.
+    Help(&'static CommandRow),
     /// Figures as text.
     Info {
         /// Which; none means all.
@@ -136,6 +223,12 @@ pub enum Command<'a> {
         /// Glob patterns of names.
         patterns: Vec<&'a [u8]>,
     },
+    /// Seconds since 1970, and microseconds.
+    Time,
+    /// `master`.
+    Role,
+    /// 0: nothing waits for replicas.
+    Wait,
     /// Delete every counter.
     FlushAll,
     /// Answer OK and close.
@@ -152,36 +245,4 @@ pub enum Command<'a> {
     Watch,
     /// Nothing is watched: answer OK.
     Unwatch,
-}
-
-/// What happens to a command between MULTI and EXEC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InTransaction {
-    /// Answer `+QUEUED`.
-    Queue,
-    /// Do it now.
-    Run,
-    /// Refuse it with [`words::NOT_IN_MULTI`](super::words::NOT_IN_MULTI), and EXEC with it.
-    Refuse,
-}
-
-impl Command<'_> {
-    /// What happens to this command between MULTI and EXEC, as in Redis.
-    #[must_use]
-    pub const fn in_transaction(&self) -> InTransaction {
-        match self {
-            Self::Empty | Self::Multi | Self::Exec | Self::Discard | Self::Watch | Self::Quit | Self::Reset => {
-                InTransaction::Run
-            }
-            // They change how replies are written or whether they are.
-            Self::Hello { .. } | Self::Auth(_) => InTransaction::Refuse,
-            _ => InTransaction::Queue,
-        }
-    }
-
-    /// May it be sent before signing in?
-    #[must_use]
-    pub const fn before_auth(&self) -> bool {
-        matches!(self, Self::Empty | Self::Hello { .. } | Self::Auth(_) | Self::Quit | Self::Reset)
-    }
 }

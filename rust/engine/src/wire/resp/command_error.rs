@@ -73,15 +73,39 @@ pub mod words {
     /// EXEC after a command that was refused when it was queued.
     pub const EXEC_ABORT: CommandError =
         CommandError::new(ErrorCode::BadRequest, "EXECABORT Transaction discarded because of previous errors.");
+    /// EXEC with arguments ends the transaction.
+    pub const EXEC_ARITY: CommandError = CommandError::new(
+        ErrorCode::BadRequest,
+        "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
+    );
     /// WATCH within MULTI.
     pub const WATCH_IN_MULTI: CommandError =
         CommandError::new(ErrorCode::BadRequest, "ERR WATCH inside MULTI is not allowed");
     /// WATCH at all.
     pub const WATCH_REFUSED: CommandError =
         CommandError::new(ErrorCode::Forbidden, "ERR WATCH is not supported: increments need no watching");
-    /// A command that a transaction can't hold.
-    pub const NOT_IN_MULTI: CommandError =
-        CommandError::new(ErrorCode::BadRequest, "ERR Command not allowed inside a transaction");
+    /// HELLO before signing in.
+    pub const HELLO_NO_AUTH: CommandError = CommandError::new(
+        ErrorCode::Unauthenticated,
+        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+    );
+    /// CLIENT KILL of an address that nobody has.
+    pub const NO_SUCH_CLIENT: CommandError = CommandError::new(ErrorCode::BadRequest, "ERR No such client");
+    /// KEYS where there are too many counters.
+    pub const TOO_MANY_FOR_KEYS: CommandError = CommandError::new(
+        ErrorCode::TooLarge,
+        "ERR KEYS looks at 65536 counters at most, and there are more: use SCAN",
+    );
+    /// KEYS where the answer would be too long.
+    pub const TOO_MUCH_FOR_KEYS: CommandError = CommandError::new(
+        ErrorCode::TooLarge,
+        "ERR the keys that match fill the connection's bound of replies: use SCAN",
+    );
+    /// A condition of SET at a coordinator.
+    pub const CONDITION_OF_SEVERAL: CommandError = CommandError::new(
+        ErrorCode::Forbidden,
+        "ERR a coordinator sets no counter on a condition: two clients could both be told that theirs held; nothing was applied",
+    );
     pub(in crate::wire::resp) const NOT_AN_INTEGER: CommandError =
         CommandError::new(ErrorCode::BadRequest, "ERR value is not an integer or out of range");
     pub(in crate::wire::resp) const BAD_DELTA: CommandError =
@@ -105,10 +129,32 @@ pub mod words {
         ErrorCode::BadRequest,
         "ERR Client names cannot contain spaces, newlines or special characters.",
     );
-    pub(in crate::wire::resp) const SET_OPTION: CommandError = CommandError::new(
+    pub(in crate::wire::resp) const SET_EXPIRY: CommandError = CommandError::new(
         ErrorCode::BadRequest,
-        "ERR SET takes a key, an integer and GET: conditions and expiry are not supported",
+        "ERR PyCounter's counters don't expire: EX, PX, EXAT and PXAT are refused",
     );
+    pub(in crate::wire::resp) const NOT_A_COUNTER: CommandError = CommandError::new(
+        ErrorCode::BadDelta,
+        "ERR PyCounter stores counters: a value must be an integer of 64 bits, such as 42",
+    );
+    pub(in crate::wire::resp) const INVALID_COMMAND: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR Invalid command specified");
+    pub(in crate::wire::resp) const NO_KEYS: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR The command has no key arguments");
+    pub(in crate::wire::resp) const INVALID_ARGUMENTS: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR Invalid number of arguments specified for command");
+    pub(in crate::wire::resp) const INVALID_CLIENT_ID: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR Invalid client ID");
+    pub(in crate::wire::resp) const CLIENT_ID_ABOVE_0: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR client-id should be greater than 0");
+    pub(in crate::wire::resp) const LIB_NAME: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR lib-name cannot contain spaces, newlines or special characters.");
+    pub(in crate::wire::resp) const LIB_VER: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR lib-ver cannot contain spaces, newlines or special characters.");
+    pub(in crate::wire::resp) const TIMEOUT_NOT_AN_INTEGER: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR timeout is not an integer or out of range");
+    pub(in crate::wire::resp) const TIMEOUT_NEGATIVE: CommandError =
+        CommandError::new(ErrorCode::BadRequest, "ERR timeout is negative");
     pub(in crate::wire::resp) const TEXT_TOO_LONG: CommandError =
         CommandError::new(ErrorCode::TooLarge, "ERR a name or token has at most 1024 bytes");
 }

@@ -1,8 +1,10 @@
 //! Understands a whole request: which command, which arguments, or what is wrong with it.
 
 use super::arguments::Arguments;
-use super::command::{ClientCommand, Command, Credentials, TableQuery};
+use super::client_parser;
+use super::command::{ClientCommand, Command, Credentials, SetIf, TableQuery};
 use super::command_error::{CommandError, words};
+use super::command_table::{CommandRow, Kind, absence};
 use super::integer::{parse_i64, parse_u64};
 use super::reply_writer::Version;
 use crate::error_code::ErrorCode;
@@ -14,149 +16,164 @@ const SCAN_COUNT_DEFAULT: usize = 10;
 /// How much of the arguments an error about an unknown command quotes, as in Redis.
 const QUOTED_BYTES_MAX: usize = 128;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Name {
-    Incr,
-    IncrBy,
-    Decr,
-    DecrBy,
-    Get,
-    MGet,
-    GetDel,
-    Del,
-    Exists,
-    Set,
-    Scan,
-    DbSize,
-    Type,
-    Ping,
-    Echo,
-    Hello,
-    Auth,
-    Select,
-    Client,
-    Command,
-    Info,
-    Config,
-    FlushAll,
-    Quit,
-    Reset,
-    Multi,
-    Exec,
-    Discard,
-    Watch,
-    Unwatch,
+/// A whole request whose command is known and has as many arguments as it takes. Whether they are right is looked at
+/// when it runs: between MULTI and EXEC that is later.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    row: &'static CommandRow,
+    /// HELP has no row of its own beside its command's.
+    parent: &'static CommandRow,
+    /// Behind the name, and behind the subcommand's.
+    arguments: Arguments<'a>,
 }
 
-/// Name, fewest arguments, most arguments (without the name).
-const COMMANDS: &[(&str, Name, usize, usize)] = &[
-    ("incr", Name::Incr, 1, 1),
-    ("incrby", Name::IncrBy, 2, 2),
-    ("get", Name::Get, 1, 1),
-    ("ping", Name::Ping, 0, 1),
-    ("decr", Name::Decr, 1, 1),
-    ("decrby", Name::DecrBy, 2, 2),
-    ("mget", Name::MGet, 1, REQUEST_ITEMS_MAX),
-    ("multi", Name::Multi, 0, 0),
-    ("exec", Name::Exec, 0, 0),
-    ("set", Name::Set, 2, usize::MAX),
-    ("del", Name::Del, 1, REQUEST_ITEMS_MAX),
-    ("getdel", Name::GetDel, 1, 1),
-    ("exists", Name::Exists, 1, REQUEST_ITEMS_MAX),
-    ("scan", Name::Scan, 1, usize::MAX),
-    ("dbsize", Name::DbSize, 0, 0),
-    ("type", Name::Type, 1, 1),
-    ("echo", Name::Echo, 1, 1),
-    ("hello", Name::Hello, 0, usize::MAX),
-    ("auth", Name::Auth, 1, usize::MAX),
-    ("select", Name::Select, 1, 1),
-    ("client", Name::Client, 1, usize::MAX),
-    ("command", Name::Command, 0, usize::MAX),
-    ("info", Name::Info, 0, usize::MAX),
-    ("config", Name::Config, 1, usize::MAX),
-    ("flushall", Name::FlushAll, 0, usize::MAX),
-    ("flushdb", Name::FlushAll, 0, usize::MAX),
-    ("quit", Name::Quit, 0, usize::MAX),
-    ("reset", Name::Reset, 0, 0),
-    ("discard", Name::Discard, 0, 0),
-    ("watch", Name::Watch, 1, usize::MAX),
-    ("unwatch", Name::Unwatch, 0, 0),
-];
+impl<'a> Request<'a> {
+    /// The row of the command, or of the subcommand.
+    #[must_use]
+    pub const fn row(&self) -> &'static CommandRow {
+        self.row
+    }
 
-impl Command<'_> {
-    /// How many commands there are: what `COMMAND COUNT` answers.
-    pub const COUNT: usize = COMMANDS.len();
+    /// Understands the arguments.
+    ///
+    /// # Errors
+    /// What to answer instead of carrying it out.
+    pub fn parse(mut self) -> Result<Command<'a>, CommandError> {
+        let count = self.arguments.count_left();
+        parse_command(self.row, self.parent, &mut self.arguments, count)
+    }
 }
 
-/// Understands one whole request, as measured by a scanner. Any other bytes get an error, never a panic.
+/// Finds the command of one whole request, as measured by a scanner. `None`: there is none in it.
 ///
 /// # Errors
-/// What to answer instead of carrying it out. The connection stays open.
-pub fn parse(frame: &[u8]) -> Result<Command<'_>, CommandError> {
+/// There is no such command, or it takes another number of arguments: Redis doesn't queue such a request.
+pub fn find_command(frame: &[u8]) -> Result<Option<Request<'_>>, CommandError> {
     let mut arguments = Arguments::of_frame(frame);
-    let Some(sent) = arguments.next() else { return Ok(Command::Empty) };
-    let count = arguments.count_left();
-    let Some(&(name, command, min, max)) = COMMANDS.iter().find(|row| row.0.as_bytes().eq_ignore_ascii_case(sent))
-    else {
-        return Err(unknown_command(sent, arguments));
+    let Some(sent) = arguments.next() else { return Ok(None) };
+    let Some(parent) = CommandRow::find(sent) else {
+        return Err(absence(sent).unwrap_or_else(|| unknown_command(sent, arguments)));
     };
-    if count < min || (count > max && max < REQUEST_ITEMS_MAX) {
-        return Err(wrong_arity(name));
+    let mut row = parent;
+    if !parent.subcommands.is_empty()
+        && let Some(sent) = arguments.clone().next()
+    {
+        row = parent.find_subcommand(sent).ok_or_else(|| unknown_subcommand(parent.name, sent))?;
+        arguments.next();
+    }
+    let count = arguments.count_left();
+    if !row.takes(count + 1 + usize::from(row.name != parent.name)) {
+        return Err(wrong_arity(row.name));
     }
     if count > REQUEST_ITEMS_MAX {
         return Err(CommandError::new(ErrorCode::TooLarge, "ERR a request carries at most 65536 items"));
     }
-    parse_command(command, &mut arguments, count)
+    Ok(Some(Request { row, parent, arguments }))
 }
 
-fn parse_command<'a>(name: Name, arguments: &mut Arguments<'a>, count: usize) -> Result<Command<'a>, CommandError> {
-    Ok(match name {
-        Name::Incr => Command::IncrBy { key: key(arguments)?, delta: 1 },
-        Name::Decr => Command::IncrBy { key: key(arguments)?, delta: -1 },
-        Name::IncrBy => Command::IncrBy { key: key(arguments)?, delta: integer(arguments)? },
-        Name::DecrBy => Command::IncrBy {
+/// Understands one whole request. Any other bytes get an error, never a panic.
+///
+/// # Errors
+/// What to answer instead of carrying it out. The connection stays open.
+pub fn parse(frame: &[u8]) -> Result<Command<'_>, CommandError> {
+    find_command(frame)?.map_or(Ok(Command::Empty), Request::parse)
+}
+
+fn parse_command<'a>(
+    row: &'static CommandRow,
+    parent: &'static CommandRow,
+    arguments: &mut Arguments<'a>,
+    count: usize,
+) -> Result<Command<'a>, CommandError> {
+    Ok(match row.kind {
+        Kind::Incr => Command::IncrBy { key: key(arguments)?, delta: 1 },
+        Kind::Decr => Command::IncrBy { key: key(arguments)?, delta: -1 },
+        Kind::IncrBy => Command::IncrBy { key: key(arguments)?, delta: delta(arguments)? },
+        Kind::DecrBy => Command::IncrBy {
             key: key(arguments)?,
-            delta: integer(arguments)?.checked_neg().ok_or(words::DECREMENT_OVERFLOW)?,
+            delta: delta(arguments)?.checked_neg().ok_or(words::DECREMENT_OVERFLOW)?,
         },
-        Name::Get => Command::Get { key: key(arguments)? },
-        Name::MGet => Command::MGet { keys: keys(arguments, count)? },
-        Name::GetDel => Command::GetDel { key: key(arguments)? },
-        Name::Del => Command::Del { keys: keys(arguments, count)? },
-        Name::Exists => Command::Exists { keys: keys(arguments, count)? },
-        Name::Set => set(arguments)?,
-        Name::Scan => scan(arguments)?,
-        Name::DbSize => Command::DbSize,
-        Name::Type => Command::Type { key: key(arguments)? },
-        Name::Ping => Command::Ping { message: arguments.next() },
-        Name::Echo => Command::Echo { message: required(arguments)? },
-        Name::Hello => hello(arguments)?,
-        Name::Auth => auth(arguments, count)?,
-        Name::Select => match required(arguments)? {
+        Kind::Get => Command::Get { key: key(arguments)? },
+        Kind::MGet => Command::MGet { keys: keys(arguments, count)? },
+        Kind::GetDel => Command::GetDel { key: key(arguments)? },
+        Kind::GetSet => Command::Set { key: key(arguments)?, value: value(arguments)?, get: true, only_if: None },
+        Kind::Del => Command::Del { keys: keys(arguments, count)? },
+        Kind::Exists => Command::Exists { keys: keys(arguments, count)? },
+        Kind::Set => set(arguments)?,
+        Kind::SetNx => Command::SetNx { key: key(arguments)?, value: value(arguments)? },
+        Kind::MSet => mset(arguments, count)?,
+        Kind::Strlen => Command::Strlen { key: key(arguments)? },
+        Kind::Scan => scan(arguments)?,
+        Kind::Keys => Command::Keys { pattern: pattern(required(arguments)?)? },
+        Kind::RandomKey => Command::RandomKey,
+        Kind::DbSize => Command::DbSize,
+        Kind::Type => Command::Type { key: key(arguments)? },
+        Kind::ObjectEncoding => Command::Encoding { key: key(arguments)? },
+        Kind::MemoryUsage => memory_usage(arguments)?,
+        Kind::LastSave => Command::LastSave,
+        Kind::Hello => hello(arguments)?,
+        Kind::Auth => auth(arguments, count)?,
+        Kind::Ping if count > 1 => return Err(wrong_arity(row.name)),
+        Kind::Ping => Command::Ping { message: arguments.next() },
+        Kind::Echo => Command::Echo { message: required(arguments)? },
+        Kind::Select => match required(arguments)? {
             b"0" => Command::Select,
-            other => return Err(if parse_i64(other).is_some() { words::DB_INDEX } else { words::NOT_AN_INTEGER }),
+            other if parse_i64(other).is_some() => return Err(words::DB_INDEX),
+            _ => return Err(words::NOT_AN_INTEGER),
         },
-        Name::Client => Command::Client(client(arguments)?),
-        Name::Command => Command::Table(table_query(arguments)?),
-        Name::Info => Command::Info { sections: arguments.collect() },
-        Name::Config => config(arguments)?,
-        Name::FlushAll => match (arguments.next(), count) {
+        Kind::Info => Command::Info { sections: arguments.collect() },
+        Kind::ConfigGet => Command::ConfigGet { patterns: arguments.map(pattern).collect::<Result<_, _>>()? },
+        Kind::Time => Command::Time,
+        Kind::Role => Command::Role,
+        Kind::Wait => wait(arguments)?,
+        Kind::FlushAll => match (arguments.next(), count) {
             (None, _) => Command::FlushAll,
             (Some(mode), 1) if mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async") => {
                 Command::FlushAll
             }
             _ => return Err(words::SYNTAX),
         },
-        Name::Quit => Command::Quit,
-        Name::Reset => Command::Reset,
-        Name::Multi => Command::Multi,
-        Name::Exec => Command::Exec,
-        Name::Discard => Command::Discard,
-        Name::Watch => Command::Watch,
-        Name::Unwatch => Command::Unwatch,
+        Kind::Quit => Command::Quit,
+        Kind::Reset => Command::Reset,
+        Kind::Multi => Command::Multi,
+        Kind::Exec => Command::Exec,
+        Kind::Discard => Command::Discard,
+        Kind::Watch => Command::Watch,
+        Kind::Unwatch => Command::Unwatch,
+        Kind::Help => Command::Help(parent),
+        Kind::Command => Command::Table(TableQuery::All),
+        of_the_connection => subcommand(of_the_connection, arguments)?,
+    })
+}
+
+/// A subcommand of CLIENT or COMMAND.
+fn subcommand<'a>(kind: Kind, arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError> {
+    Ok(match kind {
+        Kind::CommandCount => Command::Table(TableQuery::Count),
+        Kind::CommandDocs => Command::Table(TableQuery::Docs(arguments.collect())),
+        Kind::CommandInfo => match arguments.collect::<Vec<_>>() {
+            none if none.is_empty() => Command::Table(TableQuery::All),
+            names => Command::Table(TableQuery::Rows(names)),
+        },
+        Kind::CommandGetKeys => Command::Table(TableQuery::GetKeys(arguments.collect())),
+        Kind::CommandList => Command::Table(command_list(arguments)?),
+        Kind::ClientGetName => Command::Client(ClientCommand::GetName),
+        Kind::ClientId => Command::Client(ClientCommand::Id),
+        Kind::ClientInfo => Command::Client(ClientCommand::Info),
+        Kind::ClientKill => Command::Client(client_parser::kill(arguments)?),
+        Kind::ClientList => Command::Client(client_parser::list(arguments)?),
+        Kind::ClientNoEvict | Kind::ClientNoTouch => Command::Client(client_parser::on_or_off(required(arguments)?)?),
+        Kind::ClientSetInfo => Command::Client(client_parser::set_info(required(arguments)?, text(arguments)?)?),
+        Kind::ClientSetName => Command::Client(ClientCommand::SetName(client_name(arguments)?)),
+        // What has subcommands and came without one: its arity refused it.
+        _ => return Err(words::SYNTAX),
     })
 }
 
 fn wrong_arity(name: &str) -> CommandError {
+    if name == "exec" {
+        return words::EXEC_ARITY;
+    }
     CommandError::owned(ErrorCode::BadRequest, format!("ERR wrong number of arguments for '{name}' command"))
 }
 
@@ -176,6 +193,7 @@ fn unknown_command(name: &[u8], arguments: Arguments<'_>) -> CommandError {
 
 fn unknown_subcommand(command: &str, sent: &[u8]) -> CommandError {
     let sent = sent.get(..QUOTED_BYTES_MAX).unwrap_or(sent).escape_ascii();
+    let command = command.to_ascii_uppercase();
     CommandError::owned(ErrorCode::UnknownMethod, format!("ERR unknown subcommand '{sent}'. Try {command} HELP."))
 }
 
@@ -198,8 +216,16 @@ fn keys<'a>(arguments: &mut Arguments<'a>, count: usize) -> Result<Vec<&'a [u8]>
     Ok(keys)
 }
 
-fn integer(arguments: &mut Arguments<'_>) -> Result<i64, CommandError> {
+fn delta(arguments: &mut Arguments<'_>) -> Result<i64, CommandError> {
     parse_i64(required(arguments)?).ok_or(words::BAD_DELTA)
+}
+
+fn value(arguments: &mut Arguments<'_>) -> Result<i64, CommandError> {
+    parse_i64(required(arguments)?).ok_or(words::NOT_A_COUNTER)
+}
+
+fn pattern(pattern: &[u8]) -> Result<&[u8], CommandError> {
+    if pattern.len() > PATTERN_BYTES_MAX { Err(words::PATTERN_TOO_LONG) } else { Ok(pattern) }
 }
 
 fn text<'a>(arguments: &mut Arguments<'a>) -> Result<&'a [u8], CommandError> {
@@ -213,42 +239,79 @@ fn client_name<'a>(arguments: &mut Arguments<'a>) -> Result<&'a [u8], CommandErr
 }
 
 fn set<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError> {
-    let (key, value) = (key(arguments)?, integer(arguments)?);
-    let mut get = false;
+    let (key, value) = (key(arguments)?, value(arguments)?);
+    let (mut get, mut only_if) = (false, None);
     for option in arguments {
-        if option.eq_ignore_ascii_case(b"get") {
+        let is = |name: &[u8]| option.eq_ignore_ascii_case(name);
+        if is(b"get") {
             get = true;
-            continue;
+        } else if is(b"nx") && only_if != Some(SetIf::Exists) {
+            only_if = Some(SetIf::Missing);
+        } else if is(b"xx") && only_if != Some(SetIf::Missing) {
+            only_if = Some(SetIf::Exists);
+        } else if [&b"ex"[..], b"px", b"exat", b"pxat"].iter().any(|name| is(name)) {
+            return Err(words::SET_EXPIRY);
+        // Nothing expires, so there is nothing that could be lost.
+        } else if !is(b"keepttl") {
+            return Err(words::SYNTAX);
         }
-        const OF_REDIS: [&[u8]; 7] = [b"nx", b"xx", b"keepttl", b"ex", b"px", b"exat", b"pxat"];
-        let known = OF_REDIS.iter().any(|known| option.eq_ignore_ascii_case(known));
-        return Err(if known { words::SET_OPTION } else { words::SYNTAX });
     }
-    Ok(Command::Set { key, value, get })
+    Ok(Command::Set { key, value, get, only_if })
+}
+
+fn mset<'a>(arguments: &mut Arguments<'a>, count: usize) -> Result<Command<'a>, CommandError> {
+    if !count.is_multiple_of(2) {
+        return Err(wrong_arity("mset"));
+    }
+    let mut pairs = Vec::with_capacity(count / 2);
+    for _ in 0..count / 2 {
+        pairs.push((key(arguments)?, value(arguments)?));
+    }
+    Ok(Command::MSet { pairs })
+}
+
+fn memory_usage<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError> {
+    let key = key(arguments)?;
+    while let Some(option) = arguments.next() {
+        let value = arguments.next().ok_or(words::SYNTAX)?;
+        if !option.eq_ignore_ascii_case(b"samples") {
+            return Err(words::SYNTAX);
+        }
+        if parse_i64(value).ok_or(words::NOT_AN_INTEGER)? < 0 {
+            return Err(words::SYNTAX);
+        }
+    }
+    Ok(Command::MemoryUsage { key })
+}
+
+fn wait<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError> {
+    parse_i64(required(arguments)?).ok_or(words::NOT_AN_INTEGER)?;
+    match parse_i64(required(arguments)?) {
+        None => Err(words::TIMEOUT_NOT_AN_INTEGER),
+        Some(..0) => Err(words::TIMEOUT_NEGATIVE),
+        Some(_) => Ok(Command::Wait),
+    }
 }
 
 fn scan<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError> {
     let cursor = parse_u64(required(arguments)?).ok_or(words::INVALID_CURSOR)?;
-    let (mut count, mut pattern, mut other_type) = (SCAN_COUNT_DEFAULT, None, false);
+    let (mut count, mut wanted, mut other_type) = (SCAN_COUNT_DEFAULT, None, false);
     while let Some(option) = arguments.next() {
         let value = arguments.next().ok_or(words::SYNTAX)?;
         if option.eq_ignore_ascii_case(b"count") {
-            let wanted = parse_i64(value).ok_or(words::NOT_AN_INTEGER)?;
-            let wanted = usize::try_from(wanted).ok().filter(|&wanted| wanted > 0).ok_or(words::SYNTAX)?;
+            let about = parse_i64(value).ok_or(words::NOT_AN_INTEGER)?;
+            let about = usize::try_from(about).ok().filter(|&about| about > 0).ok_or(words::SYNTAX)?;
             // A hint, not a promise: more than a page may hold is a page.
-            count = wanted.min(REQUEST_ITEMS_MAX);
+            count = about.min(REQUEST_ITEMS_MAX);
         } else if option.eq_ignore_ascii_case(b"match") {
-            if value.len() > PATTERN_BYTES_MAX {
-                return Err(words::PATTERN_TOO_LONG);
-            }
-            pattern = Some(value);
+            wanted = Some(pattern(value)?);
         } else if option.eq_ignore_ascii_case(b"type") {
             other_type = !value.eq_ignore_ascii_case(b"string");
         } else {
             return Err(words::SYNTAX);
         }
     }
-    Ok(Command::Scan { cursor, count, pattern, other_type })
+    Ok(Command::Scan { cursor, count, pattern: wanted, other_type })
 }
 
 fn hello<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError> {
@@ -287,50 +350,21 @@ fn auth<'a>(arguments: &mut Arguments<'a>, count: usize) -> Result<Command<'a>, 
     Ok(Command::Auth(Credentials { user, password: text(arguments)? }))
 }
 
-fn client<'a>(arguments: &mut Arguments<'a>) -> Result<ClientCommand<'a>, CommandError> {
-    let sent = required(arguments)?;
-    let count = arguments.count_left();
-    let is = |name: &[u8]| sent.eq_ignore_ascii_case(name);
-    let exactly = |wanted: usize, name: &str| if count == wanted { Ok(()) } else { Err(wrong_arity(name)) };
-    if is(b"setname") {
-        exactly(1, "client|setname")?;
-        client_name(arguments).map(ClientCommand::SetName)
-    } else if is(b"getname") {
-        exactly(0, "client|getname").map(|()| ClientCommand::GetName)
-    } else if is(b"setinfo") {
-        exactly(2, "client|setinfo").map(|()| ClientCommand::SetInfo)
-    } else if is(b"id") {
-        exactly(0, "client|id").map(|()| ClientCommand::Id)
+fn command_list<'a>(arguments: &mut Arguments<'a>) -> Result<TableQuery<'a>, CommandError> {
+    let sent: Vec<&[u8]> = arguments.collect();
+    let (kind, value) = match sent[..] {
+        [] => return Ok(TableQuery::List),
+        [filter, kind, value] if filter.eq_ignore_ascii_case(b"filterby") => (kind, value),
+        _ => return Err(words::SYNTAX),
+    };
+    let is = |name: &[u8]| kind.eq_ignore_ascii_case(name);
+    if is(b"module") {
+        Ok(TableQuery::ListModule)
+    } else if is(b"aclcat") {
+        Ok(TableQuery::ListCategory(value))
+    } else if is(b"pattern") {
+        Ok(TableQuery::ListPattern(pattern(value)?))
     } else {
-        Err(unknown_subcommand("CLIENT", sent))
+        Err(words::SYNTAX)
     }
-}
-
-fn table_query(arguments: &mut Arguments<'_>) -> Result<TableQuery, CommandError> {
-    let Some(sent) = arguments.next() else { return Ok(TableQuery::Rows) };
-    let is = |name: &[u8]| sent.eq_ignore_ascii_case(name);
-    if is(b"docs") {
-        Ok(TableQuery::Docs)
-    } else if is(b"count") {
-        Ok(TableQuery::Count)
-    } else if is(b"info") || is(b"list") {
-        Ok(TableQuery::Rows)
-    } else {
-        Err(unknown_subcommand("COMMAND", sent))
-    }
-}
-
-fn config<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError> {
-    let sent = required(arguments)?;
-    if !sent.eq_ignore_ascii_case(b"get") {
-        return Err(unknown_subcommand("CONFIG", sent));
-    }
-    let patterns: Vec<&[u8]> = arguments.collect();
-    if patterns.is_empty() {
-        return Err(wrong_arity("config|get"));
-    }
-    if patterns.iter().any(|pattern| pattern.len() > PATTERN_BYTES_MAX) {
-        return Err(words::PATTERN_TOO_LONG);
-    }
-    Ok(Command::ConfigGet { patterns })
 }

@@ -3,10 +3,10 @@
 use memchr::{memchr, memchr2};
 
 use super::arguments::next_word;
-use super::integer::parse_u64;
+use super::integer::{parse_i64, parse_u64};
 use crate::error_code::ErrorCode;
 use crate::limits::{INLINE_BYTES_MAX, REQUEST_ITEMS_MAX};
-use crate::wire::scan::{FrameLimits, Scan};
+use crate::wire::scan::{FrameLimits, Scan, begins_line};
 
 /// Longest line `*n` or `$n`, its end included. A number of 64 bits has 20 digits.
 const HEADER_BYTES_MAX: usize = 32;
@@ -50,7 +50,7 @@ pub enum ProtocolError {
     /// A line with a quote that isn't closed, or with an escape in it.
     #[error("Protocol error: unbalanced quotes in request")]
     UnbalancedQuotes,
-    /// A request begins with `*` or a letter.
+    /// A request begins with `*`, a printable character or a blank.
     #[error("Protocol error: expected '*' or a command, got '{}'", .0.escape_ascii())]
     ExpectedCommand(u8),
     /// A browser was tricked into sending this here.
@@ -92,7 +92,7 @@ impl FrameScanner {
         let result = match buf.first() {
             None => Ok(Scan::Incomplete),
             Some(b'*') => self.advance(buf, limits),
-            Some(b'\r' | b'\n' | b'A'..=b'Z' | b'a'..=b'z') => self.advance_line(buf, limits),
+            Some(&first) if begins_line(first) => self.advance_line(buf, limits),
             Some(&other) => Err(ProtocolError::ExpectedCommand(other)),
         };
         if !matches!(result, Ok(Scan::Incomplete)) {
@@ -108,7 +108,8 @@ impl FrameScanner {
 
     fn advance(&mut self, buf: &[u8], limits: FrameLimits) -> Result<Scan, ProtocolError> {
         if self.position == 0 {
-            let Some((count, end)) = header(buf, 0, ProtocolError::MultibulkLine, ProtocolError::MultibulkLength)?
+            let Some((count, end)) =
+                header(buf, 0, count, ProtocolError::MultibulkLine, ProtocolError::MultibulkLength)?
             else {
                 return Ok(Scan::Incomplete);
             };
@@ -142,7 +143,9 @@ impl FrameScanner {
             Some(b'$') => {}
             Some(&other) => return Err(ProtocolError::ExpectedBulk(other)),
         }
-        let Some((len, start)) = header(buf, self.position, ProtocolError::BulkLine, ProtocolError::BulkLength)? else {
+        let Some((len, start)) =
+            header(buf, self.position, parse_u64, ProtocolError::BulkLine, ProtocolError::BulkLength)?
+        else {
             return Ok(None);
         };
         // What must still come: this argument, its line end, and the shortest form of those after it.
@@ -173,6 +176,7 @@ impl FrameScanner {
 fn header(
     buf: &[u8],
     start: usize,
+    number: impl Fn(&[u8]) -> Option<u64>,
     too_long: ProtocolError,
     wrong: ProtocolError,
 ) -> Result<Option<(u64, usize)>, ProtocolError> {
@@ -186,8 +190,13 @@ fn header(
         Some([b'\r', b'\n', ..]) => {}
         _ => return Err(wrong),
     }
-    let number = line.get(1..end).and_then(parse_u64).ok_or(wrong)?;
+    let number = line.get(1..end).and_then(number).ok_or(wrong)?;
     Ok(Some((number, start + end + 2)))
+}
+
+/// How many arguments: as in Redis a negative number means none.
+fn count(text: &[u8]) -> Option<u64> {
+    parse_u64(text).or_else(|| parse_i64(text).map(|_| 0))
 }
 
 /// A line must have words that can be told apart, and must not come from a browser (as Redis does it:
@@ -232,6 +241,13 @@ mod tests {
             b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
             b"*2\r\n$4\r\nECHO\r\n$0\r\n\r\n",
             b"*0\r\n",
+            b"*-1\r\n",
+            b"*-9223372036854775808\r\n",
+            b" ping\r\n",
+            b"\t \r\n",
+            b"\"ping\"\r\n",
+            b"'ping' 'a b'\n",
+            b"12\r\n",
             b"*2\r\n$4\r\nECHO\r\n$4\r\n\r\n\r\n\r\n",
             b"PING\r\n",
             b"ping\n",
@@ -251,7 +267,7 @@ mod tests {
     #[test]
     fn hostile_requests_get_redis_words() {
         let rows: &[(&[u8], ProtocolError)] = &[
-            (b"*-1\r\n", ProtocolError::MultibulkLength),
+            (b"*-0\r\n", ProtocolError::MultibulkLength),
             (b"*x\r\n", ProtocolError::MultibulkLength),
             (b"*\r\n", ProtocolError::MultibulkLength),
             (b"*01\r\n", ProtocolError::MultibulkLength),
@@ -273,7 +289,8 @@ mod tests {
             (b"GET \"a\\n\"\r\n", ProtocolError::UnbalancedQuotes),
             (b"POST / HTTP/1.1\r\n", ProtocolError::Http),
             (b"Host: localhost\r\n", ProtocolError::Http),
-            (b"{", ProtocolError::ExpectedCommand(b'{')),
+            (b"\x00", ProtocolError::ExpectedCommand(0)),
+            (b"\xff", ProtocolError::ExpectedCommand(255)),
         ];
         for (bytes, error) in rows {
             assert_eq!(whole(bytes), Err(*error), "{}", bytes.escape_ascii());

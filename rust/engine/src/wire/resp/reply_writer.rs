@@ -74,6 +74,14 @@ pub fn write_null(out: &mut Vec<u8>, version: Version) {
     });
 }
 
+/// Nothing in the place of an array: `*-1` or `_`.
+pub fn write_null_array(out: &mut Vec<u8>, version: Version) {
+    out.extend_from_slice(match version {
+        Version::Resp2 => b"*-1\r\n",
+        Version::Resp3 => b"_\r\n",
+    });
+}
+
 /// `:1`, `:0` or `#t`, `#f`.
 pub fn write_bool(out: &mut Vec<u8>, version: Version, value: bool) {
     out.extend_from_slice(match (version, value) {
@@ -106,6 +114,11 @@ pub fn write_double(out: &mut Vec<u8>, version: Version, value: f64) {
 /// An array's head; so many values must follow.
 pub fn write_array_len(out: &mut Vec<u8>, len: usize) {
     write_size(out, b'*', len);
+}
+
+/// The head of a set: an array in RESP2.
+pub fn write_set_len(out: &mut Vec<u8>, version: Version, len: usize) {
+    write_size(out, if version == Version::Resp3 { b'~' } else { b'*' }, len);
 }
 
 /// A map's head: a flat array in RESP2. So many pairs must follow.
