@@ -15,6 +15,7 @@ mod held_replies;
 mod msgpack_handler;
 mod operations;
 mod resp_handler;
+mod run;
 mod shard_settings;
 mod statistics;
 mod unfinished_input;
@@ -29,7 +30,6 @@ pub use statistics::{HostFigures, Statistics};
 
 use crate::clock::Clock;
 use crate::connection_input::Protocol;
-use crate::counter_store::CounterRef;
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::folder::Recovered;
@@ -46,6 +46,7 @@ use crate::wire::scan::FrameLimits;
 use connections::Connections;
 use following::Following;
 use held_replies::{HeldReplies, MarkedReplies, ReplyKind};
+use run::{Part, Pending};
 use shard_settings::Identity;
 
 /// A run of plain increments is parsed, hashed and prefetched this far ahead before it is applied.
@@ -70,39 +71,6 @@ pub struct Fed {
     pub attend: bool,
     /// Call `commit` once the turn of the loop is over.
     pub commit: bool,
-}
-
-/// A part of a chunk.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    start: u32,
-    length: u32,
-}
-
-impl Part {
-    /// Where `part` is in `chunk`.
-    fn of(chunk: &[u8], part: &[u8]) -> Self {
-        let start = part.as_ptr() as usize - chunk.as_ptr() as usize;
-        // A chunk is far below 4 GiB: input is bounded by the frame size and the host's chunk size.
-        Self { start: start as u32, length: part.len() as u32 }
-    }
-
-    fn get(self, chunk: &[u8]) -> &[u8] {
-        let start = self.start as usize;
-        chunk.get(start..start + self.length as usize).unwrap_or_default()
-    }
-}
-
-/// An increment that is parsed and not yet applied.
-#[derive(Debug, Clone, Copy)]
-struct Pending {
-    hash: u64,
-    delta: i64,
-    /// The counter that it most likely is, once that was looked for.
-    likely: Option<CounterRef>,
-    msgid: u32,
-    key: Part,
-    id: Option<Part>,
 }
 
 /// One shard's engine.
