@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 import warnings
 import weakref
 from types import TracebackType
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 #: By identity: counters compare by content, so they have no hash.
 _opened: weakref.WeakValueDictionary[int, DurableCounters] = weakref.WeakValueDictionary()
+#: The process at whose end `multiprocessing` closes them.
+_closed_at_end_of: set[int] = set()
 
 
 class DurableCounters(JournaledCounters):
@@ -50,7 +53,7 @@ class DurableCounters(JournaledCounters):
             self._checkpointer.checkpoint()
 
     def close(self, *, discard: bool = False) -> None:
-        """Writes what is pending, makes a checkpoint and unlocks the folder. Idempotent.
+        """Writes what is pending, makes a checkpoint and unlocks the folder. Idempotent, and nothing in a forked child.
 
         Args:
             discard: close even if the disk refuses, and lose what is not on it.
@@ -58,6 +61,8 @@ class DurableCounters(JournaledCounters):
         Raises:
             NotDurable: the disk refused. Nothing is lost and the map stays open: close it again once there is room.
         """
+        if self._checkpointer is not None and self._checkpointer.is_forked:
+            return
         super().close(discard=discard)
         checkpointer, self._checkpointer = self._checkpointer, None
         if checkpointer is None:
@@ -73,7 +78,11 @@ class DurableCounters(JournaledCounters):
     def __del__(self) -> None:
         if self._checkpointer is not None and not self._checkpointer.is_forked:
             warnings.warn(f"counters in {self._path} were not closed", ResourceWarning, stacklevel=2, source=self)
-            _close_or_tell(self)
+            if self._checkpointer.is_this_thread:
+                # The collector came by in the very thread that closing waits for.
+                threading.Thread(target=_close_or_tell, args=(self,), name="pycounter-close").start()
+            else:
+                _close_or_tell(self)
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +141,7 @@ def open(  # noqa: A001 - as in `pycounter.open`
     counters._checkpointer = checkpointer
     checkpointer.start()
     _opened[id(counters)] = counters
+    _close_at_exit_of_child()
     return counters
 
 
@@ -153,9 +163,28 @@ def _close_all() -> None:
         fail_at_exit()
 
 
+def _close_at_exit_of_child() -> None:
+    """A child of `multiprocessing` runs no exit handlers but `multiprocessing`'s own."""
+    process = sys.modules.get("multiprocessing.process")
+    if os.getpid() in _closed_at_end_of or process is None or process.parent_process() is None:
+        return
+    # After all other finalizers: it may end the process.
+    sys.modules["multiprocessing.util"].Finalize(None, _close_all_in_child, exitpriority=-1000)
+    _closed_at_end_of.add(os.getpid())
+
+
+def _close_all_in_child() -> None:
+    lost = [counters for counters in list(_opened.values()) if not _close_or_tell(counters)]
+    if lost:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def _forget_all() -> None:
     """In a forked child: the folders belong to the parent."""
     _opened.clear()
+    _closed_at_end_of.clear()
 
 
 atexit.register(_close_all)

@@ -7,19 +7,22 @@ recovery isn't trusted.
 
 RocksDB refuses all writes after one that failed, for as long as it is open. So whoever writes calls `reopen_if_broken`
 first. Opening reads back what it has and writes it to new files, so nothing rests on pages that an fsync failed on.
+
+A fork closes RocksDB, see `forking`; the next use opens it again. So every use holds the store's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rocksdict import (
     AccessType,
@@ -32,7 +35,8 @@ from rocksdict import (
     WriteOptions,
 )
 
-from pycounter.errors import DamagedData, FolderLocked, StorageError, StorageFull
+from pycounter.errors import AfterFork, DamagedData, FolderLocked, PyCounterError, StorageError, StorageFull
+from pycounter.storage import forking
 
 __all__ = ["FOLDER_NAME", "CheckpointStore", "StoreView"]
 
@@ -69,7 +73,7 @@ def _mapped(path: Path) -> Iterator[None]:
     """RocksDB's errors, which are bare `Exception`s with a text, as ours: the one place for that."""
     try:
         yield
-    except StorageError:
+    except PyCounterError:
         raise
     except Exception as error:  # the binding raises nothing more specific, or an OSError that names no file
         text = " ".join(str(error).split())
@@ -87,15 +91,15 @@ def _mapped(path: Path) -> Iterator[None]:
         raise StorageError(f"the checkpoint store in {path} failed: {text}", path) from error
 
 
-def _shadow(path: Path) -> tempfile.TemporaryDirectory[str]:
+def _shadow(path: Path) -> Path:
     """Links to a store's files in a folder elsewhere: the binding writes a note even where RocksDB only reads."""
-    shadow = tempfile.TemporaryDirectory(prefix="pycounter-")
+    shadow = Path(tempfile.mkdtemp(prefix="pycounter-"))
     try:
         for file in path.resolve().iterdir():
             if file.name != BINDING_NOTE_NAME:
-                (Path(shadow.name) / file.name).symlink_to(file)
+                (shadow / file.name).symlink_to(file)
     except OSError as error:
-        shadow.cleanup()
+        shutil.rmtree(shadow, ignore_errors=True)
         raise StorageError(f"the checkpoint store in {path} can't be read: {error.strerror}", path) from error
     return shadow
 
@@ -147,35 +151,79 @@ class CheckpointStore:
 
     def __init__(self, directory: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = Path(directory) / FOLDER_NAME
-        self._shadow = _shadow(self.path) if read_only else None
+        #: Held by every use, and through a fork.
+        self.lock = threading.RLock()
+        # None while a fork's closing lasts, and after `close`.
+        self._rows: Rdict | None = None
+        self._state: Literal["in use", "closed", "the parent's"] = "in use"
+        self._is_broken = False
         # While one of them is there, RocksDB keeps its files locked.
         self._views: weakref.WeakSet[StoreView] = weakref.WeakSet()
-        self._views_lock = threading.Lock()
-        try:
-            self._open()
-        except BaseException:
-            self._clean_shadow()
-            raise
         self._lazy = WriteOptions()
         self._lazy.no_slowdown = True
         self._safe = WriteOptions()
         self._safe.sync = True
+        self._shadow = _shadow(self.path) if read_only else None
+        self._remove_shadow: weakref.finalize[..., CheckpointStore] | None = None
+        if self._shadow is not None:
+            self._remove_shadow = weakref.finalize(self, shutil.rmtree, self._shadow, ignore_errors=True)
+        with forking.gate:
+            forking.register(self)
+        try:
+            self._use()
+        except BaseException:
+            self._clean_shadow()
+            raise
 
-    def _open(self) -> None:
+    def _use(self) -> Rdict:
+        """RocksDB, opened if a fork closed it. To be called with the lock held, and within `_mapped`."""
+        with self.lock:
+            if self._state == "the parent's":
+                raise AfterFork(
+                    f"the checkpoint store in {self.path} belongs to the parent process: it was not touched"
+                )
+            if self._rows is None:
+                if self._state == "closed":
+                    raise StorageError(f"the checkpoint store in {self.path} is closed", self.path)
+                self._rows = self._open()
+            return self._rows
+
+    def _open(self) -> Rdict:
         # Where it only reads, a log that RocksDB has not written into a table yet is read into memory.
         access = AccessType.read_only(error_if_log_file_exist=False) if self._shadow else AccessType.read_write()
         with _mapped(self.path):
-            self._rows = Rdict(self._shadow.name if self._shadow else str(self.path), _options(), access_type=access)
+            rows = Rdict(str(self._shadow or self.path), _options(), access_type=access)
         self._is_broken = False
+        return rows
 
     @contextlib.contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
+    def _using(self, path: Path | None = None) -> Iterator[Rdict]:
+        """RocksDB for one call; errors are about `path`, the store's own without it."""
+        with self.lock, _mapped(path or self.path):
+            yield self._use()
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path | None = None) -> Iterator[Rdict]:
         try:
-            with _mapped(path):
-                yield
+            with self._using(path) as rows:
+                yield rows
         except StorageError:
             self._is_broken = True
             raise
+
+    def rest(self) -> None:
+        """Closes RocksDB until the store is used again, and ends all views. To be called with the lock held."""
+        try:
+            self._close_rows()
+        except StorageError:
+            # What it could not write it reads from its own log when it is opened.
+            self._is_broken = True
+
+    def disown(self) -> None:
+        """In a forked child: what is on disk is the parent's, and its shadow too."""
+        self._state = "the parent's"
+        if self._remove_shadow is not None:
+            self._remove_shadow.detach()
 
     def reopen_if_broken(self) -> None:
         """Closes and opens it again, if a write failed since it was opened.
@@ -183,29 +231,29 @@ class CheckpointStore:
         Raises:
             StorageError: the disk fails still; to be called again before the next use.
         """
-        if self._is_broken:
-            # What it would still like to write is refused here once more, and it is closed all the same.
-            with contextlib.suppress(StorageError):
-                self.close()
-            self._open()
+        with self.lock:
+            if self._is_broken:
+                # What it would still like to write is refused here once more, and it is closed all the same.
+                self.rest()
+                self._use()
 
     def get(self, key: bytes) -> bytes | None:
         """The row's value, None where there is none."""
-        with _mapped(self.path):
-            value: bytes | None = self._rows.get(key)
+        with self._using() as rows:
+            value: bytes | None = rows.get(key)
             return value
 
     def view(self) -> StoreView:
         """The rows as they are now. Any thread may call it."""
-        with self._views_lock:
-            view = StoreView(self.path, self._rows)
+        with self._using() as rows:
+            view = StoreView(self.path, rows)
             self._views.add(view)
             return view
 
     def keys(self) -> list[bytes]:
         """All keys, in order."""
-        with _mapped(self.path):
-            return [key for key in self._rows.keys() if isinstance(key, bytes)]  # noqa: SIM118 - an Rdict is no iterable
+        with self._using() as rows:
+            return [key for key in rows.keys() if isinstance(key, bytes)]  # noqa: SIM118 - an Rdict is no iterable
 
     def put_lazily(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Puts rows, safe only after the next `put_safely`."""
@@ -220,8 +268,8 @@ class CheckpointStore:
 
     def put_safely(self, key: bytes, value: bytes) -> None:
         """Puts a row and returns once it, and everything put before it, is on disk."""
-        with self._writing(self.path):
-            self._rows.put(key, value, write_opt=self._safe)
+        with self._writing() as rows:
+            rows.put(key, value, write_opt=self._safe)
 
     def delete(self, keys: Sequence[bytes]) -> None:
         """Deletes rows that nothing names any more. A crash may undo that, which harms nothing."""
@@ -233,33 +281,43 @@ class CheckpointStore:
 
     def copy_to(self, directory: Path) -> None:
         """A consistent copy in a new folder, by hard links where the disk allows them."""
-        with self._writing(directory):
-            Checkpoint(self._rows).create_checkpoint(str(directory))
+        with self._writing(directory) as rows:
+            Checkpoint(rows).create_checkpoint(str(directory))
 
     def flush(self) -> None:
         """Writes the rows that RocksDB holds in memory to its files: the memory is given back. Other threads run on."""
-        with self._writing(self.path):
-            self._rows.flush()
+        with self._writing() as rows:
+            rows.flush()
 
     def close(self) -> None:
-        """Closes it, and all its views. Idempotent."""
-        with self._views_lock:
-            for view in self._views:
-                view.close()
+        """Closes it, and all its views. Idempotent; does nothing in a forked child."""
+        with self.lock:
+            if self._state == "the parent's":
+                return
+            self._state = "closed"
+            try:
+                self._close_rows()
+            finally:
+                self._clean_shadow()
+
+    def _close_rows(self) -> None:
+        for view in self._views:
+            view.close()
+        rows, self._rows = self._rows, None
+        if rows is not None:
             with _mapped(self.path):
-                self._rows.close()
-        self._clean_shadow()
+                rows.close()
 
     def _clean_shadow(self) -> None:
-        if self._shadow is not None:
-            self._shadow.cleanup()
+        if self._remove_shadow is not None:
+            self._remove_shadow()
 
     def _write(self, batch: WriteBatch) -> None:
         deadline = time.monotonic() + STALL_PATIENCE_S
         while True:
             try:
-                with _mapped(self.path):
-                    self._rows.write(batch, self._lazy)
+                with self._using() as rows:
+                    rows.write(batch, self._lazy)
                 return
             except StorageError as error:
                 # Nothing was written then.

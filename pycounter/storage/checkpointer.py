@@ -79,6 +79,11 @@ class Checkpointer:
         """Whether this process is a fork of the one that made it: there is no thread here, and no store."""
         return self._process != os.getpid()
 
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether it is the thread that asks."""
+        return self._thread is threading.current_thread()
+
     def start(self) -> None:
         """Starts the thread."""
         self._thread = threading.Thread(target=self._run, name="pycounter-checkpoint", daemon=True)

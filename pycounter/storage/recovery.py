@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pycounter.errors import IsBackup, StorageError
+from pycounter.storage import forking
 from pycounter.storage.checkpoint_store import CheckpointStore
 
 __all__ = ["CLUSTER_FILE_NAME", "Recoverable", "Rows", "load_checkpoint", "open_folder"]
@@ -74,7 +75,8 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
             f"{Path(directory) / 'shards'}",
             directory,
         )
-    engine = open_engine()
+    with forking.gate:  # no child gets a copy of a lock that nobody knows of yet
+        engine = open_engine()
     try:
         store = CheckpointStore(directory)
         try:
