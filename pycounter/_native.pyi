@@ -1086,9 +1086,7 @@ class RouterConnection:
         | --- | --- | --- |
         | get | [key] | the value, or nil where there is no counter |
         | mget | keys | an array of such |
-        | set | [key, value, get] | with get the value before, or nil; else anything |
-        | getdel | [key] | the value, or nil |
-        | del, exists | keys | how many |
+        | exists | keys | how many |
         | scan | [cursor, count, pattern or nil, other_type] | [next cursor, [key, ...]] |
         | dbsize | [] | how many |
         | type | [key] | does it exist: true or false |

@@ -40,8 +40,6 @@ _log = logging.getLogger(__name__)
 #: As a shard's own defaults.
 SCAN_COUNT = 100
 TOP_COUNT = 10
-#: Keys of DEL that are deleted at the same time.
-DELETES_AT_A_TIME = 16
 #: So long INFO waits for a shard.
 INFO_PATIENCE_S = 0.25
 #: Clients that wait for a newer topology.
@@ -109,14 +107,11 @@ class HostRequests:
         self._commands: dict[str, Callable[..., Awaitable[Any]]] = {
             "get": self._resp_get,
             "mget": self._resp_mget,
-            "set": self._resp_set,
             "mset": self._resp_mset,
             "strlen": self._resp_strlen,
             "keys": self._resp_keys,
             "randomkey": self._resp_randomkey,
             "lastsave": self._resp_lastsave,
-            "getdel": self._resp_getdel,
-            "del": self._resp_del,
             "exists": self._resp_exists,
             "scan": self._resp_scan,
             "dbsize": self._resp_dbsize,
@@ -267,10 +262,6 @@ class HostRequests:
         values = await self._totals.find_many(keys, timeout_s=self._timeout_s)
         return [None if value is None else wire_integer(value) for value in values]
 
-    async def _resp_set(self, key: bytes, value: int, get: bool = False) -> Any:
-        before = await self._removals.exchange(key, value, timeout_s=self._timeout_s)
-        return wire_integer(before) if get and before is not None else None
-
     async def _resp_mset(self, *pairs: Any) -> Any:
         values = dict(zip(pairs[::2], pairs[1::2], strict=True))
         done = 0
@@ -324,25 +315,6 @@ class HostRequests:
             ]
         return min(task.result()["last_save"] for task in asking)
 
-    async def _resp_getdel(self, key: bytes) -> Any:
-        (before,) = await self._totals.find_many([key], accuracy="exact", timeout_s=self._timeout_s)
-        if before is None:
-            return None
-        return wire_integer(await self._removals.delete(key, timeout_s=self._timeout_s))
-
-    async def _resp_del(self, *keys: bytes) -> Any:
-        wanted = list(dict.fromkeys(keys))
-        before = await self._totals.find_many(wanted, accuracy="exact", timeout_s=self._timeout_s)
-        existing = [key for key, value in zip(wanted, before, strict=True) if value is not None]
-        self._removals.need_all("DEL")
-        try:
-            await _in_turn(existing, lambda key: self._removals.delete(key, timeout_s=self._timeout_s))
-        except RpcError as error:
-            if len(existing) == 1:
-                raise
-            raise UnknownOutcome(f"some of {len(existing)} counters may be deleted, then: {error}") from error
-        return len(existing)
-
     async def _resp_exists(self, *keys: bytes) -> Any:
         return sum(value is not None for value in await self._totals.find_many(keys, timeout_s=self._timeout_s))
 
@@ -387,19 +359,6 @@ class HostRequests:
             await self._removals.delete_all(timeout_s=self._timeout_s)
         except RemovalUnsettled as error:
             raise UnknownOutcome(f"{error}, or send FLUSHALL again: it deletes what came since, too") from error
-
-
-async def _in_turn(keys: Sequence[bytes], work: Callable[[bytes], Awaitable[object]]) -> None:
-    """Does something for each key, for several at the same time. The first error ends it."""
-    waiting = iter(keys)
-
-    async def worker() -> None:
-        for key in waiting:
-            await work(key)
-
-    async with Crowd() as crowd:
-        for _ in range(min(DELETES_AT_A_TIME, len(keys))):
-            crowd.create_task(worker())
 
 
 def _options(options: Any) -> dict[str, Any]:

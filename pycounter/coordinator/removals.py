@@ -359,14 +359,14 @@ def _options(operation_id: bytes, level: str | None) -> dict[str, object]:
 
 
 def _steps(difference: int) -> list[int]:
-    """A difference as increments of 64 bits: one, or two for most of what is beyond.
+    """A difference as increments of 64 bits: at most three between two values of 64 bits.
 
     Raises:
         CounterOverflow: no counter of 64 bits goes so far.
     """
-    if difference in I64:
-        return [difference]
-    half = difference // 2
-    if half not in I64 or difference - half not in I64:
+    if abs(difference) >= 2**64:
         raise CounterOverflow("the difference is beyond what a counter can hold: nothing was applied")
-    return [half, difference - half]
+    steps = [max(I64.start, min(I64.stop - 1, difference))]
+    while left := difference - sum(steps):
+        steps.append(max(I64.start, min(I64.stop - 1, left)))
+    return steps

@@ -1,6 +1,7 @@
 """Sessions through a coordinator while coordinators and shards are killed, stopped, or end in good order."""
 
 import contextlib
+import itertools
 import random
 import signal
 import threading
@@ -111,7 +112,7 @@ def test_a_coordinator_that_ends_answers_what_it_has_read(start_cluster):
         session = number.to_bytes(16, "big")
         with RpcSocket(cluster.address) as connection:
             assert connection.call("hello", {"shard": "shard-0"})[b"shard"] == b"shard-0"
-            sender = threading.Thread(target=send_batches, args=(connection, session, 2000))
+            sender = threading.Thread(target=send_batches, args=(connection, session))
             sender.start()
             answers = [connection.response() for _ in range(20)]
             cluster.send_signal_to("coordinator-0", signal.SIGTERM)
@@ -119,7 +120,6 @@ def test_a_coordinator_that_ends_answers_what_it_has_read(start_cluster):
                 while True:
                     answers.append(connection.response())
             sender.join(60)
-        assert 20 <= len(answers) < 2000, "it ended in the midst of it"
         values = [outcome[b"results"][-1] for _, outcome in answers]
         assert values == list(range(BATCH, BATCH * len(answers) + 1, BATCH))
         cluster.wait_restarted("coordinator-0")
@@ -128,10 +128,10 @@ def test_a_coordinator_that_ends_answers_what_it_has_read(start_cluster):
         assert hello[b"last_sequence"] == len(answers) * BATCH, "nothing was applied that the client wasn't told of"
 
 
-def send_batches(connection, session, count):
+def send_batches(connection, session):
     """Sends batches until the connection ends."""
     with contextlib.suppress(OSError):
-        for number in range(count):
+        for number in itertools.count():
             sent = number * BATCH
             connection.send(request(number, "apply", session, sent + 1, sent, [["drained", 1]] * BATCH, "durable"))
 

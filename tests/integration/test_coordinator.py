@@ -124,6 +124,29 @@ def test_a_removal_told_in_full_has_the_commits_of_its_shards(cluster, rpc, resp
     assert (detail[b"value"], detail[b"commit"], set(detail[b"commits"])) == (1, None, set(commits))
 
 
+def test_delete_many_takes_every_part_of_each_counter(cluster, rpc, resp):
+    rpc.call("incr_many", [[key, 1] for key in KEYS])
+    for name in ("shard-0", "shard-1"):
+        call_shard(cluster, name, "incr", "key-7", 10)
+    *removed, bad_key, never = rpc.call("delete_many", [*KEYS, "", "never"])
+    assert removed == [21 if key == "key-7" else 1 for key in KEYS]
+    assert bad_key.startswith(b"bad_key: ")
+    assert never == 0
+    assert shard_values(cluster, "key-7") == dict.fromkeys(["shard-0", "shard-1", "shard-2"], 0)
+    assert resp.call("EXISTS", *KEYS) == 0
+    rpc.call("incr", "once", 5)
+    for _ in range(2):
+        assert rpc.call("delete_many", [["once", b"deleted by this id"]], {"level": "applied"}) == [5]
+        rpc.call("incr", "once", 1)
+    assert rpc.call("get", "once") == 2
+
+
+def test_any_value_is_set_after_any_other(resp):
+    for value in (-(2**63), 2**63 - 1, -(2**63), 0):
+        assert resp.call("SET", "o", str(value)) == b"OK"
+        assert int(resp.call("GET", "o")) == value
+
+
 def test_scan_and_top_over_all_shards(rpc, resp):
     for number, key in enumerate(KEYS):
         rpc.call("incr", key, number)

@@ -96,6 +96,29 @@ def test_drain_and_delete(rpc):
     assert rpc.call("drain", "lowest") == SMALLEST
 
 
+def test_delete_many_each_with_its_outcome_and_once_under_its_id_over_a_kill(start_shard):
+    shard = start_shard()
+    items = [["a", b"id of a"], "b", "never", "", ["c", b"id of c"]]
+    with RpcSocket(shard.address) as rpc:
+        rpc.call("incr_many", [["a", 1], ["b", 2], ["c", 3], ["d", 4]])
+        *removed, bad_key, last = rpc.call("delete_many", items)
+        assert [*removed, last] == [1, 2, 0, 3]
+        assert bad_key.startswith(b"bad_key: ")
+        assert rpc.call("scan") == [0, [[b"d", 4]]]
+        rpc.call("incr_many", [["a", 7], ["b", 8]])
+    shard.kill()
+    shard.start()
+    with RpcSocket(shard.address) as rpc:
+        detail = rpc.call("delete_many", items, {"detail": True})
+        assert detail[b"level"] == b"durable"
+        assert detail[b"commit"] > 0
+        *again, _, last = detail[b"values"]
+        assert [*again, last] == [1, 8, 0, 3]
+        assert rpc.call("get_many", ["a", "b", "d"]) == [7, 0, 4]
+        (reused,) = rpc.call("delete_many", [["d", b"id of a"]])
+        assert reused.startswith(b"id_reused: ")
+
+
 def test_delete_all_is_done_once_under_its_id_whatever_comes_between_and_a_kill(start_shard):
     shard = start_shard()
     all_of_them = ("delete_all", {"id": "flush"})

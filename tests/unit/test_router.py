@@ -109,13 +109,13 @@ def test_a_client_is_answered_at_the_end_of_the_turn(loop, router):
 
 def test_the_host_answers_what_is_rare(loop, router):
     client = Client(router)
-    client.send(b"SET a 5\r\nINCR a\r\n")
+    client.send(b"SCAN 0 COUNT 5\r\nINCR a\r\n")
     loop.run()
     ((token, method, params, protocol),) = client.requests
-    assert (method, msgpack.unpackb(params), protocol) == ("set", [b"a", 5, False], "resp2")
-    client.write(client.connection.answer(token, None, msgpack.packb(None)) or b"")
+    assert (method, msgpack.unpackb(params), protocol) == ("scan", [0, 5, None, False], "resp2")
+    client.write(client.connection.answer(token, None, msgpack.packb([0, []])) or b"")
     loop.run()
-    assert client.received == b"+OK\r\n:1\r\n"
+    assert client.received == b"*2\r\n$1\r\n0\r\n*0\r\n:1\r\n"
     assert client.connection.answer(token, None, b"\xc0") is None
 
 
@@ -180,4 +180,4 @@ def test_the_callers_session_ids_are_used(loop, shards):
         return made[-1]
 
     Router(HashRing(["a", "b"]), ForeignKeys(2), clock=lambda: 0.0, new_session_id=new_id)
-    assert len(made) == 2
+    assert len(made) == 3, "of each link, and of the router's own operations"

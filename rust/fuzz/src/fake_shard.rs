@@ -66,6 +66,14 @@ impl State {
     }
 
     fn add_once(&mut self, id: &[u8], key: &[u8], delta: i64) -> Outcome {
+        self.once(id, key, delta, |state| state.add(key, delta))
+    }
+
+    fn delete_once(&mut self, id: &[u8], key: &[u8]) -> Outcome {
+        self.once(id, key, 0, |state| Ok(state.counters.remove(key).unwrap_or(0)))
+    }
+
+    fn once(&mut self, id: &[u8], key: &[u8], delta: i64, change: impl FnOnce(&mut Self) -> Outcome) -> Outcome {
         if let Some((kept_key, kept_delta, outcome)) = self.ids.get(id) {
             return if (kept_key.as_slice(), *kept_delta) == (key, delta) {
                 *outcome
@@ -73,7 +81,7 @@ impl State {
                 Err(ErrorCode::IdReused)
             };
         }
-        let outcome = self.add(key, delta);
+        let outcome = change(self);
         self.ids.insert(id.to_vec(), (key.to_vec(), delta, outcome));
         outcome
     }
@@ -226,6 +234,26 @@ impl FakeShard {
                 rpc::reply_begin(out, msgid);
                 write_outcomes(out, &outcomes);
             }
+            Request::DeleteMany { items, options } => {
+                let delete = |item: &Item<'_>| self.state.delete_once(item.id.expect("it has an id"), item.key);
+                let outcomes: Vec<Outcome> = items.iter().map(delete).collect();
+                rpc::reply_begin(out, msgid);
+                rpc::write_map_len(out, 3);
+                rpc::write_str(out, "values");
+                write_outcomes(out, &outcomes);
+                rpc::write_str(out, "level");
+                rpc::write_str(out, options.level.unwrap_or(self.level).name());
+                rpc::write_str(out, "commit");
+                rpc::write_u64(out, 7);
+            }
+            Request::Stats => {
+                rpc::reply_begin(out, msgid);
+                rpc::write_map_len(out, 2);
+                rpc::write_str(out, "counters");
+                rpc::write_u64(out, self.state.counters.len() as u64);
+                rpc::write_str(out, "counters_foreign");
+                rpc::write_u64(out, 0);
+            }
             Request::Get { key, options } => {
                 rpc::reply_begin(out, msgid);
                 self.write_value(key, options.or_nil, out);
@@ -302,7 +330,9 @@ fn mangled(reply: Vec<u8>, request: &Request<'_>, msgid: u32, how: u8) -> Vec<u8
         _ => {
             // As many as were asked for, but each is an array: what is inside of one is no other's.
             let count = match request {
-                Request::Apply { items, .. } | Request::IncrMany { items, .. } => items.len(),
+                Request::Apply { items, .. } | Request::IncrMany { items, .. } | Request::DeleteMany { items, .. } => {
+                    items.len()
+                }
                 Request::GetMany { keys, .. } => keys.len(),
                 _ => 1,
             };

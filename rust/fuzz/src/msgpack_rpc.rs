@@ -94,6 +94,10 @@ fn check_request(request: &Request<'_>) {
         Request::GetMany { keys, .. } | Request::TotalMany { keys, .. } => {
             assert!(keys.len() <= REQUEST_ITEMS_MAX && keys.iter().all(|key| key_is_valid(key)));
         }
+        Request::DeleteMany { items, .. } => {
+            assert!(items.len() <= REQUEST_ITEMS_MAX);
+            assert!(items.iter().all(|item| item.delta == 0 && item.error.is_none() == key_is_valid(item.key)));
+        }
         Request::IncrMany { items, .. } | Request::Apply { items, .. } => {
             assert!(items.len() <= REQUEST_ITEMS_MAX);
             for item in items {

@@ -11,7 +11,7 @@ from pycounter.coordinator.host_requests import HostRequests
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.removals import Removals, RemovalSettings
 from pycounter.coordinator.totals import Totals
-from pycounter.errors import BadRequest, Forbidden, StorageFailed, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.errors import BadRequest, StorageFailed, Unavailable, UnknownMethod, UnknownOutcome
 from pycounter.topology import Topology
 from tests.support.scripted_routes import REFUSE, ScriptedCache, ScriptedRoutes
 
@@ -204,35 +204,6 @@ async def test_values_and_nil(asked):
     assert await asked.resp("exists", KEY, b"\x01no", KEY) == 2
     assert await asked.resp("type", KEY) is True
     assert await asked.resp("type", b"\x01no") is False
-
-
-async def test_set_and_removing(asked):
-    asked.routes.divert(1, KEY, 3)
-    assert await asked.resp("set", KEY, 10, False) is None
-    assert asked.routes.total(KEY) == 10
-    assert await asked.resp("set", KEY, 11, True) == 10
-    assert await asked.resp("set", b"\x02new", 1, True) is None
-    assert await asked.resp("getdel", KEY) == 11
-    assert await asked.resp("getdel", KEY) is None
-    assert asked.routes.total(KEY) == 0
-    asked.routes.shards[0].add(KEY, 1)
-    assert await asked.resp("del", KEY, b"\x02new", b"\x01no", KEY) == 2
-    assert not any(shard.counters for shard in asked.routes.shards)
-
-
-async def test_deleting_several_of_which_one_is_refused_says_that_others_may_be_gone(asked):
-    other = b"\x01other"
-    for shard in asked.routes.shards:
-        shard.add(KEY, 1)
-        shard.add(other, 1)
-        shard.always = lambda method, params: Forbidden("no") if (method, params[0]) == ("delete", other) else None
-    with pytest.raises(UnknownOutcome):
-        await asked.resp("del", KEY, other)
-    with pytest.raises(Forbidden):
-        await asked.resp("del", other)
-    asked.routes.shards[1].is_down = True
-    with pytest.raises(Unavailable):
-        await asked.resp("del", KEY, other)
 
 
 async def test_scan_by_patterns(asked):

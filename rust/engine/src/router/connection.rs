@@ -4,7 +4,9 @@
 use super::host_requests::{HostRequest, OpenRequest};
 use super::reply_row::ReplyRow;
 use crate::connection_input::Protocol;
+use crate::placement::hash_ring::key_hash;
 use crate::resp_connection::{Peer, Transaction};
+use crate::wire::resp::Command;
 
 /// Memory of a reply that is owed, wherever it is waited for: here, in a link, in a row.
 const OWED_REPLY_BYTES: usize = 64;
@@ -21,6 +23,21 @@ pub(super) enum Hold {
     /// The host connects the client to a shard, which gets the input. An answer says why it can't.
     Passage,
 }
+
+/// Which commands of RESP may begin beside those that aren't answered yet.
+#[derive(Debug, Default)]
+pub(super) enum Together {
+    /// Those that keep their order on the way to the shards. So do all that are unanswered.
+    #[default]
+    Ordered,
+    /// Only SET, GETDEL and DEL are unanswered; the hashes of their keys. Such of other keys may begin.
+    Wholes(Vec<u64>),
+    /// Only DBSIZE is. So may that.
+    Counts,
+}
+
+/// Keys of unanswered commands that a new one is compared with.
+const WHOLE_KEYS_MAX: usize = 64;
 
 /// A transaction that is being carried out, command by command.
 #[derive(Debug)]
@@ -78,6 +95,7 @@ pub struct Connection {
     /// In the list of connections that the bound for all stopped.
     pub(super) stopped: bool,
     pub(super) hold: Option<Hold>,
+    pub(super) together: Together,
     pub(super) execution: Option<Execution>,
     /// Requests for the host to take.
     pub(super) host_requests: Vec<HostRequest>,
@@ -105,12 +123,47 @@ impl Connection {
             called: false,
             stopped: false,
             hold: None,
+            together: Together::Ordered,
             execution: None,
             host_requests: Vec::new(),
             open: Vec::new(),
             next_token: 0,
             peer,
         }
+    }
+
+    /// May a command of RESP begin now? If not, then once all before it are answered.
+    pub(super) fn may_begin(&mut self, command: &Command<'_>) -> bool {
+        let is_free = !self.owes();
+        if is_free {
+            self.together = Together::Ordered;
+        }
+        match command {
+            // They change how replies are written, and those before them are not written yet.
+            Command::Hello { .. } | Command::Reset => is_free,
+            Command::DbSize if is_free => {
+                self.together = Together::Counts;
+                true
+            }
+            Command::DbSize => matches!(self.together, Together::Counts),
+            Command::Set { key, only_if: None, .. } | Command::GetDel { key } => self.may_begin_whole(is_free, &[key]),
+            Command::Del { keys } => self.may_begin_whole(is_free, keys),
+            _ => matches!(self.together, Together::Ordered),
+        }
+    }
+
+    fn may_begin_whole(&mut self, is_free: bool, keys: &[&[u8]]) -> bool {
+        if is_free {
+            self.together = Together::Wholes(Vec::new());
+        }
+        let Together::Wholes(others) = &mut self.together else { return false };
+        let hashes = keys.iter().map(|key| key_hash(key));
+        if !is_free && (others.len() + keys.len() > WHOLE_KEYS_MAX || hashes.clone().any(|hash| others.contains(&hash)))
+        {
+            return false;
+        }
+        others.extend(hashes.take(WHOLE_KEYS_MAX + 1));
+        true
     }
 
     /// Memory of what it sent and that is not carried out.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::connection::{Connection, Hold};
+use super::counting::Counting;
 use super::gather::Gather;
 use super::groups::{IncrGroup, ReadGroup};
 use super::host_requests;
@@ -12,6 +13,7 @@ use super::reply_row::Reply;
 use super::slab::{Place, Slab};
 use super::statistics::{Statistics, Stopwatch};
 use super::waiter::{Kind, Waiter};
+use super::whole_counters::{RemovalGroup, WholeCommand};
 use crate::connection_input::Protocol;
 use crate::error_code::ErrorCode;
 use crate::placement::foreign_keys::ForeignKeys;
@@ -41,6 +43,8 @@ pub(super) enum Late {
     Refused(Waiter, ErrorCode, usize),
     /// All parts of a gather were asked for.
     Begun(Place),
+    /// All reads of a command that needs counters whole were asked for.
+    BegunWhole(Place),
 }
 
 /// Everything but the links.
@@ -50,6 +54,15 @@ pub(super) struct Core {
     pub(super) gathers: Slab<Gather>,
     pub(super) read_groups: Slab<ReadGroup>,
     pub(super) incr_groups: Slab<IncrGroup>,
+    pub(super) removal_groups: Slab<RemovalGroup>,
+    pub(super) wholes: Slab<WholeCommand>,
+    /// Of these, those that have something to change now.
+    pub(super) read_wholes: Vec<Place>,
+    pub(super) countings: Slab<Counting>,
+    /// Who wants to know how many counters there are, and wasn't asked for yet.
+    pub(super) count_askers: Vec<(Place, u32)>,
+    /// The commit that the shard's last answer told, for its link.
+    pub(super) commit_noted: Option<u64>,
     /// Which keys other shards than the home may hold.
     pub(super) foreign: Arc<ForeignKeys>,
     pub(super) partials: Partials,
@@ -90,6 +103,12 @@ impl Core {
             gathers: Slab::default(),
             read_groups: Slab::default(),
             incr_groups: Slab::default(),
+            removal_groups: Slab::default(),
+            wholes: Slab::default(),
+            read_wholes: Vec::new(),
+            countings: Slab::default(),
+            count_askers: Vec::new(),
+            commit_noted: None,
             foreign,
             partials: Partials::default(),
             cache,
@@ -144,6 +163,8 @@ impl Core {
         match (waiter.kind, outcome) {
             (Kind::ReadGroup, outcome) => self.read_group_done(shard, place, outcome),
             (Kind::IncrGroup, outcome) => self.incr_group_done(shard, place, outcome),
+            (Kind::RemovalGroup, outcome) => self.removal_group_done(shard, place, outcome),
+            (Kind::Count, outcome) => self.count_done(place, outcome),
             (Kind::ShardTime, Outcome::Reply(reply)) => self.shard_times[shard] = time_of(reply),
             (Kind::ShardTime, Outcome::Error { code, .. }) => self.stopwatches[shard].note_error(code),
             (Kind::ShardTime, _) => {}
@@ -155,6 +176,10 @@ impl Core {
                 let (code, message) = split_error(text);
                 self.stopwatches[shard].note_error(code);
                 self.refuse(waiter, code, message);
+            }
+            (Kind::SetWhole, Outcome::Value { value, .. }) => {
+                self.partials.set(waiter.hash, shard, value);
+                self.set_whole_done(waiter, Ok(()));
             }
             (Kind::Incr | Kind::PartIncr, Outcome::Value { value, .. }) => {
                 let (value, exact) = self.with_others(shard, waiter.hash, value);
@@ -218,7 +243,9 @@ impl Core {
     pub(super) fn refuse(&mut self, waiter: Waiter, code: ErrorCode, message: &str) {
         match waiter.kind {
             Kind::PartIncr | Kind::PartRead => self.part_done(waiter, Err((code, message))),
-            Kind::ReadGroup | Kind::IncrGroup | Kind::ShardTime => {}
+            Kind::PartOfWhole => self.part_of_whole_done(0, waiter, Err((code, message))),
+            Kind::SetWhole => self.set_whole_done(waiter, Err((code, message))),
+            Kind::ReadGroup | Kind::IncrGroup | Kind::RemovalGroup | Kind::Count | Kind::ShardTime => {}
             _ => {
                 self.statistics.errors += 1;
                 self.settle(waiter.place, |connection| refuse(connection, waiter.ticket, code, message));
@@ -291,6 +318,16 @@ impl Core {
         write(connection);
         self.note_output(place);
         self.look(place);
+    }
+
+    /// Has the host look at a connection.
+    pub(super) fn call(&mut self, place: Place) {
+        if let Some(connection) = self.connections.get_mut(place)
+            && !connection.called
+        {
+            connection.called = true;
+            self.attend.push(place);
+        }
     }
 
     /// The connection has something to send.

@@ -7,6 +7,7 @@ use super::core::Core;
 use super::gather::{Gather, Wanted};
 use super::slab::Place;
 use super::waiter::{Kind, Waiter};
+use super::whole_counters::WholeCommand;
 use crate::wire::request::Level;
 
 /// An increment that was never sent.
@@ -65,7 +66,8 @@ impl Router {
         let waiting = waiters.len();
         let groups = self.core.read_groups.iter().filter(|group| group.shard == shard);
         groups.for_each(|group| waiters.extend(&group.waiters));
-        for waiter in &mut waiters {
+        // A command that needs counters whole asks every shard, once all before it is answered.
+        for waiter in waiters.iter_mut().filter(|waiter| waiter.kind != Kind::PartOfWhole) {
             let asker = self.core.asker(waiter);
             let is_before = |one: &&Moved| one.asker.0 == asker.0 && asker.1.wrapping_sub(one.asker.1) as i32 > 0;
             if let Some(one) = moved.get(&waiter.hash).and_then(|all| all.iter().find(is_before)) {
@@ -92,6 +94,9 @@ impl Core {
         match waiter.kind {
             Kind::PartIncr | Kind::PartRead => {
                 self.gathers.get(waiter.place).map_or((Place::NOWHERE, 0), Gather::asker)
+            }
+            Kind::PartOfWhole | Kind::SetWhole => {
+                self.wholes.get(waiter.place).map_or((Place::NOWHERE, 0), WholeCommand::asker)
             }
             _ => (waiter.place, waiter.ticket),
         }

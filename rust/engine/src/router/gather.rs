@@ -27,6 +27,10 @@ pub(super) enum Wanted {
     },
     /// The outcome of each of several increments.
     Outcomes,
+    /// How many of several counters exist.
+    Existing,
+    /// Does the only one exist?
+    Type,
 }
 
 /// One counter or increment.
@@ -132,6 +136,8 @@ impl Gather {
             false => rpc::write_nil(out),
         };
         match self.wanted {
+            // RESP's only.
+            Wanted::Existing | Wanted::Type => rpc::write_nil(out),
             Wanted::Value { or_nil } => write(out, &self.items.first().copied().unwrap_or_default(), or_nil),
             Wanted::Values { or_nil } => {
                 rpc::write_array_len(out, self.items.len());
@@ -165,10 +171,13 @@ impl Gather {
             Ok(value) => Reply::Bulk(value),
             Err(_) => large(item.sum),
         };
-        if let (Wanted::Value { .. }, Some(item)) = (self.wanted, self.items.first()) {
-            return reply(item);
+        let existing = || self.items.iter().filter(|item| item.found).count();
+        match (self.wanted, self.items.first()) {
+            (Wanted::Value { .. }, Some(item)) => reply(item),
+            (Wanted::Existing, _) => Reply::Int(existing() as i64),
+            (Wanted::Type, _) => Reply::Bytes(if existing() > 0 { &b"+string\r\n"[..] } else { b"+none\r\n" }.into()),
+            _ => Reply::Values(self.items.iter().map(reply).collect()),
         }
-        Reply::Values(self.items.iter().map(reply).collect())
     }
 }
 
@@ -185,6 +194,7 @@ impl Core {
         for late in std::mem::take(&mut self.late) {
             match late {
                 Late::Begun(place) => self.one_less(place),
+                Late::BegunWhole(place) => self.one_less_of_whole(place),
                 Late::Refused(waiter, code, shard) => {
                     let name = names.get(shard).map_or("", String::as_str);
                     let message = match code {
@@ -202,6 +212,8 @@ impl Core {
         match waiter.kind {
             Kind::ReadGroup => self.read_group_done(shard, waiter.place, Outcome::Error { code, message }),
             Kind::IncrGroup => self.incr_group_done(shard, waiter.place, Outcome::Error { code, message }),
+            Kind::RemovalGroup => self.removal_group_done(shard, waiter.place, Outcome::Error { code, message }),
+            Kind::Count => self.count_done(waiter.place, Outcome::Error { code, message }),
             _ => self.refuse(waiter, code, message),
         }
     }

@@ -166,6 +166,7 @@ impl Core {
         self.partials.set(waiter.hash, shard, value.unwrap_or(0));
         match waiter.kind {
             Kind::PartRead => self.part_done(waiter, Ok(value.map(i128::from))),
+            Kind::PartOfWhole => self.part_of_whole_done(shard, waiter, Ok(value)),
             kind => self.settle_read(waiter.place, waiter.ticket, value.or((kind == Kind::Read).then_some(0))),
         }
     }

@@ -186,6 +186,17 @@ impl Router {
     }
 }
 
+impl Connection {
+    /// Leaves a command of RESP to the host that was begun without it: its reply has its place, and later commands wait.
+    pub(super) fn leave_to_host(&mut self, method: &'static str, ticket: u32, version: Version) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.open.push(OpenRequest { token, shape: Shape::Int, counts: true, ticket });
+        let protocol = if version == Version::Resp2 { "resp2" } else { "resp3" };
+        self.host_requests.push(HostRequest { token, method, params: vec![0x90], protocol });
+    }
+}
+
 /// All before it are answered: the host may take it.
 pub(super) fn start(connection: &mut Connection, mut open: OpenRequest, request: HostRequest) {
     if matches!(open.shape, Shape::Result(_)) {

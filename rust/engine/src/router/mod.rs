@@ -9,10 +9,12 @@
 //! into the output of the connection that waits; RESP's replies leave in the order of their requests.
 //!
 //! `crate::shard_link` is the connection to one shard; `core` what answers change; `routing` where an operation goes;
-//! `groups` and `gather` put several requests together, and several answers; `host_requests` are what the host answers.
+//! `groups` and `gather` put several requests together, and several answers; `whole_counters`, `whole_answers` and `counting`
+//! are what needs every shard; `host_requests` are what the host answers.
 
 mod connection;
 mod core;
+mod counting;
 mod diversion;
 mod gather;
 mod groups;
@@ -27,6 +29,8 @@ mod statistics;
 mod unfinished_input;
 mod unserved;
 mod waiter;
+mod whole_answers;
+mod whole_counters;
 
 use std::sync::Arc;
 
@@ -51,6 +55,7 @@ use groups::ReadBatch;
 use unserved::Unserved;
 use waiter::Kind;
 pub use waiter::Waiter;
+use whole_counters::RemovalBatch;
 
 /// A connection whose frames come in pieces keeps at most so much memory for the next piece.
 const INPUT_SPARE_BYTES: usize = 4096;
@@ -103,6 +108,7 @@ pub struct Calls {
 struct Link {
     link: ShardLink<Waiter>,
     reads: ReadBatch,
+    removals: RemovalBatch,
     connected: bool,
     /// When the shard was last asked for the time.
     asked_time_at: Option<u64>,
@@ -138,6 +144,9 @@ pub struct Router {
     samples: Vec<Sample>,
     scratch: Vec<u8>,
     unserved: Unserved,
+    /// What ids of this router's own operations begin with, and the last one's number.
+    operation_ids: [u8; 16],
+    last_operation_id: u64,
 }
 
 impl Router {
@@ -155,9 +164,11 @@ impl Router {
             batch_bytes_max: settings.link.batch_bytes_max.min(settings.frame_bytes_max / 2),
             ..settings.link.clone()
         };
+        let operation_ids = (link_settings.new_session_id)().0;
         let link = || Link {
             link: ShardLink::new(link_settings.clone()),
             reads: ReadBatch::default(),
+            removals: RemovalBatch::default(),
             connected: false,
             asked_time_at: None,
             diverted: 0,
@@ -181,6 +192,8 @@ impl Router {
             samples: Vec::new(),
             scratch: Vec::new(),
             unserved: Unserved::default(),
+            operation_ids,
+            last_operation_id: 0,
         }
     }
 
@@ -279,21 +292,11 @@ impl Router {
         let wants_attention = connection.is_crowded() != was_crowded || !connection.host_requests.is_empty();
         self.core.connections.put_back(place, connection);
         if wants_attention {
-            self.call(place);
+            self.core.call(place);
         }
         self.core.tell_late(&self.names);
         // Replies that left a moment ago may be all that it waited for.
         self.core.look(place);
-    }
-
-    /// Has the host look at a connection.
-    fn call(&mut self, place: Place) {
-        if let Some(connection) = self.core.connections.get_mut(place)
-            && !connection.called
-        {
-            connection.called = true;
-            self.core.attend.push(place);
-        }
     }
 
     /// What the last `feed` has to send at once.
@@ -320,7 +323,7 @@ impl Router {
 
     /// What the host has to do. `flush` is said once until that was called.
     pub fn take_calls(&mut self) -> Calls {
-        let wanted = self.wants_flush || !self.core.ready.is_empty();
+        let wanted = self.wants_flush || !self.core.ready.is_empty() || !self.core.read_wholes.is_empty();
         let flush = wanted && !self.flush_scheduled;
         self.flush_scheduled |= flush;
         Calls { attend: !self.core.attend.is_empty(), flush }
@@ -331,6 +334,8 @@ impl Router {
         self.flush_scheduled = false;
         self.wants_flush = false;
         self.set_now(now_ms);
+        self.go_on_with_wholes();
+        self.send_counting();
         let mut out = std::mem::take(&mut self.scratch);
         for shard in 0..self.links.len() {
             self.scratch = out;
@@ -377,6 +382,9 @@ impl Router {
         self.set_now(now_ms);
         let core = &mut self.core;
         let outcome = self.links[shard].link.feed(chunk, &mut |waiter, outcome| core.done(shard, waiter, outcome));
+        if let Some(commit) = core.commit_noted.take() {
+            self.links[shard].link.note_commit(commit);
+        }
         // An answer makes room for what waits to be sent.
         self.wants_flush = true;
         self.sample(shard, now_ms, true);

@@ -62,8 +62,8 @@ impl Router {
             match scanner.scan(rest, self.frame_limits(connection)) {
                 Ok(Scan::Complete(length)) => {
                     self.execute_msgpack(place, connection, &rest[..length]);
-                    if matches!(connection.hold, Some(Hold::Passage)) {
-                        // The shard gets this frame and all that follows it, as it came.
+                    if matches!(connection.hold, Some(Hold::Passage | Hold::Replies)) {
+                        // A shard gets this frame and all that follows it, as it came; or it is carried out later.
                         connection.stalled = true;
                         break;
                     }
@@ -137,6 +137,14 @@ impl Router {
                 connection.pending += usize::from(msgid.is_some());
                 self.serve_incr_many(asker, &items, &options);
             }
+            Request::DeleteMany { .. } if connection.owes() => connection.hold = Some(Hold::Replies),
+            Request::DeleteMany { items, options } => match self.unreachable("delete_many") {
+                Some(message) => self.deny(connection, msgid, ErrorCode::Unavailable, &message),
+                None => {
+                    connection.pending += usize::from(msgid.is_some());
+                    self.delete_many(asker, &items, &options);
+                }
+            },
             Request::Get { key, options } => self.serve_get(connection, msgid, asker, key, options, params),
             Request::GetMany { keys, options } => self.serve_get_many(connection, msgid, asker, &keys, options, params),
             Request::Total { .. } => self.serve_by_host(connection, msgid, "total", params),

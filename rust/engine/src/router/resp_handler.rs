@@ -1,11 +1,14 @@
 //! RESP: commands to operations. Replies leave in request order, whatever order shards answer in.
 
 use super::Router;
-use super::connection::{Connection, Execution, Hold};
+use super::connection::{Connection, Execution, Hold, Together};
+use super::gather::Wanted;
 use super::host_requests::Shape;
 use super::slab::Place;
 use super::waiter::Kind;
+use super::whole_counters::What;
 use crate::connection_input::Protocol;
+use crate::error_code::ErrorCode;
 use crate::figure::wants_section;
 use crate::resp_connection::{
     self, Client, Clients, InfoFacts, Ran, RespState, Server, counter_bytes, write_clients, write_killed,
@@ -38,6 +41,7 @@ impl Router {
             }
             if connection.authenticated
                 && state.transaction.is_none()
+                && matches!(connection.together, Together::Ordered)
                 && let Some(fast) = resp::fast_incr(rest)
             {
                 let ticket = connection.replies.push();
@@ -89,8 +93,7 @@ impl Router {
         let mut text = std::mem::take(&mut self.scratch);
         text.clear();
         let done = match resp_connection::take(state, connection.authenticated, frame, &mut text) {
-            // They change how replies are written, and those before them are not written yet.
-            Some(Command::Hello { .. } | Command::Reset) if connection.owes() => {
+            Some(command) if !connection.may_begin(&command) => {
                 connection.hold = Some(Hold::Replies);
                 connection.stalled = true;
                 false
@@ -173,7 +176,7 @@ impl Router {
             connection.drop_unfinished();
             self.count_input(&mut connection);
             self.core.connections.put_back(place, connection);
-            self.call(place);
+            self.core.call(place);
         }
         let is_own = filter.matches(own.id, &own.peer, own.id);
         own.closing |= is_own;
@@ -202,14 +205,30 @@ impl Router {
                 let ticket = connection.replies.push();
                 return self.read_many(keys, place, ticket, true);
             }
+            Command::Exists { keys } if !self.is_out_of_reach(keys) => {
+                let ticket = connection.replies.push();
+                return self.read_for(Wanted::Existing, keys, place, ticket);
+            }
+            Command::Type { key } if !self.is_out_of_reach(&[key]) => {
+                let ticket = connection.replies.push();
+                return self.read_for(Wanted::Type, &[key], place, ticket);
+            }
+            Command::Set { key, value, get, only_if: None } => {
+                let what = What::Set { value: *value, get: *get };
+                return self.begin_whole(place, connection, what, &[key], text);
+            }
+            Command::GetDel { key } => return self.begin_whole(place, connection, What::GetDel, &[key], text),
+            Command::Del { keys } => return self.begin_whole(place, connection, What::Del, keys, text),
+            Command::DbSize => match self.unreachable("DBSIZE") {
+                Some(message) => return resp::write_error(text, ErrorCode::Unavailable, &message),
+                None => return self.count_counters(place, connection),
+            },
             Command::Info { sections } if wants_section(sections, KEYSPACE) => {
                 (write_keys(&mut params, "info", sections), Shape::Text)
             }
             Command::Info { sections } => return resp::write_text(text, state.version, &self.info(sections, "")),
             Command::Get { key } => (write_keys(&mut params, "get", &[key]), Shape::Value),
             Command::MGet { keys } => (write_keys(&mut params, "mget", keys), Shape::Values),
-            Command::GetDel { key } => (write_keys(&mut params, "getdel", &[key]), Shape::Value),
-            Command::Del { keys } => (write_keys(&mut params, "del", keys), Shape::Int),
             Command::Exists { keys } => (write_keys(&mut params, "exists", keys), Shape::Int),
             Command::Type { key } => (write_keys(&mut params, "type", &[key]), Shape::Type),
             Command::Set { only_if: Some(_), .. } | Command::SetNx { .. } => {
@@ -231,13 +250,6 @@ impl Router {
                 }
                 ("mset", Shape::Ok)
             }
-            Command::Set { key, value, get, only_if: None } => {
-                rpc::write_array_len(&mut params, 3);
-                rpc::write_bin(&mut params, key);
-                rpc::write_i64(&mut params, *value);
-                rpc::write_bool(&mut params, *get);
-                ("set", if *get { Shape::Value } else { Shape::Ok })
-            }
             Command::Scan { cursor, count, pattern, other_type } => {
                 rpc::write_array_len(&mut params, 4);
                 rpc::write_u64(&mut params, *cursor);
@@ -249,7 +261,6 @@ impl Router {
                 rpc::write_bool(&mut params, *other_type);
                 ("scan", Shape::Page)
             }
-            Command::DbSize => (write_keys(&mut params, "dbsize", &[]), Shape::Int),
             // `resp_connection` did all others.
             _ => (write_keys(&mut params, "flushall", &[]), Shape::Ok),
         };

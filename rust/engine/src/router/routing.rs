@@ -264,7 +264,12 @@ impl Router {
 
     /// Reads several counters for a connection.
     pub(super) fn read_many(&mut self, keys: &[&[u8]], place: Place, ticket: u32, or_nil: bool) {
-        let gather = self.core.begin_gather(Gather::new(Wanted::Values { or_nil }, place, ticket, keys.len()));
+        self.read_for(Wanted::Values { or_nil }, keys, place, ticket);
+    }
+
+    /// Reads counters for something that is made of them.
+    pub(super) fn read_for(&mut self, wanted: Wanted, keys: &[&[u8]], place: Place, ticket: u32) {
+        let gather = self.core.begin_gather(Gather::new(wanted, place, ticket, keys.len()));
         for (item, key) in (0..).zip(keys) {
             self.read_part(key, key_hash(key), gather, item);
         }

@@ -17,6 +17,8 @@ pub struct Statistics {
     pub cached_reads: u64,
     /// Requests that aren't increments.
     pub requests: u64,
+    /// Commands that needed counters whole: SET, GETDEL, DEL, `delete_many`.
+    pub whole_commands: u64,
     /// Requests that the host answers.
     pub host_requests: u64,
     /// Requests answered by an error.
@@ -121,6 +123,7 @@ impl Router {
             ("reads", Number(own.reads)),
             ("cached_reads", Number(own.cached_reads)),
             ("requests", Number(own.requests)),
+            ("whole_commands", Number(own.whole_commands)),
             ("host_requests", Number(own.host_requests)),
             ("errors", Number(own.errors)),
             ("overloaded", Number(own.overloaded)),

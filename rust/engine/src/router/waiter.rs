@@ -25,6 +25,14 @@ pub(super) enum Kind {
     ReadGroup,
     /// Of a group of increments with ids that went out in one request.
     IncrGroup,
+    /// Of a command that needs counters whole: a shard's part of its counter `ticket`.
+    PartOfWhole,
+    /// Of such a command: an increment that makes a total what it shall be.
+    SetWhole,
+    /// Of a group of removals that went out in one request.
+    RemovalGroup,
+    /// How many counters the shard has.
+    Count,
     /// What time it is at the shard.
     ShardTime,
 }
@@ -32,7 +40,7 @@ pub(super) enum Kind {
 impl Kind {
     /// Is it an increment of the waiter's key?
     pub(super) const fn is_change(self) -> bool {
-        matches!(self, Self::Incr | Self::IncrDetail | Self::IncrWithId | Self::PartIncr)
+        matches!(self, Self::Incr | Self::IncrDetail | Self::IncrWithId | Self::PartIncr | Self::SetWhole)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::planted_bug;
 use crate::token::token_matches;
 use crate::wire::glob;
 use crate::wire::msgpack_rpc::{self as rpc, FrameScanner, Parsed};
-use crate::wire::request::{ChangeOptions, Level, ReadOptions, Request};
+use crate::wire::request::{ChangeOptions, Item, Level, ReadOptions, Request};
 use crate::wire::scan::Scan;
 
 /// A page of `scan` or `top` ends after about this many bytes of keys, so that one request can't fill the memory.
@@ -144,7 +144,7 @@ impl Shard {
                 let mut results = self.pool.pop().unwrap_or_default();
                 let mut kind = ReplyKind::Neutral;
                 for item in &items {
-                    let outcome = self.change_item(item, &options);
+                    let outcome = self.change_item(Method::Incr, item, &options);
                     kind = kind.max(ReplyKind::of(outcome));
                     write_outcome(&mut results, outcome);
                 }
@@ -154,6 +154,7 @@ impl Shard {
                 });
                 give_back(results, &mut self.pool);
             }
+            Request::DeleteMany { items, options } => self.answer_delete_many(id, &items, &options),
             Request::Apply { session, first_sequence, acked_through, items, level } => {
                 let level = level.unwrap_or(self.settings.level);
                 let reply_level = planted_bug::level_of(level, || {
@@ -254,6 +255,29 @@ impl Shard {
             Request::Tail(request) => leave(connection, msgid, HostCall::Tail(request)),
             Request::Backup { directory } => leave(connection, msgid, HostCall::Backup(directory.to_owned())),
         }
+    }
+
+    fn answer_delete_many(&mut self, msgid: u32, items: &[Item<'_>], options: &ChangeOptions<'_>) {
+        let level = options.level.unwrap_or(self.settings.level);
+        let mut results = self.pool.pop().unwrap_or_default();
+        let mut kind = ReplyKind::Neutral;
+        for item in items {
+            let outcome = self.change_item(Method::Delete, item, options);
+            kind = kind.max(ReplyKind::of(outcome));
+            write_outcome(&mut results, outcome);
+        }
+        self.reply(kind, level, msgid, |shard, out| {
+            if options.detail {
+                rpc::write_map_len(out, 3);
+                rpc::write_str(out, "values");
+            }
+            rpc::write_array_len(out, items.len());
+            out.extend_from_slice(&results);
+            if options.detail {
+                shard.write_level_and_commit(out, level);
+            }
+        });
+        give_back(results, &mut self.pool);
     }
 
     fn answer_change(&mut self, msgid: u32, method: Method, key: &[u8], delta: i64, options: &ChangeOptions<'_>) {

@@ -116,13 +116,18 @@ impl Shard {
         count as i64
     }
 
-    /// One item of `incr_many`.
-    pub(super) fn change_item(&mut self, item: &Item<'_>, options: &ChangeOptions<'_>) -> Result<i64, ErrorCode> {
+    /// One item of `incr_many` or `delete_many`.
+    pub(super) fn change_item(
+        &mut self,
+        method: Method,
+        item: &Item<'_>,
+        options: &ChangeOptions<'_>,
+    ) -> Result<i64, ErrorCode> {
         if let Some(code) = item.error {
             return Err(code);
         }
         let options = ChangeOptions { id: item.id, ..*options };
-        self.change(Method::Incr, item.key, item.delta, &options)
+        self.change(method, item.key, item.delta, &options)
     }
 
     /// A session's batch: refused whole with nothing consumed, or a result for each item.

@@ -25,10 +25,16 @@ impl<T> ShardLink<T> {
         self.epoch
     }
 
-    /// The newest commit of this shard that holds an increment of the session, as far as it was answered; 0: none.
+    /// The newest commit of this shard that holds an increment of the session, as far as it was answered, or another
+    /// change that was noted; 0: none.
     #[must_use]
     pub const fn commit_seen(&self) -> u64 {
         self.commit_seen
+    }
+
+    /// The shard answered a call that changed something with this commit.
+    pub fn note_commit(&mut self, commit: u64) {
+        self.commit_seen = self.commit_seen.max(commit);
     }
 
     /// Why the last connection ended or couldn't be made, or what the shard last refused for now; may be empty.

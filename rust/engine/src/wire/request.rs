@@ -86,7 +86,7 @@ pub struct Item<'a> {
     pub key: &'a [u8],
     /// The delta, 0 if `error` is set.
     pub delta: i64,
-    /// The operation id (`incr_many` only).
+    /// The operation id (`incr_many` and `delete_many` only).
     pub id: Option<&'a [u8]>,
     /// `bad_key` or `bad_delta`.
     pub error: Option<ErrorCode>,
@@ -130,6 +130,13 @@ pub enum Request<'a> {
         /// In order.
         items: Vec<Item<'a>>,
         /// `id` is always `None`, because items carry their own (`born` applies to all of them), and `detail` is false.
+        options: ChangeOptions<'a>,
+    },
+    /// Independent removals of counters, each with its own outcome.
+    DeleteMany {
+        /// In order; their deltas are 0.
+        items: Vec<Item<'a>>,
+        /// `id` is always `None`, because items carry their own (`born` applies to all of them).
         options: ChangeOptions<'a>,
     },
     /// A session's numbered increments.

@@ -120,7 +120,7 @@ fn unfinished_requests_of_all_connections_have_a_bound() {
 fn the_last_words_to_who_sends_too_much_come_behind_the_hosts_answer() {
     let mut cluster = Cluster::with_settings(2, RouterSettings { input_bytes_max: 1 << 20, ..settings() });
     let client = cluster.router.connect();
-    assert_eq!(cluster.resp(client, "SET a 3\r\n"), "");
+    assert_eq!(cluster.resp(client, "FLUSHALL\r\n"), "");
     let request = cluster.host_request(client);
     assert_eq!(cluster.ask(client, &vec![b'x'; 600_000]), b"", "its first request isn't answered");
     let said = cluster.answer(client, request.token, None, Value::Nil);
@@ -167,7 +167,7 @@ fn what_gathers_for_a_shard_stays_below_its_bound_on_frames_however_low_that_is(
 fn who_sends_nothing_more_is_answered_and_then_closed() {
     let mut cluster = Cluster::new(2);
     let client = cluster.router.connect();
-    cluster.send(client, b"INCR a\r\nSET a 3\r\nINCR b\r\nINC");
+    cluster.send(client, b"INCR a\r\nFLUSHALL\r\nINCR b\r\nINC");
     cluster.router.finish(client);
     cluster.run();
     assert!(!cluster.router.connection(client).unwrap().is_closing());

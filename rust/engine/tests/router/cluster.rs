@@ -173,12 +173,19 @@ impl Cluster {
 
     /// A shard that stalls answers, with this, the one request that is on its way to it.
     pub fn forge(&mut self, shard: usize, result: &Value) {
+        self.answer_calls(shard, std::slice::from_ref(result));
+    }
+
+    /// A shard that stalls answers, with these, the requests that are on their way to it.
+    pub fn answer_calls(&mut self, shard: usize, results: &[Value]) {
         self.turn();
         let sent = std::mem::take(&mut self.to_shards[shard]);
-        let request = rmpv::decode::read_value(&mut &sent[..]).unwrap();
-        let reply = Value::Array(vec![1.into(), request[1].clone(), Value::Nil, result.clone()]);
-        let mut bytes = Vec::new();
-        rmpv::encode::write_value(&mut bytes, &reply).unwrap();
+        let (mut rest, mut bytes) = (&sent[..], Vec::new());
+        for result in results {
+            let request = rmpv::decode::read_value(&mut rest).unwrap();
+            let reply = Value::Array(vec![1.into(), request[1].clone(), Value::Nil, result.clone()]);
+            rmpv::encode::write_value(&mut bytes, &reply).unwrap();
+        }
         self.router.feed_link(shard, self.now_ms, &bytes).unwrap();
         self.collect();
     }

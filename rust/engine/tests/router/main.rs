@@ -8,3 +8,4 @@ mod nonsense;
 mod order;
 mod routing;
 mod unserved;
+mod whole_counters;

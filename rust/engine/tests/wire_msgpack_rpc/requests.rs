@@ -4,7 +4,7 @@ use pycounter_engine::error_code::ErrorCode;
 use pycounter_engine::limits::{FRAME_DEPTH_MAX, REQUEST_ITEMS_MAX};
 use pycounter_engine::wire::msgpack_rpc::{FrameError, FrameScanner, Parsed, parse, request_msgid};
 use pycounter_engine::wire::request::{
-    Accuracy, ChangeOptions, Level, ReadFrom, ReadOptions, Request, SessionId, TailRequest,
+    Accuracy, ChangeOptions, Item, Level, ReadFrom, ReadOptions, Request, SessionId, TailRequest,
 };
 use pycounter_engine::wire::request_error::RequestError;
 use pycounter_engine::wire::scan::Scan;
@@ -59,6 +59,14 @@ fn every_method_means_what_the_table_says() {
         ("total_many", vec![array(["a".into()]), read_map()], Request::TotalMany { keys: vec![b"a"], options: read }),
         ("drain", vec!["k".into(), change_map()], Request::Drain { key: b"k", options: change }),
         ("delete", vec!["k".into()], Request::Delete { key: b"k", options: none }),
+        (
+            "delete_many",
+            vec![array(["a".into(), array([bin(b"b"), bin(b"id")]), "".into()])],
+            Request::DeleteMany {
+                items: vec![removal(b"a", None), removal(b"b", Some(b"id")), bad_key()],
+                options: none,
+            },
+        ),
         ("delete_all", vec![], Request::DeleteAll { options: none }),
         ("delete_all", vec![change_map()], Request::DeleteAll { options: change }),
         ("scan", vec![], Request::Scan { cursor: 0, count: 100, prefix: b"", foreign: false }),
@@ -196,6 +204,12 @@ fn wrong_requests_get_their_code() {
         ("hello", vec![map([("tokne", "t".into())])], BadRequest),
         ("hello", vec![map([("token", "t".into()), ("token", "t".into())])], BadRequest),
         ("hello", vec![map([("token", 5.into())])], BadRequest),
+        ("delete_many", vec![], BadRequest),
+        ("delete_many", vec!["a".into()], BadRequest),
+        ("delete_many", vec![array([array(["a".into()])])], BadRequest),
+        ("delete_many", vec![array([array(["a".into(), 1.into(), "id".into()])])], BadRequest),
+        ("delete_many", vec![array([array(["a".into(), "".into()])])], BadRequest),
+        ("delete_many", vec![array([]), map([("id", "i".into())])], BadRequest),
         ("hello", vec![map([("session", "short".into())])], BadRequest),
         ("hello", vec![map([("shard", 1.into())])], BadRequest),
         ("hello", vec![map([("shard", "a".into()), ("shard", "a".into())])], BadRequest),
@@ -356,4 +370,12 @@ fn depth_is_bounded_in_params_too() {
     assert_eq!(FrameScanner::default().scan(&fits, LIMITS), Ok(Scan::Complete(fits.len())));
     let deeper = call("ping", vec![array([nested])]);
     assert_eq!(FrameScanner::default().scan(&deeper, LIMITS), Err(FrameError::TooDeep));
+}
+
+fn removal<'a>(key: &'a [u8], id: Option<&'a [u8]>) -> Item<'a> {
+    Item { key, delta: 0, id, error: None, raw_hash: 0 }
+}
+
+fn bad_key() -> Item<'static> {
+    Item { error: Some(ErrorCode::BadKey), ..removal(b"", None) }
 }

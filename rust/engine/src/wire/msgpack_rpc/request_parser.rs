@@ -140,6 +140,9 @@ fn parse_method<'a>(method: &[u8], params: &mut Params<'a>) -> Result<Request<'a
         b"incr_many" => {
             Request::IncrMany { items: params.items(ItemShape::WithId)?, options: params.change_options(MANY_OPTIONS)? }
         }
+        b"delete_many" => {
+            Request::DeleteMany { items: params.removals()?, options: params.change_options(MANY_OPTIONS | DETAIL)? }
+        }
         b"apply" => apply(params)?,
         b"get" => Request::Get { key: params.key()?, options: params.read_options()? },
         b"get_many" => Request::GetMany { keys: params.keys()?, options: params.read_options()? },
@@ -340,7 +343,7 @@ const DETAIL: u8 = 8;
 const ACCURACY: u8 = 16;
 const MIN_COMMIT: u8 = 32;
 const CHANGE_OPTIONS: u8 = ID | BORN | LEVEL | DETAIL;
-/// Items carry their own ids, and each is answered with a bare value or an error.
+/// Items carry their own ids, and each of `incr_many` is answered with a bare value or an error.
 const MANY_OPTIONS: u8 = BORN | LEVEL;
 const OR_NIL: u8 = 64;
 const READ_FROM: u8 = 128;
@@ -480,6 +483,26 @@ impl<'a> Params<'a> {
         let mut items = Vec::with_capacity(capacity);
         for _ in 0..count {
             items.push(self.item(shape)?);
+        }
+        Ok(items)
+    }
+
+    /// Counters to delete. A bad key fails only its item; a bad shape or id fails the request.
+    fn removals(&mut self) -> Result<Vec<Item<'a>>, RequestError> {
+        const KEY_BYTES_ENCODED_MIN: usize = 1;
+        let (count, capacity) = self.array(KEY_BYTES_ENCODED_MIN, "the first param is an array of keys")?;
+        let mut items = Vec::with_capacity(capacity);
+        for _ in 0..count {
+            let (key, id) = match self.reader.read()? {
+                Value::Array(2) => {
+                    let key = self.reader.read_whole()?;
+                    (valid_key(key), operation_id(self.reader.read_whole()?)?)
+                }
+                Value::Array(_) | Value::Map(_) => return Err(bad_request("a counter to delete is key or [key, id]")),
+                key => (valid_key(key), None),
+            };
+            let error = if key.is_none() { Some(ErrorCode::BadKey) } else { None };
+            items.push(Item { key: key.unwrap_or_default(), delta: 0, id, error, raw_hash: 0 });
         }
         Ok(items)
     }
