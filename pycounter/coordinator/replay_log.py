@@ -1,9 +1,13 @@
 """Increments that a coordinator accepted though nobody waits and no shard could take them: kept on disk until one has.
 
-An append-only file of records, each with its length and checksum; a torn end is cut. What happens to an operation is
-another record: it is about to be sent, it was not sent after all, it is settled. Records that are written in one turn
-of the loop, or while others are being written, share one fsync. Where most of the file is of no more use, or a write
-failed, the file is written anew beside the old one and takes its place.
+An append-only file of records, each with its length and checksum. What happens to an operation is another record: it is
+about to be sent, it was not sent after all, it is settled. Records written in one turn of the loop, or while others are
+being written, share one fsync. When most of the file is useless, or a write failed, a new file replaces it.
+
+**Reading it.** A bad record with no readable one behind it is taken for the torn end of an unfinished write, and cut.
+Any other bad range is damage: the records behind it are read, and a copy of the file is kept. An operation that was
+open at a damaged range is kept only if a later record states where it is. Otherwise nobody knows whether and where it
+was sent, and sending it again could count it twice: it is `lost`, and reported.
 
 The loop owns everything; files are written by its executor, one write at a time.
 """
@@ -29,6 +33,7 @@ _log = logging.getLogger(__name__)
 MAGIC = b"pycounter replay 1\n"
 _HEAD = struct.Struct("<II")
 RECORD_BYTES_MAX = 4096
+_ZEROS = 64
 #: A file is written anew only from this size on.
 REWRITE_BYTES_MIN = 1 << 20
 
@@ -66,6 +71,8 @@ class ReplayLog:
 
     def __init__(self, path: Path, *, operations_max: int = 100_000) -> None:
         self.operations: dict[bytes, Kept] = {}
+        #: Operations of which damage to the file left too little to go on with.
+        self.lost: list[Kept] = []
         #: Why the disk took nothing at the last attempt; empty if it did.
         self.failure = ""
         self.operations_max = operations_max
@@ -79,7 +86,7 @@ class ReplayLog:
 
     @classmethod
     def open(cls, path: Path, *, operations_max: int = 100_000) -> Self:
-        """Reads the file. What is behind the first bad record is cut: it was being written when the machine stopped.
+        """Reads the file.
 
         Raises:
             OSError: it can't be read or written.
@@ -91,10 +98,24 @@ class ReplayLog:
             path.replace(aside)
             _log.error("%s is no file of this program's: it was put aside as %s", path, aside.name)
             content = b""
-        end = log._replay(content)
-        if end < len(content):
+        end, damage = log._replay(content)
+        if end < len(content) and not damage:
             _log.warning("%s: the last %d bytes are cut, a write that was not finished", path, len(content) - end)
         log._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        if damage:
+            copy = path.with_name(f"{path.name}.damaged")
+            copy.write_bytes(content)
+            ranges = ", ".join(f"{start} to {stop - 1}" for start, stop in damage)
+            _log.error(
+                "%s is damaged at bytes %s: nobody knows any more whether %d increments in it were sent, so they are "
+                "not sent again; what the later records say is kept, and the damaged file is in %s",
+                path,
+                ranges,
+                len(log.lost),
+                copy.name,
+            )
+            log._replace(log._contents())
+            return log
         if content:
             os.ftruncate(log._file, end)
             os.lseek(log._file, end, os.SEEK_SET)
@@ -138,20 +159,35 @@ class ReplayLog:
 
     # --- the file ----------------------------------------------------------------------------------------------------
 
-    def _replay(self, content: bytes) -> int:
-        """Takes in the records; gives where the good ones end."""
-        at = len(MAGIC)
-        while at + _HEAD.size <= len(content):
-            length, checksum = _HEAD.unpack_from(content, at)
-            record = content[at + _HEAD.size : at + _HEAD.size + length]
-            if not 0 < length <= RECORD_BYTES_MAX or len(record) < length or zlib.crc32(record) != checksum:
-                break
-            self._take(msgpack.unpackb(record))
-            at += _HEAD.size + length
-        return min(at, len(content)) if content else 0
+    def _replay(self, content: bytes) -> tuple[int, list[tuple[int, int]]]:
+        """Takes in the records. Gives where the last good one ends, and the damaged ranges before it."""
+        at, damage = min(len(MAGIC), len(content)), []
+        #: Operations that were open at a damaged range, and of which no later record has told anything.
+        doubtful: dict[bytes, Kept] = {}
+        while at < len(content):
+            record = _record_at(content, at)
+            if record is None:
+                found = _next_record(content, at + 1)
+                if found is None:
+                    break
+                damage.append((at, found))
+                doubtful.update(self.operations)
+                at = found
+                continue
+            length, said = record
+            at += length
+            kind, number, *rest = said
+            if kind != _ACCEPTED and number not in self.operations and damage and kind != _SETTLED:
+                # It was accepted in a damaged range: what it adds, and to what, is gone.
+                self.lost.append(Kept(number, b"", 0))
+            doubtful.pop(number, None)
+            self._take(kind, number, rest)
+        for number, operation in doubtful.items():
+            if self.operations.pop(number, None) is not None:
+                self.lost.append(operation)
+        return at, damage
 
-    def _take(self, record: list[Any]) -> None:
-        kind, number, *rest = record
+    def _take(self, kind: int, number: bytes, rest: list[Any]) -> None:
         if kind == _ACCEPTED:
             self.operations[number] = Kept(number, *rest)
         elif number in self.operations:
@@ -231,6 +267,29 @@ class ReplayLog:
         self._size = len(content)
         if old is not None:
             os.close(old)
+
+
+def _record_at(content: bytes, at: int) -> tuple[int, list[Any]] | None:
+    """The record that begins here, and its length with its head; None if none does."""
+    if at + _HEAD.size > len(content):
+        return None
+    length, checksum = _HEAD.unpack_from(content, at)
+    record = content[at + _HEAD.size : at + _HEAD.size + length]
+    if not 0 < length <= RECORD_BYTES_MAX or len(record) < length or zlib.crc32(record) != checksum:
+        return None
+    return _HEAD.size + length, msgpack.unpackb(record)
+
+
+def _next_record(content: bytes, at: int) -> int | None:
+    """Where the first readable record from here on begins."""
+    while at < len(content):
+        if _record_at(content, at) is not None:
+            return at
+        at += 1
+        if not any(content[at : at + _ZEROS]):
+            # A long range of zeros, as a disk leaves it: no record begins well within it.
+            at += max(0, len(content[at:]) - len(content[at:].lstrip(b"\0")) - _HEAD.size)
+    return None
 
 
 def _encode(record: Iterable[Any]) -> bytes:

@@ -92,7 +92,15 @@ class Replayer:
         self._runner: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to send what is there."""
+        """Begins to send what is there, and reports what damage to the file has left unknown."""
+        for operation in self._log.lost:
+            self.unknown += 1
+            _log.error(
+                "nobody knows whether an increment by %d of %r counted (id %s): the replay log was damaged",
+                operation.delta,
+                operation.key,
+                operation.id.hex(),
+            )
         for operation in self._log.operations.values():
             self._schedule(operation)
         self._runner = asyncio.get_running_loop().create_task(self._run(), name="pycounter replay")

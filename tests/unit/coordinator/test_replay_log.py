@@ -138,3 +138,110 @@ async def test_random_histories_survive_a_crash_at_any_moment(path, seed):
             await log.close()
             log = ReplayLog.open(path)
             acknowledged = {**acknowledged, **log.operations}
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
+
+ELSEWHERE = Sent("shard-2", "cd" * 16, 54_321)
+
+
+async def written(path):
+    """A log with operations in each state, and the true states, after each record."""
+    log = ReplayLog.open(path)
+    states: list[dict[bytes, Kept]] = []
+    ends = []
+
+    def note():
+        states.append({number: Kept(one.id, one.key, one.delta, one.sent) for number, one in log.operations.items()})
+        ends.append(path.stat().st_size)
+
+    note()
+    for number in range(6):
+        await log.accept(kept(number))
+        note()
+    for step in (
+        lambda: log.note_sent(log.operations[b"id-1"], SENT),
+        lambda: log.note_sent(log.operations[b"id-2"], SENT),
+        lambda: log.note_unsent(log.operations[b"id-2"]),
+        lambda: log.note_sent(log.operations[b"id-3"], SENT),
+        lambda: log.note_unsent(log.operations[b"id-3"]),
+        lambda: log.note_sent(log.operations[b"id-3"], ELSEWHERE),
+        lambda: log.note_sent(log.operations[b"id-4"], SENT),
+        lambda: log.settle(log.operations[b"id-4"]),
+        lambda: log.accept(kept(7)),
+        lambda: log.note_sent(log.operations[b"id-7"], SENT),
+    ):
+        await step()
+        note()
+    await log.close()
+    return states, ends
+
+
+def check(path, states, ends, start, stop):
+    """Reads a log whose bytes from `start` to `stop` were damaged; nothing in it is told wrongly."""
+    log = ReplayLog.open(path)
+    truth = states[-1]
+    # Nothing readable behind it: the same as an end that was never finished.
+    is_torn = stop > ends[-2]
+    if is_torn:
+        truth = states[max(at for at, end in enumerate(ends) if end <= start)]
+    lost = {one.id for one in log.lost}
+    assert not lost & log.operations.keys()
+    for number, operation in log.operations.items():
+        assert operation == truth[number], "it would be sent where it must not be"
+    for number in truth.keys() - log.operations.keys() - lost:
+        # Its first record is gone, and no later one named it.
+        accepted = next(at for at, state in enumerate(states) if number in state)
+        assert ends[accepted - 1] - stop < 0 < ends[accepted] - start, f"{number!r} vanished"
+    damaged = path.with_name(f"{path.name}.damaged")
+    assert damaged.exists() == (not is_torn)
+    # What was read is a whole file again.
+    assert ReplayLog.open(path).operations == log.operations
+    damaged.unlink(missing_ok=True)
+
+
+async def test_a_flipped_bit_is_damage_and_later_records_survive(path):
+    states, ends = await written(path)
+    whole = path.read_bytes()
+    for at in range(len(MAGIC), len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        check(path, states, ends, at, at + 1)
+
+
+@pytest.mark.parametrize("length", [2, 30, 100, 200])
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\x05"])
+async def test_an_overwritten_range_is_damage(path, length, fill):
+    states, ends = await written(path)
+    whole = path.read_bytes()
+    for at in range(len(MAGIC), len(whole) - length, 3):
+        path.write_bytes(whole[:at] + fill * length + whole[at + length :])
+        if path.read_bytes() != whole:
+            check(path, states, ends, at, at + length)
+
+
+async def test_a_range_that_was_cut_out_is_damage(path):
+    states, ends = await written(path)
+    whole = path.read_bytes()
+    for at in range(len(MAGIC), ends[-3], 5):
+        path.write_bytes(whole[:at] + whole[at + 7 :])
+        check(path, states, ends, at, at + 7)
+
+
+async def test_damage_is_called_damage_and_a_torn_end_is_not(path, caplog):
+    await written(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"?" + whole[101:])
+    ReplayLog.open(path)
+    assert "is damaged at bytes" in caplog.text
+    assert "not finished" not in caplog.text
+    caplog.clear()
+    path.write_bytes(whole[:-1])
+    ReplayLog.open(path)
+    assert "a write that was not finished" in caplog.text
+
+
+async def test_a_long_range_of_zeros_takes_no_long_time(path):
+    states, _ = await written(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(50_000_000) + whole[len(MAGIC) :])
+    assert ReplayLog.open(path).operations == states[-1]
