@@ -1,6 +1,7 @@
 """The engine as a Python module."""
 
 import os
+from asyncio import Future
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, final, type_check_only
@@ -995,6 +996,195 @@ class Router:
 
     def stats(self) -> dict[str, str | int]:
         """Every figure that the router counts, by name. Any thread may ask."""
+
+@final
+class SessionLink:
+    """A client's connection to one shard and the exactly-once session on it, for the event loop that owns it.
+
+    It holds the futures of who waits. Times are seconds; `clock` says what time it is.
+    """
+
+    def __new__(
+        cls,
+        *,
+        clock: Callable[[], float],
+        level: str = "durable",
+        token: bytes | None = None,
+        client: str = "pycounter",
+        timeout_s: float = 60.0,
+        pending_operations_max: int = 50_000,
+        gather_operations_max: int = 100,
+        gather_s: float = 0.01,
+        batch_operations_max: int = 1000,
+        batch_bytes_max: int = 524_288,
+        batches_in_flight_max: int = 8,
+        window_operations_max: int = 9000,
+        unconfirmed_operations_max: int = 200_000,
+        reply_bytes_max: int = 67_108_864,
+        backoff_first_s: float = 0.05,
+        backoff_max_s: float = 1.0,
+        silence_timeout_s: float = 30.0,
+        session_window_s: float = 518_400.0,
+        samples_max: int = 0,
+        new_session_id: Callable[[], bytes] | None = None,
+    ) -> SessionLink: ...
+    def start(self, call_soon: Callable[[Callable[[], None]], object], on_flush: Callable[[], None]) -> None:
+        """Goes to work: `on_flush` is called by `call_soon` once in each turn that has something to flush."""
+
+    def stop(self) -> None:
+        """Calls nothing any more. Idempotent."""
+
+    def incr(
+        self,
+        key: str | bytes,
+        delta: int,
+        future: Future[Any],
+        level: str | None = None,
+        detail: bool = False,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Adds to a counter. The future gets the value, or (value, level, commit) with `detail`.
+
+        Gives the number to `abandon` it by, or -1: there is no room, and nothing was done.
+
+        Raises:
+            BadKey, BadDelta: it can't be sent.
+        """
+
+    def incr_many(
+        self, items: Iterable[object], future: Future[Any], level: str | None = None, timeout_s: float | None = None
+    ) -> int:
+        """Adds to many counters: pairs of key and delta. The future gets a list: each item's value, or its error.
+
+        Whether there is room is not asked: see `fits`.
+        """
+
+    def call(
+        self,
+        method: str,
+        params: bytes,
+        repeat: str,
+        future: Future[Any],
+        timeout_s: float | None = None,
+        id_window_s: float = 110.0,
+    ) -> int:
+        """Any other request; `params` is an encoded array. The future gets the result, encoded.
+
+        `repeat` says what may be done when the reply doesn't come: `always`, `same_shard` (for `id_window_s`), `never`.
+        """
+
+    def confirm(self, future: Future[Any], timeout_s: float | None = None) -> int:
+        """The future gets None once all that is acknowledged now is durable, or reported as lost."""
+
+    def abandon(self, number: int, future: Future[Any]) -> None:
+        """Whoever waits for this future waits no longer: what was never sent is taken back, what was sent stays."""
+
+    def fits(self, count: int) -> bool:
+        """Is there room for so many increments? A list that is larger than all room goes alone."""
+
+    def withdraw(self, share: float, refusal: Callable[[], Exception]) -> int:
+        """Takes this share of the increments back that were never sent; their futures get what `refusal` makes."""
+
+    def connected(self) -> None:
+        """A connection was made: `flush` gives what to write first."""
+
+    def feed(self, data: bytes) -> None:
+        """Takes a chunk from the shard, and settles futures. What may be sent then leaves at the end of the turn.
+
+        Raises:
+            ConnectionError: the shard sent nonsense. RpcError: it refused the greeting. WrongShard: it is another.
+                The connection can't be used any more: close it, and call `lost`.
+        """
+
+    def flush(self) -> bytes | None:
+        """What is to be written now."""
+
+    def tick(self) -> bytes | None:
+        """Time has passed: tells whose time has run out, and gives what to write now."""
+
+    def next_wake(self) -> float | None:
+        """In how many seconds to call `tick`, if that is sooner than was said before."""
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone, or couldn't be made, for this reason."""
+
+    def expect_identity(self, identity: str) -> None:
+        """The only identity that is accepted from now on."""
+
+    def goodbye(self) -> bytes:
+        """The end of a settled session, to be written before the connection is closed."""
+
+    def give_up(self, reason: str, refusal: str) -> None:
+        """Nothing can succeed any more: what was sent is unknown, the rest gets `refusal`, which is `code: message`."""
+
+    @property
+    def ready(self) -> bool:
+        """Has the shard said who it is on the present connection?"""
+
+    @property
+    def silent(self) -> bool:
+        """With replies due, was nothing heard for so long that the connection is to be given up?"""
+
+    @property
+    def identity(self) -> str | None:
+        """The shard's, once it was met."""
+
+    @property
+    def epoch(self) -> int | None:
+        """The shard's, which rises with each start of its process."""
+
+    @property
+    def commit_seen(self) -> int:
+        """The newest commit of the shard that holds an increment of the session; 0: none."""
+
+    @property
+    def session_id(self) -> bytes:
+        """The present session's id."""
+
+    @property
+    def unsettled(self) -> int:
+        """Increments that are accepted and not settled."""
+
+    @property
+    def pending(self) -> int:
+        """Of these, the ones that were sent."""
+
+    @property
+    def unconfirmed(self) -> int:
+        """Increments that were acknowledged at `applied` and are not known to be durable."""
+
+    @property
+    def success_rate(self) -> float:
+        """The share of the latest increments that didn't fail with their batch; 1.0 where there are none."""
+
+    def in_flight_s(self) -> float | None:
+        """For how long the oldest batch in flight has waited for its answer; None: none is in flight."""
+
+    @property
+    def last_error(self) -> str:
+        """Why the last connection ended, or what the shard last refused for now; may be empty."""
+
+    @property
+    def news(self) -> bool:
+        """Is there anything to take by `lost_tails`, `given_up` or `samples`?"""
+
+    def unknown(self) -> list[tuple[str | bytes, int, float, int]]:
+        """Increments that were sent and whose outcome nobody knows now.
+
+        Each as key, delta, seconds since it was sent, and the mark of its batch. A mark that is gone is settled.
+        """
+
+    def given_up(self) -> list[tuple[str | bytes, int, float, bool]]:
+        """What was given up since the last call while nobody waited for it: key, delta, age, and is it unknown?"""
+
+    def lost_tails(self) -> list[tuple[bytes, int, int, list[tuple[str | bytes, int]]]]:
+        """What was acknowledged at `applied` and lost in a crash: session, first and last number, operations."""
+
+    def samples(self) -> list[tuple[float, str | None]]:
+        """How batches fared since the last call: seconds, and the code of the refusal."""
+
+    def statistics(self) -> dict[str, int]:
+        """Figures since it was made, by name."""
 
 @final
 class RouterLink:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pycounter.client.pool import Pool
-from pycounter.client.retry import BEFORE_THE_ID, CHANGES_WITH_ID, READS, RetryPolicy
+from pycounter.client.retry import BEFORE_THE_ID, READS, RetryPolicy, repeat_of
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import DeadlineExceeded, RpcError, Unavailable, UnknownOutcome
 
@@ -56,7 +56,7 @@ class Caller:
         loop = asyncio.get_running_loop()
         timeout_s = self.pool.settings.request_timeout_s if timeout_s is None else timeout_s
         deadline = loop.time() + timeout_s
-        has_id = _has_id(method, params)
+        has_id = repeat_of(method, params) == "same_shard"
         pauses = self.policy.pauses(self._random)
         retries = 0
         begun_s = self._clock.running_s()
@@ -109,11 +109,3 @@ class Caller:
     def _sample(self, begun: float, failure: RpcError | None) -> None:
         if self._on_sample is not None:
             self._on_sample(asyncio.get_running_loop().time() - begun, failure)
-
-
-def _has_id(method: str, params: tuple[object, ...]) -> bool:
-    if method == "incr_many":
-        items = params[0] if params else None
-        return isinstance(items, list) and all(len(item) == 3 for item in items)
-    options = params[-1] if params else None
-    return method in CHANGES_WITH_ID and isinstance(options, dict) and options.get("id") is not None

@@ -6,73 +6,61 @@ import asyncio
 import itertools
 import ssl
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from pycounter.client.framing import MSGID_MAX, ProtocolViolation, ReplyDecoder, apply_frame, notification, request
-from pycounter.client.session import Batch
+from pycounter.client.framing import MSGID_MAX, ProtocolViolation, ReplyDecoder, notification, request
 from pycounter.errors import from_wire
 
-__all__ = ["BatchOwner", "RpcConnection"]
-
-
-class BatchOwner(Protocol):
-    """Who is told about batches."""
-
-    def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
-        """A batch was answered. Raises ProtocolViolation if the answer makes no sense."""
-
-    def on_replies(self) -> None:
-        """A chunk of replies was handled."""
+__all__ = ["RpcConnection"]
 
 
 class RpcConnection(asyncio.Protocol):
-    """A connection. `lost` is set when it ends; whatever waits for a reply gets ConnectionResetError then."""
+    """A connection. `on_replies` is called after a chunk of replies was handled.
 
-    def __init__(self, owner: BatchOwner, reply_bytes_max: int) -> None:
+    `lost` is set when it ends; whatever waits for a reply gets ConnectionResetError then.
+    """
+
+    def __init__(self, on_replies: Callable[[], None], reply_bytes_max: int) -> None:
         self.lost = asyncio.Event()
         self.cause: Exception | None = None
-        #: Was a batch answered on it?
-        self.is_useful = False
         #: When bytes last came, in the loop's time.
         self.received_at = 0.0
         #: Called when it has ended.
         self.on_lost: Callable[[RpcConnection], None] | None = None
-        self._owner = owner
+        self._on_replies = on_replies
         self._loop = asyncio.get_running_loop()
         #: The loop's.
         self.time = self._loop.time
         self._decoder = ReplyDecoder(reply_bytes_max)
         self._msgids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._batches: dict[int, Batch] = {}
 
     @classmethod
     async def open(
-        cls, owner: BatchOwner, address: tuple[str, int], *, tls: ssl.SSLContext | None, reply_bytes_max: int
+        cls,
+        on_replies: Callable[[], None],
+        address: tuple[str, int],
+        *,
+        tls: ssl.SSLContext | None,
+        reply_bytes_max: int,
     ) -> RpcConnection:
         """Connects. Raises OSError. Cancellation leaves nothing open."""
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: cls(owner, reply_bytes_max), *address, ssl=tls)
+        _, connection = await loop.create_connection(lambda: cls(on_replies, reply_bytes_max), *address, ssl=tls)
         return connection
 
     @property
     def is_waiting(self) -> bool:
         """Is any reply due?"""
-        return bool(self._calls or self._batches)
+        return bool(self._calls)
 
     @property
     def unanswered(self) -> int:
         """Replies that are due, those too that nobody waits for any more."""
-        return len(self._calls) + len(self._batches)
+        return len(self._calls)
 
     def _next_msgid(self) -> int:
         return next(self._msgids) & MSGID_MAX
-
-    def apply(self, batch: Batch, session: bytes, acked_through: int) -> None:
-        """Sends a batch; its owner is told of the reply."""
-        msgid = self._next_msgid()
-        self._batches[msgid] = batch
-        self._transport.write(apply_frame(msgid, session, (batch.first, acked_through), batch.items, batch.level))
 
     async def call(self, method: str, *params: object) -> Any:
         """Sends a request and waits for its result. Cancelled, it drops the reply when that comes.
@@ -123,20 +111,17 @@ class RpcConnection(asyncio.Protocol):
         self.received_at = self._loop.time()
         try:
             for msgid, error, result in self._decoder.feed(data):
-                if (batch := self._batches.pop(msgid, None)) is not None:
-                    self._owner.on_batch_reply(batch, error, result)
-                    self.is_useful = True
-                elif (reply := self._calls.pop(msgid, None)) is None:
+                if (reply := self._calls.pop(msgid, None)) is None:
                     raise ProtocolViolation(f"the server answered {msgid}, which was not asked")
-                elif reply.done():
+                if reply.done():
                     continue
-                elif error is None:
+                if error is None:
                     reply.set_result(result)
                 else:
                     reply.set_exception(from_wire(error))
         except ProtocolViolation as violation:
             self.refuse(violation)
-        self._owner.on_replies()
+        self._on_replies()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
@@ -145,7 +130,6 @@ class RpcConnection(asyncio.Protocol):
             if not reply.done():
                 reply.set_exception(ConnectionResetError("the connection ended before the reply came"))
         self._calls.clear()
-        self._batches.clear()
         self.lost.set()
         if self.on_lost is not None:
             self.on_lost(self)

@@ -1,8 +1,4 @@
-"""MessagePack-RPC as bytes: pure functions, and a decoder that takes chunks of any size.
-
-A batch is encoded once, when it is accepted: what is sent again is the same bytes, whatever the caller has done to its
-list meanwhile.
-"""
+"""MessagePack-RPC as bytes: pure functions, and a decoder that takes chunks of any size."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from typing import Any, Literal
 
 import msgpack
 
-from pycounter.errors import BadDelta, BadKey, BadRequest, TooLarge
+from pycounter.errors import BadDelta, BadKey, BadRequest
 
 __all__ = [
     "MSGID_MAX",
@@ -20,12 +16,11 @@ __all__ = [
     "Level",
     "ProtocolViolation",
     "ReplyDecoder",
-    "apply_frame",
     "check_level",
-    "decode_items",
-    "encode_batches",
     "notification",
+    "pack",
     "request",
+    "unpack",
 ]
 
 Key = str | bytes
@@ -36,7 +31,6 @@ Level = Literal["applied", "durable"]
 MSGID_MAX = 0xFFFF_FFFF
 _RESPONSE = 1
 _LEVELS = ("applied", "durable")
-_APPLY = msgpack.packb("apply")
 
 
 class ProtocolViolation(ConnectionError):
@@ -53,67 +47,16 @@ def check_level(level: Any) -> Level:
 
 def request(msgid: int, method: str, params: Sequence[object]) -> bytes:
     """A request's frame."""
-    return _pack([0, msgid, method, params])
+    return pack([0, msgid, method, params])
 
 
 def notification(method: str, params: Sequence[object]) -> bytes:
     """A frame that gets no response."""
-    return _pack([2, method, params])
+    return pack([2, method, params])
 
 
-def apply_frame(msgid: int, session: bytes, numbers: tuple[int, int], items: bytes, level: Level) -> bytes:
-    """The request `apply` around items that are encoded already; numbers are first_sequence and acked_through."""
-    pack = msgpack.packb
-    return b"".join(
-        (
-            b"\x94\x00",
-            pack(msgid),
-            _APPLY,
-            b"\x95",
-            pack(session),
-            pack(numbers[0]),
-            pack(numbers[1]),
-            items,
-            pack(level),
-        )
-    )
-
-
-def encode_batches(items: Sequence[Item], operations_max: int, bytes_max: int) -> list[tuple[int, bytes]]:
-    """Cuts items into batches within both bounds: (how many, their bytes), in order.
-
-    Raises:
-        BadKey: a key is text that isn't valid Unicode.
-        BadDelta: a delta is out of any integer's range.
-        BadRequest: an item isn't a key and a delta.
-        TooLarge: one item alone is over the bound.
-    """
-    batches: list[tuple[int, bytes]] = []
-    for start in range(0, len(items), operations_max):
-        # A whole list needs no copy.
-        part = items if len(items) <= operations_max else items[start : start + operations_max]
-        _encode_part(part, bytes_max, batches)
-    return batches
-
-
-def decode_items(encoded: bytes) -> list[Item]:
-    """The items of an encoded batch."""
-    return [(key, delta) for key, delta in msgpack.unpackb(encoded, raw=False)]
-
-
-def _encode_part(items: Sequence[Item], bytes_max: int, batches: list[tuple[int, bytes]]) -> None:
-    encoded = _pack(items)
-    if len(encoded) <= bytes_max:
-        batches.append((len(items), encoded))
-        return
-    if len(items) == 1:
-        raise TooLarge(f"an increment of {len(encoded)} bytes: nothing was sent")
-    half = len(items) // 2
-    _encode_part(items[:half], bytes_max, batches)
-    _encode_part(items[half:], bytes_max, batches)
-
-
-def _pack(value: object) -> bytes:
+def pack(value: object) -> bytes:
+    """A value, encoded. Raises BadKey, BadDelta, BadRequest: it can't be sent."""
     try:
         encoded: bytes = msgpack.packb(value)
     except UnicodeEncodeError as error:
@@ -123,6 +66,11 @@ def _pack(value: object) -> bytes:
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"{error}: nothing was sent") from error
     return encoded
+
+
+def unpack(encoded: bytes) -> Any:
+    """An encoded value. A string that is valid UTF-8 comes as str, everything else as bytes."""
+    return msgpack.unpackb(encoded, raw=False, strict_map_key=False)
 
 
 class ReplyDecoder:

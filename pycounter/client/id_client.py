@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Item, Key, Level
 from pycounter.client.limit import Limit
+from pycounter.client.outcomes import Detail
 from pycounter.client.pool import Pool
 from pycounter.client.retry import BEFORE_THE_ID, RetryPolicy
 from pycounter.client.room import Room

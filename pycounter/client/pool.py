@@ -15,9 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pycounter.client.connection import RpcConnection
-from pycounter.client.framing import ProtocolViolation
 from pycounter.client.hello import HelloReply
-from pycounter.client.session import Batch
 from pycounter.client.settings import PoolSettings
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import DeadlineExceeded, Forbidden, Overloaded, RpcError, Unauthenticated, Unavailable, WrongShard
@@ -361,7 +359,7 @@ class Pool:
         """A connection on which the server was greeted. Raises OSError, RpcError."""
         async with asyncio.timeout(self.settings.connect_timeout_s):
             connection = await RpcConnection.open(
-                self, address, tls=self._tls, reply_bytes_max=self.settings.reply_bytes_max
+                self._on_replies, address, tls=self._tls, reply_bytes_max=self.settings.reply_bytes_max
             )
             try:
                 hello = HelloReply.parse_any(await connection.call("hello", self._greeting()))
@@ -428,12 +426,8 @@ class Pool:
 
     # --- what connections tell -------------------------------------------------------------------------------------
 
-    def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
-        """Part of BatchOwner: there are no batches here."""
-        raise ProtocolViolation("a reply to a batch that wasn't sent")
-
-    def on_replies(self) -> None:
-        """Part of BatchOwner: there may be places."""
+    def _on_replies(self) -> None:
+        """Replies came: there may be places."""
         if self._waiters:
             self._serve()
 

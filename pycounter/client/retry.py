@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pycounter.client.backoff import Backoff
 from pycounter.errors import RpcError, SettingsError
 
-__all__ = ["BEFORE_THE_ID", "CHANGES_WITH_ID", "READS", "RetryPolicy"]
+__all__ = ["BEFORE_THE_ID", "CHANGES_WITH_ID", "READS", "Repeat", "RetryPolicy", "repeat_of"]
 
 #: Methods that change nothing: sent again whatever became of the attempt before.
 READS = frozenset(
@@ -49,3 +51,20 @@ class RetryPolicy:
     def pauses(self, chance: random.Random) -> Backoff:
         """The pauses of one request."""
         return Backoff(self.first_s, self.max_s, chance)
+
+
+#: What may be done with a request whose reply doesn't come: send it again anywhere, to the same shard, or nowhere.
+Repeat = Literal["always", "same_shard", "never"]
+
+
+def repeat_of(method: str, params: Sequence[object]) -> Repeat:
+    """Reads are repeated always, a change under an operation id at the same shard, and any other change never."""
+    if method in READS:
+        return "always"
+    if method == "incr_many":
+        items = params[0] if params else None
+        has_id = isinstance(items, list) and all(len(item) == 3 for item in items)
+    else:
+        options = params[-1] if params else None
+        has_id = method in CHANGES_WITH_ID and isinstance(options, dict) and options.get("id") is not None
+    return "same_shard" if has_id else "never"

@@ -1,47 +1,53 @@
 """The client of one shard that counts exactly once through cut connections, crashes and restarts of the shard.
 
-Here is what callers see; `session_connection` has the connection and the clock, and `Session` decides what may be sent.
-Everything runs on one event loop, asyncio's own or uvloop's.
+Here is what callers see. `SessionLink`, in Rust, has the rules of exactly once and the futures of who waits;
+`link_connection` has the socket. Everything runs on one event loop, asyncio's own or uvloop's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
-from pycounter.client.coalescer import Detail, Ticket, Withdrawn
-from pycounter.client.framing import Item, Key, Level, check_level, encode_batches
-from pycounter.client.limit import Limit
-from pycounter.client.retry import BEFORE_THE_ID, CHANGES_WITH_ID, READS
-from pycounter.client.session import Batch, Results
-from pycounter.client.session_connection import SessionConnection
-from pycounter.client.statistics import BatchHealth
-from pycounter.errors import (
-    DeadlineExceeded,
-    PyCounterError,
-    RpcError,
-    SessionLost,
-    Unavailable,
-    UnknownOutcome,
-)
+from pycounter._native import SessionLink
+from pycounter.client.backoff import Backoff
+from pycounter.client.framing import Item, Key, Level, check_level, pack, unpack
+from pycounter.client.link_connection import LinkConnection
+from pycounter.client.link_room import LinkRoom
+from pycounter.client.lost_tail import LostTail
+from pycounter.client.outcomes import Detail, Results, Withdrawn, checked
+from pycounter.client.retry import repeat_of
+from pycounter.client.settings import ClientSettings
+from pycounter.client.statistics import BatchHealth, ClientStatistics
+from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
+from pycounter.clock import SYSTEM_CLOCK, Clock
+from pycounter.errors import PyCounterError, RpcError, SessionLost, Unavailable, from_wire
 
-__all__ = ["SessionClient"]
+__all__ = ["SESSION_BYTES", "SessionClient"]
 
 _log = logging.getLogger(__name__)
 
+SESSION_BYTES = 16
+#: Samples of batches that are kept until the end of a turn.
+_SAMPLES_MAX = 256
 
-class SessionClient(SessionConnection):
+
+def _withdrawn() -> Withdrawn:
+    return Withdrawn("it was taken back before it was sent: nothing was applied")
+
+
+class SessionClient:
     """Counts at one shard, each operation exactly once.
 
     Use it as `async with SessionClient(host, port) as client`, or call `connect` and `close`.
 
     A deadline that passes, or a cancellation, ends the waiting and not the counting: an operation that was sent stays
     in the session until it is settled, and is not to be repeated by the caller; until then it is on the list `unknown`.
-    What still waits for room, and a list (`apply`) that wasn't sent yet, is taken back: after a deadline that is
-    `Unavailable`, nothing was applied.
+    What was never sent is taken back; after a deadline that is `Unavailable`, nothing was applied.
 
     Args:
         host: the shard's.
@@ -49,17 +55,92 @@ class SessionClient(SessionConnection):
         token: the server's, if it has one.
         level: when operations that name no level are acknowledged, `durable` (on disk) or `applied` (in memory).
         tls: how to verify the server, if it speaks TLS.
-        identity: the shard's, 32 hex digits; None takes the first that answers.
+        identity: the shard's, 32 hex digits. None takes any: where another shard answers than before, what was sent is
+            unknown (`SessionLost`), and counting goes on there.
         settings: everything else.
         name: what the shard is called in `unknown`; its address otherwise.
         may_move: the shard may be at another address, which somebody will tell: to meet another one there is no end.
         on_lost_tail: told of operations that were acknowledged at `applied` and lost in a crash; logged otherwise.
-        on_unknown: told of operations that stay unknown for ever and whose callers wait no longer; `unknown` reports
-            them otherwise.
+        on_unknown: told of operations whose callers wait no longer, and that didn't count or stay unknown for ever;
+            `unknown` reports them otherwise.
         on_sample: told of each batch that was answered or cut off: its latency in seconds, and what went wrong.
         on_connection: told when a connection is there (True), and when it is gone.
         clock: time and random numbers, beside the loop's own time.
     """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 7400,
+        *,
+        token: str | bytes | None = None,
+        level: Level = "durable",
+        tls: ssl.SSLContext | None = None,
+        identity: str | None = None,
+        settings: ClientSettings | None = None,
+        name: str = "",
+        may_move: bool = False,
+        on_lost_tail: Callable[[LostTail], None] | None = None,
+        on_unknown: Callable[[list[UnknownOperation]], None] | None = None,
+        on_sample: Callable[[float, RpcError | None], None] | None = None,
+        on_connection: Callable[[bool], None] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        limits = self.settings = settings or ClientSettings()
+        self.name = name or f"{host}:{port}"
+        #: Operations that were sent, and of which nobody knows yet whether they counted.
+        self.unknown = UnknownOperations(self.pending_unknown)
+        self._level: Level = check_level(level)
+        self._on_lost_tail = on_lost_tail
+        self._on_unknown = on_unknown or self.unknown.end
+        self._on_sample = on_sample
+        self._on_connection = on_connection
+        self._wall_s = clock.wall_s
+        self._link = SessionLink(
+            clock=clock.running_s,
+            level=level,
+            token=token.encode() if isinstance(token, str) else token,
+            timeout_s=limits.call_timeout_s,
+            pending_operations_max=limits.pending_operations_max,
+            gather_operations_max=limits.coalesced_operations_max,
+            gather_s=limits.coalesced_delay_s,
+            batch_operations_max=limits.batch_operations_max,
+            batch_bytes_max=limits.batch_bytes_max,
+            batches_in_flight_max=limits.batches_in_flight_max,
+            window_operations_max=limits.window_operations_max,
+            unconfirmed_operations_max=limits.unconfirmed_operations_max,
+            reply_bytes_max=limits.reply_bytes_max,
+            backoff_first_s=limits.backoff_first_s,
+            backoff_max_s=limits.backoff_max_s,
+            silence_timeout_s=limits.silence_timeout_s,
+            session_window_s=limits.session_window_s,
+            samples_max=_SAMPLES_MAX if on_sample is not None else 0,
+            new_session_id=lambda: clock.random_bytes(SESSION_BYTES),
+        )
+        self._expected_identity = identity
+        if identity is not None:
+            self._link.expect_identity(identity)
+        self._room = LinkRoom(limits.pending_operations_max, lambda: self._link.unsettled)
+        self._connection = LinkConnection(
+            self._link,
+            (host, port),
+            tls=tls,
+            connect_timeout_s=limits.connect_timeout_s,
+            pauses=Backoff(limits.backoff_first_s, limits.backoff_max_s, clock.random()),
+            steady_s=limits.backoff_max_s,
+            may_move=may_move,
+            on_events=self._look_around,
+            on_connection=self._note_connection,
+            on_failure=self._fail,
+        )
+        self._ready = asyncio.Event()
+        self._settled = asyncio.Event()
+        #: Why no operation is accepted now, and why none can succeed any more.
+        self._refusal: RpcError | None = Unavailable("the client is not connected: nothing was applied")
+        self._failure: RpcError | None = None
+        #: Who is told when a batch is settled, by its mark.
+        self._watchers: dict[int, Watchers] = {}
+        self._loop: asyncio.AbstractEventLoop
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -77,6 +158,13 @@ class SessionClient(SessionConnection):
                 raise
             _log.exception("closing the client")
 
+    def start(self) -> None:
+        """Begins to connect in the background, unless that was begun. Increments wait until it has worked."""
+        if not self._connection.is_started and self._failure is None:
+            self._loop = asyncio.get_running_loop()
+            self._refusal = None
+            self._connection.start()
+
     async def connect(self, *, timeout_s: float | None = None) -> None:
         """Begins to connect and waits until that has worked. Cancelled or too late, it goes on in the background.
 
@@ -86,7 +174,17 @@ class SessionClient(SessionConnection):
             WrongShard: it isn't the shard of the identity that was given.
         """
         self.start()
-        await self._wait_ready(self._deadline(timeout_s if timeout_s is not None else self.settings.connect_timeout_s))
+        timeout_s = self.settings.connect_timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._connection.is_ready:
+                    self._check()
+                    self._ready.clear()
+                    await self._ready.wait()
+        except TimeoutError as late:
+            host, port = self.address
+            trouble = self._connection.trouble or "no answer"
+            raise Unavailable(f"can't reach the shard at {host}:{port} ({trouble}): nothing was applied") from late
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Waits for what is not settled, says goodbye, and ends the connection. Cancellation ends it at once.
@@ -97,40 +195,32 @@ class SessionClient(SessionConnection):
             SessionLost: not everything was settled in time, or, at `applied`, known to be durable; the message says how
                 much is unknown.
         """
-        if self._runner is None:
+        if not self._connection.is_started:
             return
         timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
         unknown_before = self.statistics.operations_unknown
-        refusal = self._refusal = self._refusal or Unavailable("the client is closed: nothing was applied")
+        refusal = self._refusal = self._failure or Unavailable("the client is closed: nothing was applied")
         try:
-            self._coalescer.flush()
             async with asyncio.timeout(timeout_s):
-                await self._room.wait_empty()
-                while self._session.unconfirmed_operations:
-                    await self._confirm()
-                await self._say_goodbye()
+                while self._link.unsettled or self._room.crowd:
+                    self._settled.clear()
+                    await self._settled.wait()
+                while self._link.unconfirmed:
+                    await self._confirm(None)
+            self._connection.write(self._link.goodbye())
         except (TimeoutError, RpcError) as error:
             _log.debug("closing: %s", error)
         finally:
-            tasks = [task for task in (self._runner, self._barrier) if task is not None]
-            self._runner = None
-            for task in tasks:
-                task.cancel()
             self._fail(refusal, "the client was closed")
-            if self._connection is not None:
-                self._connection.close()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._connection.close()
         unknown = self.statistics.operations_unknown - unknown_before
         if unknown:
             raise SessionLost(f"closed after {timeout_s} s: it is unknown whether {unknown} operations counted")
 
-    async def _say_goodbye(self) -> None:
-        """Only a settled session may end: its results are of no more use."""
-        if self._connection is not None and self._session.next_sequence > 1:
-            try:
-                await self._connection.call("bye", self._session.id)
-            except (OSError, RpcError) as error:
-                _log.debug("no answer to bye: %s", error)
+    def _check(self) -> None:
+        if self._refusal is not None:
+            # One object for all callers: without this it would remember each of them.
+            raise self._refusal.with_traceback(None)
 
     # --- counting --------------------------------------------------------------------------------------------------
 
@@ -165,115 +255,71 @@ class SessionClient(SessionConnection):
     ) -> int | Detail:
         """Adds to a counter and gives its value after; with `detail`, also the level that was reached.
 
-        Increments travel together: see `coalescer`.
+        Increments of many callers travel together.
 
         Raises:
             RpcError: it was refused; `effect` says what that means.
             DeadlineExceeded: it was sent and not answered yet; it stays in the session, don't repeat it.
             SessionLost: nobody can tell whether it counted.
         """
-        level = self._level if level is None else check_level(level)
-        ticket = Ticket(detail=detail) if detail or timeout_s is not None else None
-        answer: int | Detail
-        if timeout_s is None and self.can_take():
-            try:
-                answer = await self._coalescer.add((key, delta), level, ticket)
-            except asyncio.CancelledError:
-                self._coalescer.note_cancelled()
-                raise
-            return answer
-        async with self._limit(timeout_s) as limit:
-            await self._enter(1, limit)
-            ticket = ticket or Ticket()
-            try:
-                answer = await self._coalescer.add((key, delta), level, ticket)
-            except asyncio.CancelledError:
-                self._coalescer.note_cancelled()
-                limit.is_sent = ticket.is_sent
-                raise
-        return answer
-
-    def can_take(self) -> bool:
-        """Takes room for one increment that is given to `begin_incr` at once; False: `incr` has to wait for it."""
-        return self._failure is None and self._refusal is None and self._runner is not None and self._room.try_enter()
-
-    def begin_incr(self, key: Key, delta: int) -> asyncio.Future[Any]:
-        """The increment for which `can_take` took room, at the client's level: a future of its value.
-
-        Whoever cancels the future calls `note_cancelled`.
-        """
-        return self._coalescer.add((key, delta), self._level)
-
-    def note_cancelled(self) -> None:
-        """A future of `begin_incr` was cancelled."""
-        self._coalescer.note_cancelled()
+        if level is not None:
+            check_level(level)
+        if self._refusal is not None:
+            self._check()
+        link, room = self._link, self._room
+        reply = self._loop.create_future()
+        number = -1 if room.crowd else link.incr(key, delta, reply, level, detail, timeout_s)
+        if number < 0:
+            deadline = self._deadline(timeout_s)
+            await room.enter(1, deadline)
+            number = link.incr(key, delta, reply, level, detail, max(0.0, deadline - self._loop.time()))
+        try:
+            answer = await reply
+        except asyncio.CancelledError:
+            link.abandon(number, reply)
+            raise
+        return Detail(*answer) if detail else answer
 
     async def apply(
         self, items: Sequence[Item], *, level: Level | None = None, timeout_s: float | None = None
     ) -> Results:
         """Adds to many counters and gives, for each item, its value after or its error.
 
-        Items that would make too large a request go as several. They are encoded before anything is awaited, so the
-        sequence may be changed afterwards.
+        The items are copied before anything is awaited, so the sequence may be changed afterwards.
 
         Raises:
-            RpcError: all of it was refused, for one reason. Where only a part was, the error stands in the result.
-            DeadlineExceeded: it was sent and not answered yet; it stays in the session, don't repeat it.
-            SessionLost: nobody can tell whether it counted.
+            RpcError: no item has a value; the error is one that leaves an outcome open, if there is one.
+            DeadlineExceeded: as above: it stays in the session, don't repeat it.
+            SessionLost: as above: nobody can tell whether it counted.
         """
-        level = self._level if level is None else check_level(level)
+        if level is not None:
+            check_level(level)
+        self._check()
         if not items:
             return []
-        limits = self.settings
-        encoded = encode_batches(items, limits.batch_operations_max, limits.batch_bytes_max)
-        loop = asyncio.get_running_loop()
-        async with self._limit(timeout_s) as limit:
-            replies: list[asyncio.Future[Results | RpcError]] = []
-            batches: list[Batch] = []
-            refused: list[RpcError] = []
-            try:
-                for count, data in encoded:
-                    try:
-                        await self._enter(count, limit)
-                    except RpcError as refusal:
-                        if not batches:
-                            raise
-                        refused = [refusal] * (len(encoded) - len(batches))
-                        break
-                    replies.append(loop.create_future())
-                    batches.append(self._batch_of(count, data, level, replies[-1]))
-                    self._session.add(batches[-1])
-                    self._pump()
-                outcomes = [await reply for reply in replies] + refused
-            except asyncio.CancelledError:
-                dropped = [batch for batch in batches if self._session.drop(batch)]
-                self._room.leave(sum(batch.count for batch in dropped))
-                limit.is_sent = len(dropped) < len(batches)
-                for reply in replies:
-                    reply.cancel()
-                raise
-        if len(outcomes) == 1:
-            outcome = outcomes[0]
-            if isinstance(outcome, RpcError):
-                raise outcome
-            return outcome
-        if all(isinstance(outcome, RpcError) for outcome in outcomes):
-            raise next(outcome for outcome in outcomes if isinstance(outcome, RpcError))
-        results: Results = []
-        for outcome, (count, _) in zip(outcomes, encoded, strict=True):
-            results += [outcome] * count if isinstance(outcome, RpcError) else outcome
-        return results
+        if self._room.crowd or not self._room.fits(len(items)):
+            items, deadline = list(items), self._deadline(timeout_s)
+            await self._room.enter(len(items), deadline)
+            timeout_s = max(0.0, deadline - self._loop.time())
+        reply = self._loop.create_future()
+        number = self._link.incr_many(items, reply, level, timeout_s)
+        return checked(await self._answer(reply, number))
+
+    async def _answer(self, reply: asyncio.Future[Any], number: int) -> Any:
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            self._link.abandon(number, reply)
+            raise
 
     def withdraw(self, share: float = 1.0) -> int:
         """Takes back this share of the operations that were never sent: their callers get `Withdrawn`.
 
         Gives how many these were. What was sent stays: it may have counted, so it can go nowhere else.
         """
-        refusal = Withdrawn("it was taken back before it was sent: nothing was applied")
-        taken = self._session.take_unsent(share)
-        for batch in taken:
-            batch.settle(refusal)
-        return sum(batch.count for batch in taken) + self._coalescer.refuse(refusal, share)
+        taken = self._link.withdraw(share, _withdrawn)
+        self._look_around()
+        return taken
 
     async def flush(self, *, timeout_s: float | None = None) -> None:
         """Waits until everything that is acknowledged now is durable, or reported as lost. For clients at `applied`.
@@ -281,8 +327,12 @@ class SessionClient(SessionConnection):
         Raises:
             DeadlineExceeded: it isn't yet.
         """
-        async with self._limit(timeout_s):
-            await self._confirm()
+        self._check()
+        await self._confirm(self.settings.call_timeout_s if timeout_s is None else timeout_s)
+
+    async def _confirm(self, timeout_s: float | None) -> None:
+        reply = self._loop.create_future()
+        await self._answer(reply, self._link.confirm(reply, timeout_s))
 
     async def call(self, method: str, *params: object, timeout_s: float | None = None) -> Any:
         """Calls any other method and gives its result.
@@ -296,72 +346,162 @@ class SessionClient(SessionConnection):
             DeadlineExceeded: the time ran out.
             Unavailable: the shard couldn't be reached; nothing was applied.
         """
-        options = params[-1] if params else None
-        has_id = method in CHANGES_WITH_ID and isinstance(options, dict) and options.get("id") is not None
-        deadline = self._deadline(timeout_s)
-        sent_first: float | None = None
-        is_ambiguous = False
-        while True:
-            try:
-                connection = await self._wait_ready(deadline)
-            except RpcError as error:
-                if is_ambiguous:
-                    raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
-                raise
-            sent_first = sent_first or self._running_s()
-            if is_ambiguous and self._running_s() - sent_first > self.settings.id_window_s:
-                raise UnknownOutcome(f"{method} was not answered for longer than the shard keeps its id")
-            try:
-                async with asyncio.timeout_at(deadline):
-                    return await connection.call(method, *params)
-            except TimeoutError as error:
-                raise DeadlineExceeded(f"{method} was not answered in time") from error
-            except OSError as error:
-                if not has_id and method not in READS:
-                    raise UnknownOutcome(f"{method} was sent, but the connection ended before its reply") from error
-                is_ambiguous = is_ambiguous or has_id
-                # Let the runner see the loss before the next attempt.
-                await asyncio.sleep(0)
-            except RpcError as error:
-                # A refusal settles an operation only if no earlier attempt is unanswered.
-                if is_ambiguous and error.code in BEFORE_THE_ID:
-                    raise UnknownOutcome(f"{method} was sent and not answered, then: {error}") from error
-                is_ambiguous = is_ambiguous or (has_id and error.effect == "unknown")
-                if not (is_ambiguous and error.retryable):
-                    raise
-                await asyncio.sleep(self._pause.next_s())
+        self._check()
+        timeout_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
+        reply = self._loop.create_future()
+        repeat = repeat_of(method, params)
+        number = self._link.call(method, pack(params), repeat, reply, timeout_s, self.settings.id_window_s)
+        return unpack(await self._answer(reply, number))
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._loop.time() + (self.settings.call_timeout_s if timeout_s is None else timeout_s)
+
+    # --- what happens ----------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Something has happened: there may be room, and news."""
+        link = self._link
+        if link.news:
+            self._tell_news()
+        if self._room.crowd:
+            self._room.admit()
+        elif not self._settled.is_set() and not link.unsettled:
+            self._settled.set()
+        if self._watchers:
+            self._tell_watchers()
+
+    def _tell_news(self) -> None:
+        link = self._link
+        for session, first, last, operations in link.lost_tails():
+            tail = LostTail(session=session, first_sequence=first, last_sequence=last, operations=operations)
+            _log.warning(
+                "%d operations that were acknowledged at applied were lost in a crash of the shard", tail.count
+            )
+            if self._on_lost_tail is not None:
+                try:
+                    self._on_lost_tail(tail)
+                except Exception:  # noqa: BLE001 - it is the user's, and the client goes on without it
+                    _log.exception("on_lost_tail")
+        wall_s = self._wall_s()
+        ended = [
+            UnknownOperation(
+                key=key, delta=delta, shard=self.name, since=wall_s - age_s, counted=None if open_ else False
+            )
+            for key, delta, age_s, open_ in link.given_up()
+        ]
+        if ended:
+            self._on_unknown(ended)
+        if self._on_sample is not None:
+            for latency_s, code in link.samples():
+                self._on_sample(latency_s, None if code is None else from_wire(code))
+
+    def _tell_watchers(self) -> None:
+        """Tells whoever waits for a batch that is settled now."""
+        if any(self._watchers.values()):
+            pending = {mark for *_, mark in self._link.unknown()}
+            for mark in [mark for mark in self._watchers if mark not in pending]:
+                for tell in self._watchers.pop(mark):
+                    tell()
+        self._watchers = {mark: watchers for mark, watchers in self._watchers.items() if watchers}
+
+    def _note_connection(self, is_there: bool) -> None:
+        self._ready.set()
+        if self._on_connection is not None:
+            self._on_connection(is_there)
+
+    def _fail(self, refusal: RpcError, reason: str) -> None:
+        """Nothing can succeed any more: what was sent is unknown, what wasn't is refused."""
+        self._failure = self._failure or refusal
+        self._refusal = self._failure
+        self._link.give_up(reason, refusal.wire_text)
+        self._room.close(refusal)
+        self._ready.set()
+        self._look_around()
+
+    # --- what it knows ---------------------------------------------------------------------------------------------
+
+    def pending_unknown(self) -> Iterator[tuple[UnknownOperation, Watchers]]:
+        """The operations that `unknown` lists, each with those who are told when it is settled."""
+        wall_s = self._wall_s()
+        for key, delta, age_s, mark in self._link.unknown():
+            operation = UnknownOperation(key=key, delta=delta, shard=self.name, since=wall_s - age_s)
+            yield operation, self._watchers.setdefault(mark, [])
 
     @property
-    def unconfirmed(self) -> int:
-        """Operations that were acknowledged at `applied` and aren't known to be durable yet."""
-        return self._session.unconfirmed_operations
-
-    @property
-    def unsettled(self) -> int:
-        """Operations that were accepted and have no outcome yet, their callers still waiting or not."""
-        return self._room.operations
+    def statistics(self) -> ClientStatistics:
+        """What the client has done so far."""
+        done = self._link.statistics()
+        return ClientStatistics(
+            batches=done["batches"],
+            operations=done["operations"],
+            operations_settled=done["operations_settled"],
+            operations_succeeded=done["operations_succeeded"],
+            operations_failed=done["operations_failed"],
+            batches_resent=done["batches_resent"],
+            operations_resent=done["operations_resent"],
+            batches_refused=done["batches_refused"],
+            operations_unknown=done["operations_unknown"],
+            operations_lost=done["operations_lost"],
+            reconnects=max(0, done["greetings"] - 1),
+            sessions_renewed=done["sessions_renewed"],
+        )
 
     @property
     def health(self) -> BatchHealth:
         """How the batches fare: unhealthy where too many operations fail, or are not answered."""
-        pending, rate = self._session.pending_operations, self.statistics.success_rate
+        pending, rate = self._link.pending, self._link.success_rate
         settings = self.settings
         return BatchHealth(
-            queued=self._room.operations - pending,
+            queued=self._link.unsettled - pending,
             pending=pending,
             success_rate=rate,
             is_healthy=pending <= settings.healthy_pending_max and 1.0 - rate <= settings.healthy_failed_share_max,
         )
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Where the next connection goes."""
+        return self._connection.address
+
+    @address.setter
+    def address(self, address: tuple[str, int]) -> None:
+        self._connection.address = address
+
+    @property
+    def identity(self) -> str | None:
+        """The shard's, as it was given or as it said."""
+        return self._link.identity or self._expected_identity
+
+    @property
+    def epoch(self) -> int | None:
+        """The shard's, which rises with each start of its process."""
+        return self._link.epoch
+
+    @property
+    def commit_seen(self) -> int:
+        """The newest commit with which the shard answered an increment; 0: none."""
+        return self._link.commit_seen
+
+    @property
+    def unconfirmed(self) -> int:
+        """Operations that were acknowledged at `applied` and aren't known to be durable yet."""
+        return self._link.unconfirmed
+
+    @property
+    def unsettled(self) -> int:
+        """Operations that were accepted and have no outcome yet, their callers still waiting or not."""
+        return self._link.unsettled
+
+    @property
     def is_connected(self) -> bool:
         """Is there a connection now, on which the shard has answered?"""
-        return self._connection is not None and not self._connection.lost.is_set()
+        return self._connection.is_ready
 
     @property
     def in_flight_since(self) -> float | None:
-        """Since when, in the loop's time, the oldest request has waited for its answer; None: there is none."""
-        return self._session.in_flight_since
+        """Since when, in the loop's time, the oldest batch has waited for its answer; None: none is in flight."""
+        waited_s = self._link.in_flight_s()
+        return None if waited_s is None else self._loop.time() - waited_s
 
     @property
     def failure(self) -> RpcError | None:
@@ -371,33 +511,4 @@ class SessionClient(SessionConnection):
     @property
     def session_id(self) -> bytes:
         """The present session's."""
-        return self._session.id
-
-    # --- room and time ---------------------------------------------------------------------------------------------
-
-    def _deadline(self, timeout_s: float | None) -> float:
-        return asyncio.get_running_loop().time() + (self.settings.call_timeout_s if timeout_s is None else timeout_s)
-
-    def _limit(self, timeout_s: float | None) -> Limit:
-        return Limit(self._deadline(timeout_s))
-
-    async def _enter(self, count: int, limit: Limit) -> None:
-        """Waits for room. A deadline that passes meanwhile has sent nothing."""
-        self._check()
-        if self._refusal is not None:
-            raise self._refusal.with_traceback(None)
-        limit.is_sent = False
-        await self._room.enter(count)
-        limit.is_sent = True
-
-    # --- sending -----------------------------------------------------------------------------------------------------
-
-    def _batch_of(self, count: int, data: bytes, level: Level, reply: asyncio.Future[Results | RpcError]) -> Batch:
-        def settle(outcome: Results | RpcError) -> None:
-            self._room.leave(count)
-            if not reply.done():
-                reply.set_result(outcome)
-
-        batch = Batch(count, data, settle, level)
-        batch.abandoned = lambda: range(count) if reply.done() else ()
-        return batch
+        return self._link.session_id

@@ -31,13 +31,16 @@ class UnknownOperation:
     shard: str
     #: When it was first sent, in seconds since 1970.
     since: float
+    #: None: nobody knows. False: it is known by now that it did not count.
+    counted: bool | None = None
 
 
 class UnknownOperations:
     """The list of them. It belongs to one event loop.
 
     An operation is on it from when its caller gave up (a deadline, a cancellation) or its connection broke, until its
-    outcome is known. One that nobody will ever know leaves it too; it is reported once, by `wait` and in the log.
+    outcome is known. If its caller gave up, and it didn't count or nobody will ever know, it is reported once, by
+    `wait` and in the log.
 
     Args:
         pending: gives those of now, each with those who are told when it is settled.
@@ -58,15 +61,16 @@ class UnknownOperations:
         return sum(1 for _ in self._pending())
 
     def end(self, operations: Iterable[UnknownOperation]) -> None:
-        """Nobody will ever know the outcome of these, and their callers wait no longer."""
+        """These didn't count, or nobody will ever know, and their callers wait no longer."""
         for operation in operations:
             self._ended.append(operation)
-            _log.warning(
-                "it stays unknown whether %r %+d counted at %s", operation.key, operation.delta, operation.shard
-            )
+            said = "it stays unknown whether %r %+d counted at %s"
+            if operation.counted is False:
+                said = "%r %+d did not count at %s, and its caller had given up"
+            _log.warning(said, operation.key, operation.delta, operation.shard)
 
     def take_ended(self) -> builtins.list[UnknownOperation]:
-        """Those that stay unknown for ever and weren't reported yet."""
+        """Those that didn't count or stay unknown for ever, and weren't reported yet."""
         ended = [*self._ended]
         self._ended.clear()
         return ended
@@ -75,7 +79,7 @@ class UnknownOperations:
         """Waits until the outcome of all that are on the list now is known.
 
         Returns:
-            Those that stay unknown for ever, each reported once: whether they counted can be seen only by the counter.
+            Those that did not count (`counted` is False) and those that stay unknown for ever (None), each once.
 
         Raises:
             TimeoutError: not all are settled yet.

@@ -13,13 +13,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from pycounter.client import LostTail
-from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Level
+from pycounter.client.outcomes import Detail
 from pycounter.client.unknown_operations import UnknownOperation
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.client import Client, Item
@@ -232,10 +232,14 @@ class BlockingClient:
         return self._call(lambda: self._client.incr(key, delta, level=level, timeout_s=timeout_s))
 
     def incr_many(
-        self, items: Iterable[Item], *, level: Level | None = None, timeout_s: float | None = None
+        self,
+        items: Iterable[Item] | Mapping[Key, int] | Mapping[str, int] | Mapping[bytes, int],
+        *,
+        level: Level | None = None,
+        timeout_s: float | None = None,
     ) -> list[int | RpcError]:
         """As `Client.incr_many`."""
-        taken = list(items)
+        taken = list(items.items() if isinstance(items, Mapping) else items)
         return self._call(lambda: self._client.incr_many(taken, level=level, timeout_s=timeout_s))
 
     def flush(self, *, timeout_s: float | None = None) -> None:

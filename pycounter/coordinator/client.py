@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -16,9 +16,9 @@ import msgspec
 from pycounter._native import ForeignKeys, ReadCache
 from pycounter.client import LostTail, SessionClient
 from pycounter.client.caller import Caller
-from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Level
 from pycounter.client.id_client import IdClient
+from pycounter.client.outcomes import Detail, checked
 from pycounter.client.pool import Pool
 from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
 from pycounter.clock import SYSTEM_CLOCK, Clock
@@ -285,14 +285,23 @@ class Client:
         return await self._counting.incr(key, delta, level=level, detail=detail, timeout_s=timeout_s)
 
     async def incr_many(
-        self, items: Iterable[Item], *, level: Level | None = None, timeout_s: float | None = None
+        self,
+        items: Iterable[Item] | Mapping[Key, int] | Mapping[str, int] | Mapping[bytes, int],
+        *,
+        level: Level | None = None,
+        timeout_s: float | None = None,
     ) -> list[int | RpcError]:
-        """Adds to many counters: pairs of key and delta.
+        """Adds to many counters: pairs of key and delta, or a mapping.
 
         Returns:
             For each item, in order, its value after, or the error that `incr` would have raised.
+
+        Raises:
+            RpcError: no item counted: what a call with one item would have raised. Where items failed for different
+                reasons it is one that leaves an outcome open, if there is one, and else the first.
         """
-        return await self._counting.incr_many(list(items), level=level, timeout_s=timeout_s)
+        pairs = list(items.items() if isinstance(items, Mapping) else items)
+        return checked(await self._counting.incr_many(pairs, level=level, timeout_s=timeout_s))
 
     async def flush(self, *, timeout_s: float | None = None) -> None:
         """Waits until everything that is acknowledged now is durable, or reported as lost. For the level `applied`.

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from pycounter.client.caller import Caller
-from pycounter.client.coalescer import Detail
 from pycounter.client.framing import Level
 from pycounter.client.id_client import IdClient
+from pycounter.client.outcomes import Detail
 from pycounter.clock import Clock
 from pycounter.coordinator.shard_routes import Key, checked_item, checked_items, key_bytes
 from pycounter.coordinator.total import Total

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pycounter.client.coalescer import Detail, Withdrawn
 from pycounter.client.framing import Level
+from pycounter.client.outcomes import Detail, Withdrawn
 from pycounter.coordinator.shard_handle import ShardHandle
 from pycounter.coordinator.shard_routes import Key, checked_items, key_bytes
 from pycounter.coordinator.shard_set import ShardSet
@@ -55,14 +55,8 @@ class DirectRoute:
         except (TypeError, ValueError) as error:
             key_bytes(key)
             raise BadKey(str(error)) from error
-        session = home.session
-        if not session.can_take():
-            return await self._incr_with_care(key, delta, level, detail=detail, timeout_s=timeout_s)
         try:
-            value: int = await session.begin_incr(key, delta)
-        except asyncio.CancelledError:
-            session.note_cancelled()
-            raise
+            value = await home.session.incr(key, delta)
         except Withdrawn:
             return await self._incr_with_care(key, delta, level, detail=detail, timeout_s=timeout_s)
         finally:

@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 
 from pycounter._native import VERSION, ForeignKeys, ReadCache, Router
-from pycounter.client.session import SESSION_BYTES
+from pycounter.client.session_client import SESSION_BYTES
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.cache_warming import CacheWarming
 from pycounter.coordinator.connect_settings import ConnectSettings

@@ -16,7 +16,6 @@ from pycounter.client.backoff import Backoff
 from pycounter.client.connection import RpcConnection
 from pycounter.client.framing import ProtocolViolation
 from pycounter.client.hello import HelloReply
-from pycounter.client.session import Batch
 from pycounter.errors import RpcError, StorageError
 from pycounter.replica.replica_settings import ReplicaSettings
 
@@ -29,16 +28,6 @@ REPLY_BYTES_MAX = 4 << 20
 #: More of it is ready at the shard: ask on without a pause.
 LARGE_BYTES = 128 << 10
 PAUSE_FIRST_S = 0.02
-
-
-class _NoBatches:
-    """Sends none."""
-
-    def on_batch_reply(self, batch: Batch, error: str | None, result: Any) -> None:
-        raise ProtocolViolation("a batch is answered that was never sent")
-
-    def on_replies(self) -> None:
-        pass
 
 
 class Follower:
@@ -80,7 +69,7 @@ class Follower:
         settings = self._settings
         async with asyncio.timeout(settings.timeout_s):
             connection = await RpcConnection.open(
-                _NoBatches(), settings.primary_address, tls=None, reply_bytes_max=REPLY_BYTES_MAX
+                lambda: None, settings.primary_address, tls=None, reply_bytes_max=REPLY_BYTES_MAX
             )
         try:
             loop = asyncio.get_running_loop()

@@ -96,7 +96,7 @@ def test_repair_asks_and_leaves_a_folder_that_starts(shard):
 
 
 async def test_a_restored_backup_is_another_shard_and_no_client_counts_twice_unawares(shard, start_shard, tmp_path):
-    client = SessionClient(*shard.address)
+    client = SessionClient(*shard.address, identity=shard.ready.identity)
     async with client:
         await client.incr("by a session", 4)
         expected = await asyncio.to_thread(fill, shard)

@@ -1,4 +1,7 @@
-"""Replays one seed, or runs many: `python -m tests.simulation SCENARIO SEED [COUNT]`."""
+"""Replays one seed, or runs many: `python -m tests.simulation SCENARIO SEED [COUNT [--stop]]`.
+
+With `--stop` the first failure ends it.
+"""
 
 import collections
 import sys
@@ -22,7 +25,7 @@ def replay(scenario: str, seed: int) -> int:
     return 0
 
 
-def sweep(scenario: str, seed: int, count: int) -> int:
+def sweep(scenario: str, seed: int, count: int, *, stops: bool = False) -> int:
     """Runs seeds in a row and prints what they came to."""
     began = time.process_time()
     sums: collections.Counter[str] = collections.Counter()
@@ -33,6 +36,8 @@ def sweep(scenario: str, seed: int, count: int) -> int:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next seed is run
             failures += 1
             print(f"{number}: {type(error).__name__}: {str(error).splitlines()[0]:.300}")
+            if stops:
+                break
             continue
         sums.update({name: value for name, value in vars(report).items() if type(value) in {int, float}})
         sums.update(report.troubles)
@@ -45,4 +50,6 @@ def sweep(scenario: str, seed: int, count: int) -> int:
 
 if __name__ == "__main__":
     scenario, seed = sys.argv[1], int(sys.argv[2])
-    sys.exit(sweep(scenario, seed, int(sys.argv[3])) if len(sys.argv) > 3 else replay(scenario, seed))
+    if len(sys.argv) > 3:
+        sys.exit(sweep(scenario, seed, int(sys.argv[3]), stops="--stop" in sys.argv))
+    sys.exit(replay(scenario, seed))

@@ -3,96 +3,40 @@
 The seeds are always the same, so that the time it takes is too.
 """
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from pycounter.client import id_client
-from pycounter.client.coalescer import Coalescer
-from pycounter.client.session import Session
-from pycounter.client.session_client import SessionClient
 from pycounter.coordinator.removals import Removals
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
 from tests.simulation.ledger import Violation
 from tests.simulation.planted import Bug, planted
 from tests.simulation.scenarios import simulate
+from tests.support.native_build import build_native, make_package
+from tests.support.shard_process import ROOT
 
 SEEDS_MAX = 1500
 
-REFUSAL_SETTLES = Bug(
-    "a refusal settles an operation of which an earlier attempt is unanswered",
-    SessionClient,
-    "call",
-    "if not (is_ambiguous and error.retryable):",
-    "if True:",
-)
-SHARD_BUGS = [
-    Bug(
-        "after a lost connection a batch goes on under a new session",
-        Session,
-        "on_disconnect",
-        "self._settle()",
-        "self._renew([batch for batch in self.window if not batch.is_answered])",
-    ),
-    Bug(
-        "what was in flight when a connection broke is not sent again",
-        Session,
-        "_rewind",
-        "if not batch.is_answered:",
-        "if not batch.is_answered and not batch.is_ambiguous:",
-    ),
-    Bug(
-        "what was in flight when a connection broke is taken for never sent",
-        Session,
-        "on_disconnect",
-        "batch.is_ambiguous = True",
-        "batch.is_ambiguous = False",
-    ),
-    Bug(
-        "a lost tail of applied operations is not reported",
-        Session,
-        "_report",
-        "if lost is not None:",
-        "if False:",
-    ),
-    Bug(
-        "what was acknowledged at applied counts as durable at once",
-        Session,
-        "on_results",
-        'if batch.level_reached == "durable":',
-        "if True:",
-    ),
-    Bug(
-        "a batch of increments answers its callers in the wrong order",
-        Coalescer,
-        "_answer",
-        "zip(replies, results, strict=True)",
-        "zip(replies, reversed(results), strict=True)",
-    ),
-    Bug(
-        "a batch that is settled leaves no room",
-        Coalescer,
-        "_answer",
-        "self._room.leave(len(replies))",
-        "pass",
-    ),
-    Bug(
-        "the server may be silent for ever",
-        SessionClient,
-        "_watch",
-        "if loop.time() - silent_since > limit:",
-        "if False:",
-    ),
+#: Planted in the native module, by the names that `planted_bug.rs` gives them, with the scenario that shows them, and
+#: from which seed on.
+LINK_BUGS = [
+    ("shard", 1, "link_renews_session"),
+    ("shard", 1, "link_forgets_sent"),
+    ("shard", 1, "link_takes_sent_for_unsent"),
+    ("shard", 1, "link_hides_lost_tail"),
+    ("shard", 1, "link_trusts_applied"),
+    ("shard", 1, "link_mixes_answers"),
+    ("shard", 1, "link_leaves_no_room"),
+    ("shard", 1, "link_waits_forever"),
+    ("cluster", 1, "link_diverts_sent"),
+    ("ids", 3000, "link_trusts_refusals"),
 ]
-
-
 CLUSTER_BUGS = [
-    Bug(
-        "an operation that was sent goes to another shard when its own falls ill",
-        SessionClient,
-        "withdraw",
-        "taken = self._session.take_unsent(share)",
-        "taken = self._session.take_unsent(share) + [one for one in self._session.window if one.is_ambiguous]",
-    ),
     Bug(
         "the cache takes the value of a load that was begun before a write",
         Totals,
@@ -124,8 +68,6 @@ NEW_IDS = Bug(
 )
 #: With the scenario that they are looked for in, and from which seed on.
 BUGS = [
-    ("ids", 3000, REFUSAL_SETTLES),
-    *(("shard", 1, bug) for bug in SHARD_BUGS),
     *(("cluster", 1, bug) for bug in CLUSTER_BUGS),
     ("coordinator", 1, NEW_IDS),
 ]
@@ -147,3 +89,24 @@ def test_a_planted_bug_is_found(scenario, first, bug):
     found = find(bug, scenario, first)
     assert found is not None, f"not found in {SEEDS_MAX} seeds"
     print(f"{bug.name}: seen after {found[0]} histories: {found[1]}")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """The package around a native module that can be broken."""
+    if shutil.which("cargo") is None:
+        pytest.skip("cargo isn't there")
+    folder = tmp_path_factory.mktemp("planted")
+    return make_package(folder / "package", build_native(folder, ["planted-bugs"]))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("scenario", "first", "bug"), [*LINK_BUGS, ("shard", 1, "")], ids=str)
+def test_a_bug_planted_in_a_link_is_found(tmp_path, package, scenario, first, bug):
+    environment = {**os.environ, "PYCOUNTER_PLANTED_BUG": bug, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
+    count = str(SEEDS_MAX if bug else 100)
+    command = [sys.executable, "-m", "tests.simulation", scenario, str(first), count, "--stop"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == (1 if bug else 0), done.stdout + done.stderr
+    assert ("Violation" in done.stdout) is bool(bug), done.stdout + done.stderr
+    print(done.stdout)

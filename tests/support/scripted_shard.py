@@ -99,7 +99,7 @@ class ScriptedShard:
         for number, (key, delta) in enumerate(items, first):
             assert acked_through < number <= len(results) + 1
             if number > len(results):
-                results.append(self.incr(key, delta))
+                results.append(self.incr(_text(key), delta))
         return {"results": results[first - 1 : first - 1 + len(items)], "level": level, "commit": 1}
 
     def bye(self, session: bytes) -> None:
@@ -142,3 +142,11 @@ class ScriptedShard:
             writer.write(result)
         else:
             writer.write(msgpack.packb([1, message[1], error, result]))
+
+
+def _text(key: Any) -> Any:
+    """Sessions send every key as bytes."""
+    try:
+        return key.decode() if isinstance(key, bytes) else key
+    except UnicodeDecodeError:
+        return key

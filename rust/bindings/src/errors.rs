@@ -18,6 +18,11 @@ pub(crate) fn named<'py>(py: Python<'py>, class: &str, arguments: impl pyo3::cal
     }
 }
 
+/// The exception for an error as a reply carries it, `code: message`.
+pub(crate) fn from_wire(py: Python<'_>, text: &str) -> PyErr {
+    named(py, "from_wire", (text,))
+}
+
 /// An error about a folder.
 pub(crate) fn folder(py: Python<'_>, directory: &Path, error: &FolderError) -> PyErr {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};

@@ -9,6 +9,7 @@ mod exit_status;
 mod folder_copies;
 mod foreign_keys;
 mod glob;
+mod item_list;
 mod journaled_counters;
 mod journaled_folder;
 mod key;
@@ -16,9 +17,11 @@ mod key_array;
 mod load_generator;
 mod opened_map;
 mod owned_by_process;
+mod pending;
 mod read_cache;
 mod replica;
 mod router;
+mod session_link;
 mod shard;
 mod simulated_disk;
 
@@ -46,6 +49,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<router::Router>()?;
     module.add_class::<router::RouterLink>()?;
     module.add_class::<router::RouterConnection>()?;
+    module.add_class::<session_link::SessionLink>()?;
     module.add_class::<simulated_disk::SimulatedDisk>()?;
     module.add_class::<load_generator::LoadGenerator>()?;
     module.add_class::<load_generator::LoadReport>()?;

@@ -20,9 +20,9 @@ use crate::read_cache::ReadCache;
 use crate::shard::to_dict;
 
 /// The loop's `call_soon`, and what it is to call once there is something to flush.
-struct LoopCalls {
-    call_soon: Py<PyAny>,
-    on_flush: Py<PyAny>,
+pub(crate) struct LoopCalls {
+    pub(crate) call_soon: Py<PyAny>,
+    pub(crate) on_flush: Py<PyAny>,
 }
 
 /// Who is at the other end of the native objects.
@@ -101,7 +101,7 @@ impl Host {
 }
 
 /// Calls `new_id`; should that fail, which a source of chance doesn't, the system's makes the id.
-fn session_ids(new_id: Py<PyAny>) -> Arc<dyn Fn() -> SessionId + Send + Sync> {
+pub(crate) fn session_ids(new_id: Py<PyAny>) -> Arc<dyn Fn() -> SessionId + Send + Sync> {
     let systems = LinkSettings::default().new_session_id;
     Arc::new(move || {
         Python::attach(|py| {

@@ -24,17 +24,9 @@ class Wire(asyncio.Transport):
         self.is_aborted = True
 
 
-class Owner:
-    def on_batch_reply(self, batch, error, result):
-        raise AssertionError("no batch was sent")
-
-    def on_replies(self):
-        pass
-
-
 @pytest.fixture
 async def ends():
-    connection, wire = RpcConnection(Owner(), 1 << 20), Wire()
+    connection, wire = RpcConnection(lambda: None, 1 << 20), Wire()
     connection.connection_made(wire)
     return connection, wire
 

@@ -1,6 +1,8 @@
 """Which shard takes an increment, against scripted shards and a balancer that decides as the test says."""
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,10 +52,14 @@ async def shards():
 
 
 @pytest.fixture
-async def client(shards):
+async def client(shards, request, monkeypatch):
+    """A client; a parameter says how many batches may be in flight at a shard."""
+    settings = ConnectSettings()
+    session = replace(settings.session(), batches_in_flight_max=getattr(request, "param", 8))
+    monkeypatch.setattr(ConnectSettings, "session", lambda _: session)
     server = TopologyServer(dict(zip(NAMES, [shard.address for shard in shards], strict=True)))
     server.document["strict"] = ["strict-"]
-    made = Client(ConnectSettings(), topology=Topology.from_wire(server.document), clock=Clock())
+    made = Client(settings, topology=Topology.from_wire(server.document), clock=Clock())
     await made.open()
     await made.shards.wait_connected(5.0)
     # As soon as both have said so, nothing is foreign.
@@ -137,9 +143,9 @@ async def test_a_strict_one_stays(client, shards):
     assert shards[1].totals == {key: 2}
 
 
+@pytest.mark.parametrize("client", [1], indirect=True)
 async def test_what_was_sent_stays_and_what_was_not_goes_elsewhere(client, shards):
     shards[1].handlers["apply"] = lambda *_: SILENCE
-    client.shards.handles[1].session._session._batches_in_flight_max = 1
     keys = keys_at(client, "shard-1")
     sent = asyncio.create_task(client.incr(keys[0]))
     await until(lambda: shards[1].count("apply") == 1)
@@ -161,8 +167,29 @@ async def test_nobody_can(client):
     say(client, ("dead", 0.0, None), ("dead", 0.0, None))
     with pytest.raises(Unavailable, match="nobody can"):
         await client.incr("a")
-    outcomes = await client.incr_many([("a", 1), ("", 1)])
-    assert [type(outcome) for outcome in outcomes] == [Unavailable, BadKey]
+    with pytest.raises(Unavailable, match="nobody can"):
+        await client.incr_many([("a", 1), ("", 1)])
+
+
+async def test_a_mapping_is_taken_and_a_call_that_fails_as_a_whole_raises(client, shards):
+    key, other = keys_at(client, "shard-0")[:2]
+    assert await client.incr_many({key: 2, other: 1}) == [2, 1]
+    assert await client.incr_many(Counter([key, key, other])) == [4, 2]
+    with pytest.raises(BadKey):
+        await client.incr_many([("", 1), (key, "1")])
+    outcomes = await client.incr_many([("", 1), (key, 1)])
+    assert (type(outcomes[0]), outcomes[1]) == (BadKey, 5)
+    for shard in shards:
+        await shard.vanish()
+    await until(lambda: not client.shards.handles[0].is_connected)
+    before = client.statistics
+    with pytest.raises(Unavailable, match=r"can.t be reached .*nothing was applied"):
+        await client.incr_many({key: 1, other: 1}, timeout_s=0.05)
+    after = client.statistics
+    assert after["failed"] == before["failed"] + 2
+    assert (after["success_rate"] < 0.8, after["healthy"]) == (True, False)
+    for shard in shards:
+        await shard.listen()
 
 
 async def test_many_have_their_own_outcomes_in_order(client, shards):

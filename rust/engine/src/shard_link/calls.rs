@@ -252,13 +252,13 @@ impl<T> Calls<T> {
     }
 
     /// When something is to be done at the latest: a deadline, the end of an id's window or of a pause.
-    pub(super) fn next_wake_ms(&self) -> u64 {
+    pub(super) fn next_wake_ms(&self, now_ms: u64) -> u64 {
         let again = self.again.iter().map(|call| {
             let until = match call.repeat {
                 Repeat::SameShard { until_ms } => until_ms,
                 Repeat::Always | Repeat::Never => u64::MAX,
             };
-            let pause = if call.not_before_ms > 0 { call.not_before_ms } else { u64::MAX };
+            let pause = if call.not_before_ms > now_ms { call.not_before_ms } else { u64::MAX };
             call.deadline_ms.min(until).min(pause)
         });
         again.fold(self.deadline_ms, u64::min)

@@ -90,6 +90,19 @@ impl<T> ShardLink<T> {
         }
     }
 
+    /// What time it was last said to be, in microseconds.
+    #[must_use]
+    pub const fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// Is there anything to take by the next three?
+    #[must_use]
+    pub fn has_reports(&self) -> bool {
+        let reports = &self.session.reports;
+        !(reports.lost.is_empty() && reports.given_up.is_empty() && reports.samples.is_empty())
+    }
+
     /// What was lost since the last call.
     pub fn take_lost(&mut self) -> Vec<LostTail> {
         std::mem::take(&mut self.session.reports.lost)

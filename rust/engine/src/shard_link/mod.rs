@@ -273,7 +273,7 @@ impl<T> ShardLink<T> {
         });
         let sent = self.session.window().map(|batch| batch.deadline_ms);
         let confirming = self.confirming.iter().map(|one| one.deadline_ms);
-        let mut wake = self.calls.next_wake_ms().min(self.queue.call_deadline_ms);
+        let mut wake = self.calls.next_wake_ms(self.now_ms).min(self.queue.call_deadline_ms);
         wake = queued.chain(sent).chain(confirming).fold(wake, u64::min);
         if self.stage == Stage::Ready {
             if self.is_paused() {

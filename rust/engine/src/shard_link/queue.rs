@@ -174,7 +174,7 @@ impl<T> Queue<T> {
 
     /// Gives away the calls whose time has run out.
     pub(super) fn take_expired_calls(&mut self, now_ms: u64, mut take: impl FnMut(Call<T>)) {
-        if self.calls == 0 || self.call_deadline_ms > now_ms {
+        if self.call_deadline_ms > now_ms {
             return;
         }
         self.call_deadline_ms = u64::MAX;

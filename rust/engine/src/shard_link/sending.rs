@@ -101,7 +101,7 @@ impl<T> ShardLink<T> {
                 break;
             }
         }
-        if is_paused {
+        if is_paused || self.settings.calls_overtake {
             for call in self.queue.take_calls() {
                 self.launch_call(call, out);
             }

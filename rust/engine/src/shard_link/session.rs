@@ -277,6 +277,7 @@ impl<T> Session<T> {
             }
         }
         self.statistics.operations_settled += batch.count as u64;
+        self.statistics.operations_succeeded += batch.count as u64 - failed;
         self.statistics.operations_failed += failed;
         self.reports.count(batch.count as u64, 0);
         batch.is_answered = true;

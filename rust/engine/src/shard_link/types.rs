@@ -84,6 +84,8 @@ pub struct LinkSettings {
     pub gather_ms: u64,
     /// Company enough: with so many gathered they leave at once.
     pub gather_operations_max: usize,
+    /// Do calls overtake increments that were never sent? Where callers wait for each answer, nobody needs their order.
+    pub calls_overtake: bool,
     /// Are operations named by key and delta when they are lost, given up or unknown? It takes memory for those that
     /// are not known to be durable.
     pub names_operations: bool,
@@ -112,6 +114,7 @@ impl Default for LinkSettings {
             unconfirmed_operations_max: u64::MAX,
             gather_ms: 0,
             gather_operations_max: 1000,
+            calls_overtake: false,
             names_operations: false,
             samples_max: 0,
             new_session_id: Arc::new(random_session_id),
@@ -142,6 +145,8 @@ pub struct LinkStatistics {
     pub operations: u64,
     /// Of these, the ones that were sent at least once.
     pub operations_sent: u64,
+    /// Increments that were answered with a value.
+    pub operations_succeeded: u64,
     /// Increments that failed: answered with an error, refused with their batch, given up, or never sent in time.
     pub operations_failed: u64,
     /// Increments that the shard answered, each with a value or an error of its own.

@@ -53,7 +53,12 @@ fn nothing_wakes_an_idle_link() {
     link.flush();
     link.answer(0x8000_0000, &[1], Level::Durable).unwrap();
     assert_eq!(link.link.next_wake_ms(), None);
-    link.incr("a", Level::Applied, 2);
+    link.get(3);
+    link.flush();
+    link.feed(b"\x94\x01\x01\xc0\x05").unwrap();
+    link.tick(2000);
+    assert_eq!(link.link.next_wake_ms(), None, "the deadline of what was answered passes once");
+    link.link.incr(b"a", 1, Level::Applied, 9000, 2).unwrap();
     link.flush();
     link.answer(0x8000_0001, &[2], Level::Applied).unwrap();
     assert_eq!(link.link.next_wake_ms(), Some(1001), "it is to be confirmed");
