@@ -2,9 +2,20 @@
 
 import os
 from asyncio import Future
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections import Counter
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    Sequence,
+    ValuesView,
+)
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, final, type_check_only
+from typing import Any, ClassVar, Literal, Protocol, Self, SupportsIndex, TypeAlias, TypedDict, final, type_check_only
 
 from typing_extensions import disjoint_base
 
@@ -117,7 +128,7 @@ class ForeignKeys:
 
     Raises:
         IndexError: from whatever takes a shard's number: there is no such shard.
-        BadKey, TypeError: from whatever takes a key: it is none.
+        BadKey: from whatever takes a key: it is none.
     """
 
     def __new__(cls, shards: int) -> ForeignKeys: ...
@@ -164,38 +175,50 @@ def fail_at_exit() -> None:
     """Makes the process end with status 1, whatever it would have been. For use while the interpreter ends."""
 
 _Key: TypeAlias = str | bytes
+_Other: TypeAlias = Counters | Counter[str] | Counter[bytes] | Counter[_Key]
 
 @disjoint_base
-class Counters:
+class Counters(MutableMapping[_Key, int]):
     """A thread-safe map from keys to signed 64-bit counters, in the spirit of `collections.Counter`.
 
     A key is 1 to 1,024 bytes; a str is its UTF-8, so "a" and b"a" are the same counter. Keys come back as str where
     they are valid UTF-8, else as bytes. Values are checked: a change that would leave 64 bits raises CounterOverflow
     and changes nothing. See `docs/counters.md`.
 
-    Raises (every method that takes a key):
-        BadKey: it is no key.
+    Raises (every method that takes a key or an amount):
+        BadKey: it is no key: neither str nor bytes, or of a length that no key has.
+        BadDelta: it is no integer, or one of more than 64 bits. Integers are what has `__index__`: int, bool, NumPy's.
     """
 
     def __new__(
-        cls, iterable_or_mapping: Iterable[_Key] | Mapping[Any, int] | None = None, /, **counts: int
+        cls, iterable_or_mapping: Iterable[_Key] | Mapping[Any, SupportsIndex] | None = None, /, **counts: SupportsIndex
     ) -> Self: ...
-    def incr(self, key: _Key, delta: int = 1) -> int:
+    def incr(self, key: _Key, delta: SupportsIndex = 1) -> int:
         """Adds `delta` and gives the value after."""
 
-    def add(self, key: _Key, delta: int = 1) -> None:
+    def add(self, key: _Key, delta: SupportsIndex = 1) -> None:
         """Adds `delta`; threads that add to one counter hardly slow each other down."""
 
     def add_many(self, keys: Any, deltas: Any = None) -> None:
         """Adds to many counters: a delta for each key (a sequence, or a buffer of integers), or 1."""
 
-    def update(self, iterable_or_mapping: Iterable[_Key] | Mapping[Any, int] | None = None, /, **counts: int) -> None:
+    def update(  # type: ignore[override]  # as a Counter's: it adds
+        self,
+        iterable_or_mapping: Iterable[_Key] | Mapping[Any, SupportsIndex] | None = None,
+        /,
+        **counts: SupportsIndex,
+    ) -> None:
         """Counts the elements of an iterable, or adds the amounts of a mapping."""
 
-    def subtract(self, iterable_or_mapping: Iterable[_Key] | Mapping[Any, int] | None = None, /, **counts: int) -> None:
+    def subtract(
+        self,
+        iterable_or_mapping: Iterable[_Key] | Mapping[Any, SupportsIndex] | None = None,
+        /,
+        **counts: SupportsIndex,
+    ) -> None:
         """As `update`, taking away."""
 
-    def merge(self, other: Mapping[Any, int] | Counters) -> None:
+    def merge(self, other: Mapping[Any, SupportsIndex] | Counters) -> None:
         """Adds the amounts of another map."""
 
     def get(self, key: _Key, default: Any = 0) -> Any:
@@ -212,6 +235,15 @@ class Counters:
 
     def pop(self, key: _Key, *default: Any) -> Any:
         """Removes the counter and gives what it held. Without it: `default`, or KeyError."""
+
+    def popitem(self) -> tuple[_Key, int]:
+        """Removes a counter, no matter which, and gives its key and what it held. KeyError if there is none."""
+
+    def setdefault(self, key: _Key, default: SupportsIndex = 0) -> int:
+        """The value; a counter that doesn't exist is made with `default` first."""
+
+    def elements(self) -> Iterator[_Key]:
+        """An iterator over the keys, each as often as its value says; not those below 1."""
 
     def clear(self) -> None:
         """Removes every counter."""
@@ -241,7 +273,7 @@ class Counters:
         """The pairs of key and value, as a view like a dict's."""
 
     def copy(self) -> Counters:
-        """Another map in memory, with the same counters."""
+        """Another map in memory, of the same class unless this one is on disk, with the same counters."""
 
     def to_bytes(self) -> bytes:
         """All counters as bytes, for `from_bytes`."""
@@ -257,11 +289,29 @@ class Counters:
     def __len__(self) -> int: ...
     def __contains__(self, key: object, /) -> bool: ...
     def __getitem__(self, key: _Key, /) -> int: ...
-    def __setitem__(self, key: _Key, value: int, /) -> None: ...
+    def __setitem__(self, key: _Key, value: SupportsIndex, /) -> None: ...
     def __delitem__(self, key: _Key, /) -> None: ...
     def __iter__(self) -> Iterator[_Key]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
+    def __le__(self, other: _Other, /) -> bool: ...
+    def __lt__(self, other: _Other, /) -> bool: ...
+    def __ge__(self, other: _Other, /) -> bool: ...
+    def __gt__(self, other: _Other, /) -> bool: ...
+    def __add__(self, other: _Other, /) -> Counters: ...
+    def __radd__(self, other: _Other, /) -> Counters: ...
+    def __iadd__(self, other: _Other, /) -> Self: ...
+    def __sub__(self, other: _Other, /) -> Counters: ...
+    def __rsub__(self, other: _Other, /) -> Counters: ...
+    def __isub__(self, other: _Other, /) -> Self: ...
+    def __or__(self, other: _Other, /) -> Counters: ...
+    def __ror__(self, other: _Other, /) -> Counters: ...
+    def __ior__(self, other: _Other, /) -> Self: ...
+    def __and__(self, other: _Other, /) -> Counters: ...
+    def __rand__(self, other: _Other, /) -> Counters: ...
+    def __iand__(self, other: _Other, /) -> Self: ...
+    def __pos__(self) -> Counters: ...
+    def __neg__(self) -> Counters: ...
     def __reduce__(self) -> tuple[Callable[[bytes], Counters], tuple[bytes]]: ...
     __hash__: ClassVar[None]  # type: ignore[assignment]
 

@@ -5,6 +5,7 @@ meanwhile; a counter that is there all the time comes exactly once, in no partic
 """
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from itertools import chain, repeat, starmap
 
 from pycounter._native import Counters
 
@@ -46,3 +47,8 @@ class CounterItems(ItemsView[str | bytes, int]):
 
     def __iter__(self) -> Iterator[tuple[str | bytes, int]]:
         return self._mapping.scan()
+
+
+def elements(counters: Counters) -> Iterator[str | bytes]:
+    """Each key as often as its value says."""
+    return chain.from_iterable(starmap(repeat, counters.scan()))

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use pycounter_engine::counter_store::{CounterStore, StoreError};
+use pycounter_engine::counter_store::{CounterStore, Overflow, StoreError};
 use pycounter_engine::embedded::Changes;
 use pycounter_engine::error_code::ErrorCode;
 use pyo3::exceptions::PyMemoryError;
@@ -23,6 +23,13 @@ const SWEEP_EVERY: usize = 4096;
 /// long as the interpreter lets a thread run anyway. Below, handing over and back would cost more than it gives: beside
 /// a busy thread it takes up to 5 ms to be back.
 pub(crate) const DETACH_FROM: usize = 131_072;
+
+/// Adds to counters, or takes from them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    Plus,
+    Minus,
+}
 
 /// Why one change was refused. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +110,14 @@ pub(crate) enum Backend {
 impl Backend {
     pub(crate) fn memory(store: CounterStore) -> Self {
         Self::Memory(MemoryMap::new(store))
+    }
+
+    /// Why nothing can be done with it any more; None while something can.
+    pub(crate) fn unusable(&self) -> Option<&'static str> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Journaled(map) => map.unusable(),
+        }
     }
 
     /// Reads. `read` runs no Python code.
@@ -223,6 +238,30 @@ impl Cut<'_, '_> {
             Self::Shared(store) => store.add(store.find_or_insert(hash, key)?, delta).map_err(|_| Refusal::Overflow),
             alone => alone.incr(hash, key, delta).map(drop),
         }
+    }
+
+    /// Adds, or takes away. The amount's opposite may have more than 64 bits.
+    pub(crate) fn add_signed(&mut self, hash: u64, key: &[u8], sign: Sign, amount: i64) -> Result<(), Refusal> {
+        let delta = if sign == Sign::Plus { Some(amount) } else { amount.checked_neg() };
+        if let Some(delta) = delta {
+            return self.add(hash, key, delta);
+        }
+        let minus = |value: Option<i64>| value.unwrap_or(0).checked_sub(amount).map(Some).ok_or(Overflow);
+        self.change_with(hash, key, minus).map(drop)
+    }
+
+    /// Replaces the value, None if there is no counter, with the result of `to`; gives the new one.
+    pub(crate) fn change_with(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        to: impl Fn(Option<i64>) -> Result<Option<i64>, Overflow>,
+    ) -> Result<Option<i64>, Refusal> {
+        if let Self::Journaled(changes) = self {
+            return Ok(changes.change_with(hash, key, to)?);
+        }
+        let store = self.store();
+        store.change_with(store.find_or_insert(hash, key)?, to).map_err(|_| Refusal::Overflow)
     }
 
     /// Sets the value.

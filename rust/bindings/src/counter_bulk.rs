@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
 
-use crate::counter_backend::{Backend, Cut, Refusal};
+use crate::counter_backend::{Backend, Cut, Refusal, Sign};
 use crate::counter_pages::Page;
 use crate::counters::Counters;
 use crate::delta::{self, Delta};
@@ -24,50 +24,32 @@ const FETCH_CELLS_FROM: usize = 131_072;
 /// Places of a store that one step of a merge reads.
 const MERGE_PLACES: usize = 65_536;
 
-/// Adds to counters, or takes from them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sign {
-    Plus,
-    Minus,
-}
-
-impl Sign {
-    fn of_one(self) -> i64 {
-        if self == Self::Plus { 1 } else { -1 }
-    }
-
-    fn apply(self, py: Python<'_>, delta: i64) -> PyResult<i64> {
-        if self == Self::Plus { Ok(delta) } else { Delta(delta).negated(py) }
-    }
-}
-
 /// What `update` and `subtract` take: a mapping from keys to amounts, or keys that count one each.
 pub(crate) fn update(backend: &Backend, source: &Bound<'_, PyAny>, sign: Sign) -> PyResult<()> {
     let py = source.py();
-    let one = sign.of_one();
     if let Ok(list) = source.cast_exact::<PyList>() {
-        return add_each(py, backend, list.len(), list.iter().map(|key| Ok((PinnedKey::new(key)?, one))));
+        return add_each(py, backend, sign, list.len(), list.iter().map(|key| Ok((PinnedKey::new(key)?, 1))));
     }
     if let Ok(other) = source.cast::<Counters>() {
         return merge(py, backend, other.get().backend(), sign);
     }
     if let Ok(dict) = source.cast_exact::<PyDict>() {
         let items = dict.items();
-        return add_each(py, backend, items.len(), items.iter().map(|item| pair(&item, sign)));
+        return add_each(py, backend, sign, items.len(), items.iter().map(|item| pair(&item)));
     }
     if let Ok(mapping) = source.cast::<PyMapping>() {
         let items = mapping.items()?;
-        return add_each(py, backend, items.len(), items.iter().map(|item| pair(&item, sign)));
+        return add_each(py, backend, sign, items.len(), items.iter().map(|item| pair(&item)));
     }
     if let Some(array) = KeyArray::of(source) {
-        return add_array(py, backend, &array, |_| one);
+        return add_array(py, backend, sign, &array, |_| 1);
     }
-    add_each(py, backend, 0, source.try_iter()?.map(|key| Ok((PinnedKey::new(key?)?, one))))
+    add_each(py, backend, sign, 0, source.try_iter()?.map(|key| Ok((PinnedKey::new(key?)?, 1))))
 }
 
-fn pair(item: &Bound<'_, PyAny>, sign: Sign) -> PyResult<(PinnedKey, i64)> {
+fn pair(item: &Bound<'_, PyAny>) -> PyResult<(PinnedKey, i64)> {
     let (key, amount): (Bound<'_, PyAny>, Delta) = item.extract()?;
-    Ok((PinnedKey::new(key)?, sign.apply(item.py(), amount.0)?))
+    Ok((PinnedKey::new(key)?, amount.0))
 }
 
 /// What `add_many` takes: keys, and as many deltas.
@@ -75,20 +57,20 @@ pub(crate) fn add_many(backend: &Backend, keys: &Bound<'_, PyAny>, deltas: Optio
     let py = keys.py();
     let Some(deltas) = deltas else {
         if let Some(array) = KeyArray::of(keys) {
-            return add_array(py, backend, &array, |_| 1);
+            return add_array(py, backend, Sign::Plus, &array, |_| 1);
         }
         let keys = keys_of(keys)?;
-        return add_each(py, backend, keys.len(), keys.iter().map(|key| Ok((PinnedKey::new(key)?, 1))));
+        return add_each(py, backend, Sign::Plus, keys.len(), keys.iter().map(|key| Ok((PinnedKey::new(key)?, 1))));
     };
     let deltas = delta::all_of(deltas)?;
     if let Some(array) = KeyArray::of(keys) {
         same_length(array.len(), deltas.len())?;
-        return add_array(py, backend, &array, |at| deltas.get(at).copied().unwrap_or(0));
+        return add_array(py, backend, Sign::Plus, &array, |at| deltas.get(at).copied().unwrap_or(0));
     }
     let keys = keys_of(keys)?;
     same_length(keys.len(), deltas.len())?;
     let items = keys.iter().zip(&deltas).map(|(key, &delta)| Ok((PinnedKey::new(key)?, delta)));
-    add_each(py, backend, deltas.len(), items)
+    add_each(py, backend, Sign::Plus, deltas.len(), items)
 }
 
 fn same_length(keys: usize, deltas: usize) -> PyResult<()> {
@@ -112,10 +94,11 @@ pub(crate) fn keys_of<'py>(keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTu
     PyTuple::new(keys.py(), keys.try_iter()?.collect::<PyResult<Vec<_>>>()?)
 }
 
-/// Adds item by item as they come; `expected` is how many, 0 if nobody knows.
+/// Adds, or takes away, item by item as they come; `expected` is how many, 0 if nobody knows.
 fn add_each(
     py: Python<'_>,
     backend: &Backend,
+    sign: Sign,
     expected: usize,
     mut items: impl Iterator<Item = PyResult<(PinnedKey, i64)>>,
 ) -> PyResult<()> {
@@ -131,7 +114,7 @@ fn add_each(
                 None => stopped = Some(Ok(())),
             }
         }
-        let outcome = apply(py, backend, &chunk, &mut applied);
+        let outcome = apply(py, backend, sign, &chunk, &mut applied);
         chunk.drain(..).for_each(|(key, _): (PinnedKey, i64)| key.release(py));
         outcome?;
         match stopped {
@@ -141,14 +124,20 @@ fn add_each(
     }
 }
 
-fn add_array(py: Python<'_>, backend: &Backend, array: &KeyArray<'_>, delta: impl Fn(usize) -> i64) -> PyResult<()> {
+fn add_array(
+    py: Python<'_>,
+    backend: &Backend,
+    sign: Sign,
+    array: &KeyArray<'_>,
+    delta: impl Fn(usize) -> i64,
+) -> PyResult<()> {
     let mut applied = 0;
     let mut keys = KeyColumn::default();
     while applied < array.len() {
         let room = backend.chunk(array.len() - applied);
         let outcome = array.read(py, applied, room, &mut keys);
         let chunk: Vec<_> = keys.iter().enumerate().map(|(at, key)| (key, delta(applied + at))).collect();
-        apply(py, backend, &chunk, &mut applied)?;
+        apply(py, backend, sign, &chunk, &mut applied)?;
         outcome.map_err(|error| stopped_at(py, error, applied))?;
     }
     Ok(())
@@ -160,10 +149,9 @@ pub(crate) fn merge(py: Python<'_>, backend: &Backend, other: &Backend, sign: Si
     loop {
         // Read, then added, with no lock on one map while the other's is waited for.
         cursor = other.read_all(py, |store| page.read(store, cursor, MERGE_PLACES, b""))?;
-        let chunk: Vec<_> =
-            page.rows().map(|(key, value)| Ok((key, sign.apply(py, value)?))).collect::<PyResult<_>>()?;
+        let chunk: Vec<_> = page.rows().collect();
         for chunk in chunk.chunks(backend.chunk(chunk.len())) {
-            apply(py, backend, chunk, &mut applied)?;
+            apply(py, backend, sign, chunk, &mut applied)?;
         }
         if cursor == 0 {
             return Ok(());
@@ -175,6 +163,7 @@ pub(crate) fn merge(py: Python<'_>, backend: &Backend, other: &Backend, sign: Si
 fn apply<K: AsRef<[u8]> + Sync>(
     py: Python<'_>,
     backend: &Backend,
+    sign: Sign,
     chunk: &[(K, i64)],
     applied: &mut usize,
 ) -> PyResult<()> {
@@ -185,7 +174,7 @@ fn apply<K: AsRef<[u8]> + Sync>(
     let (mut count, mut refusal, mut inserted) = (0, None, 0);
     let outcome = backend.change(py, chunk.len(), |cut| {
         let before = cut.store().len();
-        (count, refusal) = add_all(cut, chunk);
+        (count, refusal) = add_all(cut, sign, chunk);
         inserted = cut.store().len().saturating_sub(before);
     });
     *applied += count;
@@ -194,12 +183,12 @@ fn apply<K: AsRef<[u8]> + Sync>(
     outcome.map_err(|error| stopped_at(py, error, *applied))
 }
 
-fn add_all<K: AsRef<[u8]>>(cut: &mut Cut<'_, '_>, chunk: &[(K, i64)]) -> (usize, Option<Refusal>) {
+fn add_all<K: AsRef<[u8]>>(cut: &mut Cut<'_, '_>, sign: Sign, chunk: &[(K, i64)]) -> (usize, Option<Refusal>) {
     let mut hashes = [0; ROW];
     for (number, row) in chunk.chunks(ROW).enumerate() {
         hash_and_fetch(cut.store(), row.iter().map(|(key, _)| key.as_ref()), &mut hashes);
         for (at, ((key, delta), &hash)) in row.iter().zip(&hashes).enumerate() {
-            if let Err(refusal) = cut.add(hash, key.as_ref(), *delta) {
+            if let Err(refusal) = cut.add_signed(hash, key.as_ref(), sign, *delta) {
                 return (number * ROW + at, Some(refusal));
             }
         }

@@ -6,10 +6,11 @@ use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping, PyTuple, PyType};
 
-use crate::counter_backend::{Backend, Refusal};
-use crate::counter_bulk::{self, Sign};
+use crate::counter_arithmetic::{self, Operation, operand};
+use crate::counter_backend::{Backend, Refusal, Sign};
+use crate::counter_bulk;
 use crate::counter_pages::{CounterIterator, Page, What};
-use crate::delta::Delta;
+use crate::delta::{Delta, Value};
 use crate::key::{self, Key, Prefix};
 
 /// Counters that `repr` shows.
@@ -45,20 +46,46 @@ impl Counters {
         Ok(removed)
     }
 
-    /// Does every counter here have the same value there?
-    fn is_within(&self, py: Python<'_>, other: &Self) -> PyResult<bool> {
-        let (mut page, mut cursor) = (Page::default(), 0);
-        loop {
-            cursor = self.backend.read(py, |store| page.read(store, cursor, 4096, b""))?;
-            let value = |store: &CounterStore, key| store.find(store.hash(key), key).map_or(0, |at| store.value(at));
-            let same = |store: &CounterStore| page.rows().all(|(key, here)| value(store, key) == here);
-            if !other.backend.read(py, same)? {
-                return Ok(false);
-            }
-            if cursor == 0 {
-                return Ok(true);
-            }
+    /// A comparison with another map, or NotImplemented.
+    fn compare<'py>(
+        slf: &Bound<'py, Self>,
+        other: &Bound<'py, PyAny>,
+        holds: fn(i64, i64) -> bool,
+        but_not_equal: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let Some(other) = operand(other, false)? else { return Ok(py.NotImplemented().into_bound(py)) };
+        let (left, right) = (&slf.get().backend, &other.get().backend);
+        let is = counter_arithmetic::all(py, left, right, holds)?
+            && !(but_not_equal && counter_arithmetic::all(py, left, right, |left, right| left == right)?);
+        Ok(is.into_pyobject(py)?.to_owned().into_any())
+    }
+
+    /// A new map of this one and another, or NotImplemented. `swapped`: the other is on the left.
+    fn combine<'py>(
+        slf: &Bound<'py, Self>,
+        other: &Bound<'py, PyAny>,
+        operation: Operation,
+        swapped: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let Some(other) = operand(other, false)? else { return Ok(py.NotImplemented().into_bound(py)) };
+        let (mut left, mut right) = (&slf.get().backend, &other.get().backend);
+        if swapped {
+            (left, right) = (right, left);
         }
+        Ok(Bound::new(py, counter_arithmetic::combine(py, left, right, operation)?)?.into_any())
+    }
+
+    /// Changes this map by another.
+    fn combine_into(&self, other: &Bound<'_, PyAny>, operation: Operation) -> PyResult<()> {
+        let Some(other) = operand(other, false)? else {
+            let kind = other.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "the other side is Counters or a collections.Counter, not {kind}"
+            )));
+        };
+        counter_arithmetic::combine_into(other.py(), &self.backend, &other.get().backend, operation)
     }
 }
 
@@ -188,6 +215,38 @@ impl Counters {
         }
     }
 
+    /// Removes a counter, no matter which, and gives its key and what it held. KeyError if there is none.
+    fn popitem<'py>(&self, py: Python<'py>) -> PyResult<Pair<'py>> {
+        let (mut page, mut cursor) = (Page::default(), 0);
+        loop {
+            cursor = self.backend.read(py, |store| page.read(store, cursor, 16, b""))?;
+            for (key, _) in page.rows() {
+                // Another thread may have been quicker.
+                if let Some(value) = self.remove(py, key)? {
+                    return Ok((key::to_python(py, key), value));
+                }
+            }
+            if cursor == 0 {
+                return Err(PyKeyError::new_err("popitem(): there are no counters"));
+            }
+        }
+    }
+
+    /// The value; a counter that doesn't exist is made with `default` first.
+    #[pyo3(signature = (key, default = Value(0)), text_signature = "($self, key, default=0)")]
+    fn setdefault(&self, py: Python<'_>, key: Key<'_>, default: Value) -> PyResult<i64> {
+        let key = key.bytes();
+        let outcome = self
+            .backend
+            .change(py, 1, |cut| cut.change_with(cut.store().hash(key), key, |value| Ok(value.or(Some(default.0)))))?;
+        Ok(refused(py, outcome)?.unwrap_or(default.0))
+    }
+
+    /// An iterator over the keys, each as often as its value says; not those below 1.
+    fn elements<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        view(slf, "elements")
+    }
+
     /// Removes every counter.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         self.backend.clear(py)
@@ -256,11 +315,15 @@ impl Counters {
         view(slf, "CounterItems")
     }
 
-    /// Another map in memory, with the same counters.
-    fn copy(&self, py: Python<'_>) -> PyResult<Self> {
+    /// Another map in memory, of the same class unless this one is on disk, with the same counters.
+    fn copy<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let class = slf.get_type();
+        if matches!(slf.get().backend, Backend::Memory(_)) && !class.is(slf.py().get_type::<Self>()) {
+            return class.call1((slf,));
+        }
         let copy = Self::with(Backend::memory(CounterStore::new()));
-        counter_bulk::merge(py, &copy.backend, &self.backend, Sign::Plus)?;
-        Ok(copy)
+        counter_bulk::merge(slf.py(), &copy.backend, &slf.get().backend, Sign::Plus)?;
+        Ok(Bound::new(slf.py(), copy)?.into_any())
     }
 
     /// All counters as bytes, for `from_bytes`.
@@ -302,7 +365,7 @@ impl Counters {
         Ok(self.value(py, key.bytes())?.unwrap_or(0))
     }
 
-    fn __setitem__(&self, py: Python<'_>, key: Key<'_>, value: Delta) -> PyResult<()> {
+    fn __setitem__(&self, py: Python<'_>, key: Key<'_>, value: Value) -> PyResult<()> {
         let outcome = self.backend.change(py, 1, |cut| cut.set(key.bytes(), value.0))?;
         refused(py, outcome)
     }
@@ -317,25 +380,99 @@ impl Counters {
 
     fn __eq__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let other = if let Ok(other) = other.cast::<Self>() {
-            other.clone()
-        } else if other.is_instance_of::<PyMapping>() {
-            let Some(counters) = counters_like(other)? else {
-                return Ok(false.into_pyobject(py)?.to_owned().into_any());
-            };
-            Bound::new(py, counters)?
-        } else {
-            return Ok(py.NotImplemented().into_bound(py));
+        let equal = match operand(other, true)? {
+            Some(other) => {
+                counter_arithmetic::all(py, &slf.get().backend, &other.get().backend, |left, right| left == right)?
+            }
+            // It has something that no counters have.
+            None if other.is_instance_of::<PyMapping>() => false,
+            None => return Ok(py.NotImplemented().into_bound(py)),
         };
-        let (here, there) = (slf.get(), other.get());
-        let equal = here.is_within(py, there)? && there.is_within(py, here)?;
         Ok(equal.into_pyobject(py)?.to_owned().into_any())
+    }
+
+    fn __le__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::compare(slf, other, |left, right| left <= right, false)
+    }
+
+    fn __lt__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::compare(slf, other, |left, right| left <= right, true)
+    }
+
+    fn __ge__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::compare(slf, other, |left, right| left >= right, false)
+    }
+
+    fn __gt__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::compare(slf, other, |left, right| left >= right, true)
+    }
+
+    fn __add__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Sum, false)
+    }
+
+    fn __radd__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Sum, true)
+    }
+
+    fn __iadd__(&self, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.combine_into(other, Operation::Sum)
+    }
+
+    fn __sub__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Difference, false)
+    }
+
+    fn __rsub__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Difference, true)
+    }
+
+    fn __isub__(&self, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.combine_into(other, Operation::Difference)
+    }
+
+    fn __or__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Union, false)
+    }
+
+    fn __ror__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Union, true)
+    }
+
+    fn __ior__(&self, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.combine_into(other, Operation::Union)
+    }
+
+    fn __and__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Intersection, false)
+    }
+
+    fn __rand__<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Self::combine(slf, other, Operation::Intersection, true)
+    }
+
+    fn __iand__(&self, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.combine_into(other, Operation::Intersection)
+    }
+
+    fn __pos__(&self, py: Python<'_>) -> PyResult<Self> {
+        let nothing = Backend::memory(CounterStore::new());
+        counter_arithmetic::combine(py, &self.backend, &nothing, Operation::Sum)
+    }
+
+    fn __neg__(&self, py: Python<'_>) -> PyResult<Self> {
+        let nothing = Backend::memory(CounterStore::new());
+        counter_arithmetic::combine(py, &nothing, &self.backend, Operation::Difference)
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let py = slf.py();
         let name = slf.get_type().name()?;
         let this = slf.get();
+        // After `close`, and in a forked child.
+        if let Some(why) = this.backend.unusable() {
+            return Ok(format!("<{name}, {why}>"));
+        }
         let shown = this.top(py, SHOWN as isize, Prefix(b""))?;
         if shown.is_empty() {
             return Ok(format!("{name}()"));
@@ -357,28 +494,13 @@ impl Counters {
     }
 }
 
-/// Makes `isinstance(counters, collections.abc.Mapping)` true, which is what `collections.Counter` and others ask.
+/// Makes `isinstance(counters, collections.abc.MutableMapping)` true.
 pub(crate) fn register_as_mapping(py: Python<'_>) -> PyResult<()> {
-    PyMapping::register::<Counters>(py)
+    let class = py.import("collections.abc")?.getattr("MutableMapping")?;
+    class.call_method1("register", (py.get_type::<Counters>(),)).map(drop)
 }
 
-/// One of the classes of `pycounter.counter_views`.
+/// What one of the names in `pycounter.counter_views` makes of counters.
 fn view<'py>(counters: &Bound<'py, Counters>, class: &str) -> PyResult<Bound<'py, PyAny>> {
     counters.py().import("pycounter.counter_views")?.getattr(class)?.call1((counters,))
-}
-
-/// A mapping as counters. None: it has something that no counters have.
-fn counters_like(mapping: &Bound<'_, PyAny>) -> PyResult<Option<Counters>> {
-    let py = mapping.py();
-    let counters = Counters::with(Backend::memory(CounterStore::new()));
-    for item in mapping.call_method0("items")?.try_iter()? {
-        let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item?.extract()?;
-        let (Ok(key), Ok(Delta(value))) = (key.extract::<Key<'_>>(), value.extract()) else { return Ok(None) };
-        let twice = counters.value(py, key.bytes())?.is_some_and(|before| before != value);
-        if twice {
-            return Ok(None);
-        }
-        counters.__setitem__(py, key, Delta(value))?;
-    }
-    Ok(Some(counters))
 }

@@ -1,4 +1,8 @@
-//! Amounts between Python and the engine: whole numbers of 64 bits, one by one and in bulk.
+//! Amounts between Python and the engine, one by one and in bulk.
+//!
+//! One rule for every surface: an amount is an integer of 64 bits, that is, anything that Python takes for an index: int,
+//! bool, NumPy's integers. Everything else raises BadDelta: a float or Decimal even if it is whole, a str even if it
+//! holds digits, an integer of more bits. A value that is set, and not added, raises CounterOverflow if it has more bits.
 
 use pyo3::buffer::{ElementType, PyBuffer, PyUntypedBuffer};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
@@ -7,7 +11,7 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::errors;
 
-/// What is added, or set.
+/// What is added.
 #[derive(Clone, Copy)]
 pub(crate) struct Delta(pub(crate) i64);
 
@@ -15,25 +19,40 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Delta {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        object.extract().map(Self).map_err(|error| out_of_range(object.py(), error))
+        object.extract().map(Self).map_err(|error| refusal(object, error, "delta", "BadDelta"))
     }
 }
 
-impl Delta {
-    /// The amount with the sign turned.
-    pub(crate) fn negated(self, py: Python<'_>) -> PyResult<i64> {
-        self.0.checked_neg().ok_or_else(|| too_large(py))
+/// What is set.
+#[derive(Clone, Copy)]
+pub(crate) struct Value(pub(crate) i64);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Value {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        object.extract().map(Self).map_err(|error| refusal(object, error, "value", "CounterOverflow"))
     }
 }
 
+/// What Python's refusal of an amount means; `too_large` is raised for an integer of more bits.
 #[cold]
-fn out_of_range(py: Python<'_>, error: PyErr) -> PyErr {
-    if error.is_instance_of::<PyOverflowError>(py) { too_large(py) } else { error }
+fn refusal(object: Borrowed<'_, '_, PyAny>, error: PyErr, what: &str, too_large: &str) -> PyErr {
+    let py = object.py();
+    if error.is_instance_of::<PyOverflowError>(py) {
+        return errors::named(py, too_large, (format!("a {what} is a signed 64-bit integer, and this one is larger"),));
+    }
+    // Not an error that an `__index__` of somebody's own raises.
+    if error.is_instance_of::<PyTypeError>(py) && !object.hasattr("__index__").unwrap_or(true) {
+        let kind = object.get_type().name().map(|name| name.to_string()).unwrap_or_default();
+        return errors::named(py, "BadDelta", (format!("a {what} is an integer, not {kind}"),));
+    }
+    error
 }
 
 #[cold]
 fn too_large(py: Python<'_>) -> PyErr {
-    errors::named(py, "CounterOverflow", ("a delta is a signed 64-bit integer",))
+    errors::named(py, "BadDelta", ("a delta is a signed 64-bit integer, and this one is larger",))
 }
 
 /// All deltas of a list, a tuple, a buffer of integers (an array of NumPy's, say) or any other iterable, copied.
@@ -81,7 +100,8 @@ fn integers(object: &Bound<'_, PyAny>) -> PyResult<Option<PyUntypedBuffer>> {
         ElementType::Unknown => return Ok(None),
         _ => {
             let format = buffer.format().to_string_lossy();
-            return Err(PyTypeError::new_err(format!("deltas are integers; this buffer's format is {format:?}")));
+            let message = format!("deltas are integers; this buffer's format is {format:?}");
+            return Err(errors::named(object.py(), "BadDelta", (message,)));
         }
     }
     // A letter alone means this machine's order. Others are left to the object, which knows them best.

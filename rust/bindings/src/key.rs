@@ -6,7 +6,7 @@
 use std::ptr::NonNull;
 
 use pycounter_engine::limits::KEY_BYTES_MAX;
-use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
+use pyo3::exceptions::PyUnicodeEncodeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
@@ -68,7 +68,7 @@ fn not_utf8(py: Python<'_>, error: PyErr) -> PyErr {
 #[cold]
 fn wrong_type(object: Borrowed<'_, '_, PyAny>) -> PyErr {
     match object.get_type().name() {
-        Ok(name) => PyTypeError::new_err(format!("a key is str or bytes, not {name}")),
+        Ok(name) => errors::named(object.py(), "BadKey", (format!("a key is str or bytes, not {name}"),)),
         Err(error) => error,
     }
 }

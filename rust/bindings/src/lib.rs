@@ -1,4 +1,5 @@
 //! `pycounter._native`: registers the classes; the logic is in the engine.
+mod counter_arithmetic;
 mod counter_backend;
 mod counter_bulk;
 mod counter_pages;

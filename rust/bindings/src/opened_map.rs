@@ -41,6 +41,17 @@ impl OpenedMap {
         self.changes_max
     }
 
+    /// Why nothing can be done with it; None while something can.
+    pub(crate) fn unusable(&self) -> Option<&'static str> {
+        let map = self.map.get();
+        match map.map(OnceLock::get) {
+            None => Some("the parent process's"),
+            Some(_) if self.closed.load(Ordering::Relaxed) => Some("closed"),
+            Some(None) => Some("not started"),
+            Some(Some(_)) => None,
+        }
+    }
+
     fn map(&self, py: Python<'_>) -> PyResult<&JournaledMap> {
         let map = self.map.get_or_raise(py)?.get();
         // Relaxed: a change that comes at the same time as `close` is refused by the map itself.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::counter_store::{CounterRef, CounterStore};
+use crate::counter_store::{CounterRef, CounterStore, Overflow};
 use crate::error_code::ErrorCode;
 use crate::folder::Recovered;
 use crate::journal::commit_thread::{CommitThread, WaitOutcome};
@@ -331,6 +331,23 @@ impl Changes<'_> {
         let value = self.counters().incr(counter, delta).map_err(|_| ErrorCode::Overflow)?;
         self.mark(counter);
         Ok(value)
+    }
+
+    /// Replaces the value, None if there is no counter, with the result of `to`; gives the new one. `to` may run several
+    /// times.
+    ///
+    /// # Errors
+    /// `overflow`, if `to` says so; `overloaded` when there is no memory for another counter. Nothing was changed.
+    pub fn change_with(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        to: impl Fn(Option<i64>) -> Result<Option<i64>, Overflow>,
+    ) -> Result<Option<i64>, ErrorCode> {
+        let counter = self.insert(hash, key)?;
+        let after = self.counters().change_with(counter, to).map_err(|_| ErrorCode::Overflow)?;
+        self.mark(counter);
+        Ok(after)
     }
 
     /// Sets the value and gives the one before.

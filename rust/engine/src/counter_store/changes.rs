@@ -35,6 +35,15 @@ impl CounterStore {
         self.cell(at).add(&self.cells, delta, cell::own_lane())
     }
 
+    /// Replaces the content, None if absent, with the result of `to`; gives the new one. `to` may run several times.
+    pub fn change_with(
+        &self,
+        at: CounterRef,
+        to: impl Fn(Option<i64>) -> Result<Option<i64>, Overflow>,
+    ) -> Result<Option<i64>, Overflow> {
+        self.cell(at).change(&self.cells, to).map(|(_, after)| after)
+    }
+
     /// Sets the value; gives the old one, 0 if the counter was absent.
     pub fn set(&self, at: CounterRef, value: i64) -> i64 {
         before(self.cell(at).change(&self.cells, |_| Ok(Some(value)))).unwrap_or(0)
