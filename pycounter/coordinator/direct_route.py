@@ -104,6 +104,12 @@ class DirectRoute:
         self, items: Sequence[_Item], *, level: Level | None, timeout_s: float | None
     ) -> list[int | RpcError]:
         """Adds to many counters. See `Client.incr_many`."""
+        if len(self._shards.handles) == 1 and self._bump_each(items):
+            # They all go to the only shard, and none of them is foreign: the session checks each.
+            try:
+                return await self._shards.handles[0].session.apply(items, level=level, timeout_s=timeout_s)
+            finally:
+                self._bump_each(items)
         loop = asyncio.get_running_loop()
         many = _Many(items, loop.time() + (self._timeout_s if timeout_s is None else timeout_s), level)
         left = many.check()
@@ -118,6 +124,16 @@ class DirectRoute:
             outcomes = [await sending[0]] if len(sending) == 1 else await asyncio.gather(*sending)
             left = sorted(place for withdrawn in outcomes for place in withdrawn)
         return many.results
+
+    def _bump_each(self, items: Sequence[_Item]) -> bool:
+        """Tells of each key that is written. False: one of the items is none."""
+        bump = self._bump
+        try:
+            for key, _ in items:
+                bump(key)
+        except (TypeError, ValueError):
+            return False
+        return True
 
     async def _apply(self, handle: ShardHandle, many: _Many, places: list[int]) -> list[int]:
         """Sends some of the items to one shard; gives the places of those that may go to another."""
