@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from pycounter.coordinator.passage import WAITING_BYTES_MAX, Passage
@@ -13,15 +14,21 @@ if TYPE_CHECKING:
 __all__ = ["CoordinatorProtocol"]
 
 
+#: So long a client whose passage has ended may take to read the last answers and close.
+LINGER_S = 1.0
+
+
 class CoordinatorProtocol(ClientProtocol):
     """The event loop's side of one connection."""
 
-    __slots__ = ("_passage", "_server")
+    __slots__ = ("_client_has_ended", "_is_lingering", "_passage", "_server")
 
     def __init__(self, server: CoordinatorServer) -> None:
         super().__init__(server.clients, server.router.connect)
         self._server = server
         self._passage: Passage | None = None
+        self._is_lingering = False
+        self._client_has_ended = False
 
     def _take_requests(self) -> None:
         for token, method, params, protocol in self._connection.take_requests():
@@ -45,6 +52,7 @@ class CoordinatorProtocol(ClientProtocol):
         self._connection = self._passage = passage
         self._feed = passage.feed
         self._transport.set_write_buffer_limits(WAITING_BYTES_MAX)
+        passage.begin()
         passage.feed(data)
         if has_finished or self._clients.stopping:
             passage.finish()
@@ -58,6 +66,32 @@ class CoordinatorProtocol(ClientProtocol):
         self._looks = 0
         if not self._transport.is_closing():
             self.write(data)
+
+    def attend(self) -> None:
+        """The passage or the engine needs more than its replies written."""
+        if self._passage is None or not self._passage.closing or self._client_has_ended:
+            super().attend()
+        elif not self._is_lingering and not self._transport.is_closing():
+            self._linger()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more. True: it may still receive."""
+        self._client_has_ended = True
+        return super().eof_received()
+
+    def _linger(self) -> None:
+        """Lets the client read the last answers: a socket closed with unread input drops what it still has to send."""
+        if self._transport.get_extra_info("sslcontext") is not None:
+            self._transport.close()
+            return
+        self._is_lingering = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
+
+    def _adjust_reading(self) -> None:
+        if not self._is_lingering:
+            super()._adjust_reading()
 
     def pause_writing(self) -> None:
         """The client reads slower than replies come."""

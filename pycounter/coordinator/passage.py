@@ -45,15 +45,21 @@ class Passage(asyncio.Protocol):
         self.closing = False
         self._client = client
         self._clients = clients
-        self._is_over = False
+        #: Its sides that haven't ended; before `begin` only the shard's counts.
+        self._sides = 1
         self._shard_reads_slowly = False
-        self._client_has_finished = False
+        #: The client sends nothing more, or the coordinator takes nothing more.
+        self.has_finished = False
         self._transport: asyncio.Transport | None = None
 
-    def forget(self) -> None:
-        """It ends, or couldn't be made."""
-        if not self._is_over:
-            self._is_over = True
+    def begin(self) -> None:
+        """The client has it from now on."""
+        self._sides = 2
+
+    def forget_side(self) -> None:
+        """One side has ended, or couldn't be made."""
+        self._sides -= 1
+        if not self._sides:
             self._clients.forget_passage(self)
 
     # --- towards the client: an EngineConnection ---------------------------------------------------------------------
@@ -61,7 +67,7 @@ class Passage(asyncio.Protocol):
     @property
     def crowded(self) -> bool:
         """Must the client wait?"""
-        return self._shard_reads_slowly or self._client_has_finished
+        return self._shard_reads_slowly or self.has_finished
 
     def feed(self, data: bytes) -> None:
         """A chunk from the client: the hot path."""
@@ -71,8 +77,8 @@ class Passage(asyncio.Protocol):
 
     def finish(self) -> None:
         """The client sends nothing more. The shard answers what came, and then closes."""
-        if not self._client_has_finished:
-            self._client_has_finished = True
+        if not self.has_finished:
+            self.has_finished = True
             if not self._shard().is_closing():
                 self._shard().write_eof()
 
@@ -86,6 +92,7 @@ class Passage(asyncio.Protocol):
             self.abort()
         else:
             self._shard().close()
+        self.forget_side()
 
     def abort(self) -> None:
         """Ends it at once; what hasn't left is dropped."""
@@ -127,7 +134,8 @@ class Passage(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The shard has closed, or died: the client gets what came, and no more."""
         self.closing = True
-        self.forget()
+        self._clients.note_unsent(self, 0)
+        self.forget_side()
         self._client.attend()
 
     def _shard(self) -> asyncio.Transport:
@@ -155,5 +163,5 @@ async def connect_passage(
         raise Unavailable(f"{name} at {format_address(*address)}: {reason}: nothing was applied") from error
     finally:
         if passage._transport is None:
-            passage.forget()
+            passage.forget_side()
     return passage

@@ -243,6 +243,24 @@ async def test_a_shard_that_dies_ends_the_clients_connection_behind_its_last_ans
     await until(lambda: world.server.clients.passages == 0)
 
 
+async def test_a_client_that_goes_on_sending_gets_the_last_answers(begin):
+    world = await begin()
+    reader, writer, shard = await world.passage()
+    [client] = world.server.clients
+    # More than the client takes in before it reads: the rest waits in the kernels.
+    size = 4 << 20
+    shard.transport.write(bytes(size))
+    shard.transport.close()
+    await until(lambda: client._passage.closing)
+    for _ in range(10):
+        writer.write(bytes(100_000))
+        await asyncio.sleep(0.001)
+    received = 0
+    while data := await reader.read(1 << 16):
+        received += len(data)
+    assert received == size
+
+
 async def test_a_passage_is_one_more_connection(begin):
     world = await begin(connections_max=3)
     _, writer, _ = await world.passage()
@@ -275,18 +293,22 @@ async def test_a_passage_through_which_nothing_passes_is_closed(begin):
     await until(shard.has_ended.is_set)
 
 
-async def send_until_stuck(transport, looks=50):
-    """Writes until nothing moves any more; gives how many bytes that were. 100 MB never get stuck."""
-    sent = still = 0
-    while still < looks:
-        assert sent < 100 << 20
-        before = transport.get_write_buffer_size()
-        if before < 1 << 20:
-            transport.write(bytes(1 << 18))
-            sent += 1 << 18
-        await asyncio.sleep(0.001)
-        still = still + 1 if transport.get_write_buffer_size() == before else 0
+async def send_until(transport, condition):
+    """Writes, as fast as it can, until this comes true; gives how many bytes. 100 MB are too many."""
+    sent = 0
+    async with asyncio.timeout(30):
+        while not condition():
+            assert sent < 100 << 20
+            if not is_full(transport):
+                transport.write(bytes(1 << 18))
+                sent += 1 << 18
+            await asyncio.sleep(0)
     return sent
+
+
+def is_full(transport):
+    """Does nothing go out of it for now?"""
+    return transport.get_write_buffer_size() >= 1 << 20
 
 
 async def test_a_shard_that_does_not_read(begin):
@@ -295,8 +317,7 @@ async def test_a_shard_that_does_not_read(begin):
     shard.transport.pause_reading()
     [client] = world.server.clients
     passage = client._passage
-    sent = await send_until_stuck(writer.transport)
-    assert passage.crowded
+    sent = await send_until(writer.transport, lambda: passage.crowded and is_full(writer.transport))
     assert not client._reading
     assert passage._transport.get_write_buffer_size() <= WAITING_BYTES_MAX + (1 << 18)
     assert world.server.clients._unsent_bytes > WAITING_BYTES_MAX
@@ -311,8 +332,7 @@ async def test_a_client_that_does_not_read(begin):
     reader, writer, shard = await world.passage()
     writer.transport.pause_reading()
     [client] = world.server.clients
-    sent = await send_until_stuck(shard.transport)
-    assert client._writing_paused
+    sent = await send_until(shard.transport, lambda: client._writing_paused and is_full(shard.transport))
     assert client._transport.get_write_buffer_size() <= WAITING_BYTES_MAX + (1 << 18)
     writer.transport.resume_reading()
     left = sent
@@ -336,9 +356,8 @@ async def test_who_leaves_most_unread_is_dropped_first(begin):
     unsent = world.server.clients._unsent
     slow.transport.pause_reading()
     slower.transport.pause_reading()
-    await send_until_stuck(first.transport)
-    assert len(unsent) == 1
-    await send_until_stuck(second.transport)
+    await send_until(first.transport, lambda: len(unsent) == 1)
+    await send_until(second.transport, lambda: any(client._passage.closing for client in world.server.clients))
     await until(lambda: len(world.server.clients) == 1)
     [left] = world.server.clients
     assert not left._passage.closing
