@@ -14,7 +14,7 @@ from pycounter.client.framing import Level
 from pycounter.client.id_client import IdClient
 from pycounter.client.outcomes import Detail
 from pycounter.clock import Clock
-from pycounter.coordinator.shard_routes import Key, checked_item, checked_items, key_bytes
+from pycounter.coordinator.shard_routes import Key, checked_item, checked_items, delta_number, key_bytes
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom
 from pycounter.errors import IdExpired, InternalError, RemovalUnsettled, RpcError
@@ -50,7 +50,7 @@ class CoordinatorRoute:
         """Adds to a counter."""
         # Increments of several callers leave together: one that can't be encoded would take the others along.
         checked_item((key, delta))
-        return await self.ids.incr(key, delta, level=level, detail=detail, timeout_s=timeout_s)
+        return await self.ids.incr(key, delta_number(delta), level=level, detail=detail, timeout_s=timeout_s)
 
     async def incr_many(
         self, items: Sequence[_Item], *, level: Level | None, timeout_s: float | None
@@ -58,7 +58,8 @@ class CoordinatorRoute:
         """Adds to many counters."""
         _, results, good = checked_items(items)
         if good:
-            outcomes = await self.ids.apply([items[place] for place in good], level=level, timeout_s=timeout_s)
+            sent = [(items[place][0], delta_number(items[place][1])) for place in good]
+            outcomes = await self.ids.apply(sent, level=level, timeout_s=timeout_s)
             for place, outcome in zip(good, outcomes, strict=True):
                 results[place] = outcome
         return results

@@ -7,12 +7,22 @@ Everything here belongs to one event loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from operator import index
+from typing import Any, Protocol, SupportsIndex
 
 from pycounter.coordinator.total import I64
 from pycounter.errors import BadDelta, BadKey, BadRequest, InternalError, RpcError
 
-__all__ = ["Key", "ReplicaCaller", "ShardCaller", "ShardRoutes", "checked_item", "checked_items", "key_bytes"]
+__all__ = [
+    "Key",
+    "ReplicaCaller",
+    "ShardCaller",
+    "ShardRoutes",
+    "checked_item",
+    "checked_items",
+    "delta_number",
+    "key_bytes",
+]
 
 Key = str | bytes
 KEY_BYTES_MAX = 1024
@@ -97,15 +107,22 @@ def key_bytes(key: Key) -> bytes:
     return key
 
 
+def delta_number(delta: SupportsIndex) -> int:
+    """A delta as the wire has it: an integer of 64 bits, or what Python takes for one. Raises BadDelta."""
+    if not hasattr(delta, "__index__"):
+        raise BadDelta(f"a delta is an integer, not {type(delta).__name__}: nothing was applied")
+    number = index(delta)
+    if number not in I64:
+        raise BadDelta(f"a delta is a signed 64-bit integer, not {number}: nothing was applied")
+    return number
+
+
 def checked_item(item: Any) -> bytes:
     """The key of an item that can be sent. Raises RpcError."""
     match item:
-        case [key, int() as delta] if not isinstance(delta, bool):
-            if delta not in I64:
-                raise BadDelta(f"a delta is a signed 64-bit integer, not {delta}: nothing was applied")
+        case [key, delta]:
+            delta_number(delta)
             return key_bytes(key)
-        case [key, _]:
-            raise BadDelta(f"a delta is a signed 64-bit integer: nothing was applied to {key!r}")
     raise BadRequest(f"an item is a key and a delta, not {item!r:.100}: nothing was applied")
 
 

@@ -1,10 +1,11 @@
 //! Pairs of key and delta from Python, copied, each with its error if it can't be sent.
 
 use pycounter_engine::error_code::ErrorCode;
-use pycounter_engine::limits::KEY_BYTES_MAX;
-use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+
+use crate::delta::Delta;
+use crate::key::Key;
 
 /// Items of one call.
 #[derive(Default)]
@@ -112,39 +113,14 @@ impl ItemList {
     }
 }
 
-/// A delta is an integer of 64 bits, and no bool.
+/// A delta, by the rule of [`Delta`].
 pub(crate) fn delta_of(delta: &Bound<'_, PyAny>) -> Result<i64, (ErrorCode, String)> {
-    if delta.is_instance_of::<PyInt>() && !delta.is_instance_of::<PyBool>() {
-        match delta.extract::<i64>() {
-            Ok(delta) => return Ok(delta),
-            Err(error) if error.is_instance_of::<PyOverflowError>(delta.py()) => {
-                let message = format!("a delta is a signed 64-bit integer, not {delta}: nothing was applied");
-                return Err((ErrorCode::BadDelta, message));
-            }
-            Err(_) => {}
-        }
-    }
-    Err((ErrorCode::BadDelta, format!("a delta is a signed 64-bit integer, not {}: nothing was applied", shown(delta))))
+    let wrong = |error: PyErr| (ErrorCode::BadDelta, format!("{}: nothing was applied", error.value(delta.py())));
+    delta.extract::<Delta>().map(|delta| delta.0).map_err(wrong)
 }
 
-/// The bytes of a key that is str or bytes, and 1 to 1,024 bytes long.
+/// The bytes of a key, by the rule of [`Key`].
 pub(crate) fn key_of<'a>(key: &'a Bound<'_, PyAny>) -> Result<&'a [u8], (ErrorCode, String)> {
-    let bytes = if let Ok(text) = key.cast::<PyString>() {
-        let no_text = |_| (ErrorCode::BadKey, format!("{} is no valid text; use bytes: nothing was sent", shown(key)));
-        text.to_str().map_err(no_text)?.as_bytes()
-    } else if let Ok(bytes) = key.cast::<PyBytes>() {
-        bytes.as_bytes()
-    } else {
-        let name = key.get_type().name().map(|name| name.to_string()).unwrap_or_default();
-        return Err((ErrorCode::BadKey, format!("a key is str or bytes, not {name}: nothing was sent")));
-    };
-    if bytes.is_empty() || bytes.len() > KEY_BYTES_MAX {
-        let message = format!("a key has 1 to {KEY_BYTES_MAX} bytes, not {}: nothing was sent", bytes.len());
-        return Err((ErrorCode::BadKey, message));
-    }
-    Ok(bytes)
-}
-
-fn shown(key: &Bound<'_, PyAny>) -> String {
-    key.repr().map(|text| text.to_string()).unwrap_or_default()
+    let wrong = |error: PyErr| (ErrorCode::BadKey, format!("{}: nothing was sent", error.value(key.py())));
+    key.extract::<Key<'_>>().map(Key::bytes).map_err(wrong)
 }

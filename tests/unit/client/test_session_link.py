@@ -33,7 +33,6 @@ def link_of(**settings):
         (7, 1, BadKey),
         (None, 1, BadKey),
         ("a", 1 << 63, BadDelta),
-        ("a", True, BadDelta),
         ("a", 1.0, BadDelta),
         ("a", "1", BadDelta),
     ],

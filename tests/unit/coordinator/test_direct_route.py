@@ -207,7 +207,7 @@ async def test_many_have_their_own_outcomes_in_order(client, shards):
         (at_0,),
         7,
         [at_0, 3],
-        (at_0, True),
+        (at_0, 1.0),
     ]
     outcomes = await client.incr_many(items)
     kinds = [outcome if isinstance(outcome, int) else type(outcome) for outcome in outcomes]
