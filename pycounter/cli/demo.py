@@ -374,7 +374,10 @@ async def _count_over_tcp(paths: list[str], url: str, bytes_done: Any, words_don
 async def _count_words(client: Client, words: list[bytes]) -> None:
     """Counts each word once. What was refused, because its shard was away, changed nothing: it is tried again."""
     while True:
-        outcomes = await client.incr_many([(word, 1) for word in words])
+        try:
+            outcomes = await client.incr_many([(word, 1) for word in words])
+        except Unavailable as error:
+            outcomes = [error] * len(words)
         for outcome in outcomes:
             if not isinstance(outcome, int | Unavailable):
                 raise outcome

@@ -201,7 +201,8 @@ async def test_nobody_is_left(shards):
         await asyncio.sleep(0.6)
         with pytest.raises(Unavailable):
             await client.incr("a")
-        assert [type(error) for error in await client.incr_many([("a", 1), ("b", 1)])] == [Unavailable] * 2
+        with pytest.raises(Unavailable):
+            await client.incr_many([("a", 1), ("b", 1)])
         for shard in shards.values():
             shard.start()
         server.place(addresses_of(shards))
