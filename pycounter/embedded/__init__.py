@@ -94,7 +94,7 @@ class DurableCounters(JournaledCounters):
 
 
 def open(  # noqa: A001 - as in `pycounter.open`
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str],
     level: Literal["applied", "durable"] = "durable",
     *,
     memory_max: int | str = "8GiB",
@@ -117,6 +117,7 @@ def open(  # noqa: A001 - as in `pycounter.open`
     """
     if not 0 < flush_interval_s <= 1:
         raise ValueError(f"flush_interval_s must be above 0 and at most 1, not {flush_interval_s}")
+    path = os.fsdecode(path)
     opened: list[DurableCounters] = []
 
     def lock() -> JournaledFolder:
@@ -137,7 +138,7 @@ def open(  # noqa: A001 - as in `pycounter.open`
         checkpointer.stop(checkpoint=False)
         folder.close_folder()
         raise
-    counters._path = os.fspath(path)
+    counters._path = path
     counters._checkpointer = checkpointer
     checkpointer.start()
     _opened[id(counters)] = counters

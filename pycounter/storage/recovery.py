@@ -65,6 +65,13 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
         IsBackup: it is a backup, which would be a second shard of one identity.
         StorageError: a cluster's; or locked, damaged, or unreadable: the folder is unlocked again.
     """
+    directory = os.fsdecode(directory)
+    try:
+        directory.encode()
+    except UnicodeEncodeError as error:
+        # The checkpoint's store takes no other names. Found out later, it would leave half a folder.
+        shown = os.fsencode(directory).decode(errors="backslashreplace")
+        raise StorageError(f"the name of {shown} isn't UTF-8: nothing was made; use another one", directory) from error
     if _has(directory, NOTE_NAME) and not _has(directory, "manifest.json"):
         raise IsBackup(
             f"{directory} is a backup: nothing was changed; make a folder of it with `pycounter restore`", directory

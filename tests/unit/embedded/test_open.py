@@ -185,3 +185,14 @@ def test_what_the_folder_does_is_not_among_the_maps_own_names(tmp_path):
         assert names == {"checkpoint", "close", "flush", "folder", "level", "pending", "start"}
         assert counters.folder.created
         assert len(counters.folder.identity) == 32
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_and_nothing_is_made(tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9"
+    for path in (name, os.fsdecode(name)):
+        with pytest.raises(errors.StorageError, match=r"caf\\xe9 isn't UTF-8: nothing was made"):
+            pycounter.open(path)
+    assert list(tmp_path.iterdir()) == []
+    with pycounter.open(os.fsencode(tmp_path) + "/café".encode()) as counters:
+        counters.incr("a")
+    assert [path.name for path in tmp_path.iterdir()] == ["café"]
