@@ -911,6 +911,13 @@ class Connection:
         """Stop reading until this is false again."""
 
     @property
+    def reads_on(self) -> bool:
+        """May it be read from though the client reads nothing? Then `crowded` decides as ever."""
+
+    def note_unread(self, unread: bool) -> None:
+        """The client reads nothing, or goes on reading: then `feed` must be called, with nothing if need be."""
+
+    @property
     def owed(self) -> bool:
         """Is there a reply that the client still has to get?"""
 
@@ -1289,6 +1296,13 @@ class RouterConnection:
     @property
     def crowded(self) -> bool:
         """Stop reading until this is false again."""
+
+    @property
+    def reads_on(self) -> bool:
+        """May it be read from though the client reads nothing? Then `crowded` decides as ever."""
+
+    def note_unread(self, unread: bool) -> None:
+        """The client reads nothing, or goes on reading: then `feed` must be called, with nothing if need be."""
 
     @property
     def owed(self) -> bool:

@@ -69,6 +69,14 @@ class Passage(asyncio.Protocol):
         """Must the client wait?"""
         return self._shard_reads_slowly or self.has_finished
 
+    @property
+    def reads_on(self) -> bool:
+        """May more be read of a client that reads nothing? No: the shard's answers would pile up."""
+        return False
+
+    def note_unread(self, unread: bool) -> None:
+        """The client reads nothing, or goes on reading: its transport's own bound is all that a passage needs."""
+
     def feed(self, data: bytes) -> None:
         """A chunk from the client: the hot path."""
         shard = self._shard()

@@ -41,6 +41,13 @@ class EngineConnection(Protocol):
         """Stop reading until this is false again."""
 
     @property
+    def reads_on(self) -> bool:
+        """May it be read from though the client reads nothing? Then `crowded` decides as ever."""
+
+    def note_unread(self, unread: bool) -> None:
+        """The client reads nothing, or goes on reading: then `feed` must be called, with nothing if need be."""
+
+    @property
     def owed(self) -> bool:
         """Is there a reply that the client still has to get?"""
 
@@ -137,6 +144,7 @@ class ClientProtocol(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         """The client reads slower than replies come."""
         self._writing_paused = True
+        self._connection.note_unread(True)
         self._clients.note_unsent(self, self._transport.get_write_buffer_size())
         self._adjust_reading()
 
@@ -145,6 +153,9 @@ class ClientProtocol(asyncio.Protocol, ABC):
         self._writing_paused = False
         self._looks = 0
         self._clients.note_unsent(self, 0)
+        self._connection.note_unread(False)
+        if (replies := self._feed(b"")) is not None:
+            self.write(replies)
         self.attend()
 
     def eof_received(self) -> bool:
@@ -187,7 +198,9 @@ class ClientProtocol(asyncio.Protocol, ABC):
         self._clients.forget(self)
 
     def _adjust_reading(self) -> None:
-        reading = not self._connection.crowded and not self._writing_paused and not self._clients.stopping
+        connection = self._connection
+        may_read = not self._writing_paused or connection.reads_on
+        reading = may_read and not connection.crowded and not self._clients.stopping
         if reading == self._reading or self._transport.is_closing():
             return
         self._reading = reading

@@ -375,7 +375,8 @@ def test_the_bounds_of_a_transaction(resp, count, arguments):
         assert str(resp.reply()).endswith("(too_large)")
     resp.begin(*arguments)
     resp.begin(*arguments)
-    assert str(resp.replies(2)[1]).endswith("(too_large)")
+    # One error says enough: what follows is answered as in Redis, where the transaction is lost already.
+    assert [str(answer).endswith("(too_large)") for answer in resp.replies(2)] == [False, arguments[0] == "ECHO"]
     assert resp.outcome("EXEC").word == "EXECABORT"
     assert resp.call("EXISTS", "a", "b") == 0
     resp.call("MULTI")

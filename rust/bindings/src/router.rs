@@ -477,6 +477,19 @@ impl RouterConnection {
         self.ask(false, router::Connection::is_crowded)
     }
 
+    /// May it be read from though the client reads nothing? Then `crowded` decides as ever.
+    #[getter]
+    fn reads_on(&self) -> bool {
+        self.ask(false, router::Connection::reads_on)
+    }
+
+    /// The client reads nothing, or goes on reading: then `feed` must be called, with nothing if need be.
+    fn note_unread(&self, unread: bool) {
+        if let Some(place) = self.place() {
+            lock(&self.host.router).note_unread(place, unread);
+        }
+    }
+
     /// Is there a reply that the client still has to get?
     #[getter]
     fn owed(&self) -> bool {

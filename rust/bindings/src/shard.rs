@@ -425,6 +425,17 @@ impl Connection {
         self.ask(false, |connection| connection.is_crowded())
     }
 
+    /// May it be read from though the client reads nothing? Then `crowded` decides as ever.
+    #[getter]
+    fn reads_on(&self) -> bool {
+        self.ask(false, |connection| connection.reads_on())
+    }
+
+    /// The client reads nothing, or goes on reading: then `feed` must be called, with nothing if need be.
+    fn note_unread(&self, unread: bool) {
+        self.ask((), |connection| connection.note_unread(unread));
+    }
+
     /// The client sends nothing more: what it sent is still answered, then `closing` is true.
     fn finish(&self) {
         let Some(slot) = self.slot() else { return };

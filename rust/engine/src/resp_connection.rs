@@ -7,7 +7,6 @@ mod process_figures;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error_code::ErrorCode;
 use crate::token::token_matches;
 use crate::wire::glob;
 use crate::wire::request::Level;
@@ -33,6 +32,8 @@ pub struct RespState {
     pub version: Version,
     /// After MULTI: the commands queued so far.
     pub transaction: Option<Transaction>,
+    /// Answers to what was queued while the client read nothing.
+    pub unanswered: Unanswered,
     /// By CLIENT SETNAME or HELLO SETNAME.
     pub name: Vec<u8>,
     /// By CLIENT SETINFO.
@@ -57,15 +58,73 @@ impl Transaction {
         self.frames.capacity() + self.lengths.capacity() * size_of::<usize>()
     }
 
-    fn queue(&mut self, frame: &[u8], out: &mut Vec<u8>) {
+    /// As in Redis nothing is kept any more once it is broken, and what follows is answered as if it were: one error says
+    /// enough, and a client that reads nothing before it has sent everything must not drown in them.
+    /// As in Redis nothing is kept any more once it is broken, and what follows is answered as if it were: one error says
+    /// enough. False: this is that one.
+    fn queue(&mut self, frame: &[u8]) -> bool {
+        if self.broken {
+            return true;
+        }
         if self.lengths.len() >= TRANSACTION_COMMANDS_MAX || self.frames.len() + frame.len() > TRANSACTION_BYTES_MAX {
-            self.broken = true;
-            return resp::write_error(out, ErrorCode::TooLarge, "the transaction holds too many commands or bytes");
+            *self = Self { broken: true, ..Self::default() };
+            return false;
         }
         self.frames.extend_from_slice(frame);
         self.lengths.push(frame.len());
-        resp::write_simple(out, "QUEUED");
+        true
     }
+}
+
+/// Answers that are all the same, so a number is enough to keep them: a client may send a whole transaction, however long,
+/// before it reads anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unanswered {
+    queued: u64,
+    /// The transaction became too large behind those.
+    refused: bool,
+    queued_after: u64,
+}
+
+impl Unanswered {
+    /// Answers written at a time.
+    const WRITTEN_MAX: u64 = 16_384;
+
+    /// Is there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn push(&mut self, is_queued: bool) {
+        match (is_queued, self.refused) {
+            (false, _) => self.refused = true,
+            (true, false) => self.queued += 1,
+            (true, true) => self.queued_after += 1,
+        }
+    }
+
+    /// Writes some.
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>) {
+        if self.queued == 0 && self.refused {
+            refuse(out, &words::TRANSACTION_TOO_LARGE);
+            *self = Self { queued: self.queued_after, ..Self::default() };
+        }
+        let count = self.queued.min(Self::WRITTEN_MAX);
+        self.queued -= count;
+        for _ in 0..count {
+            resp::write_simple(out, "QUEUED");
+        }
+    }
+}
+
+/// Has this frame an answer that must not come before those that the client hasn't read?
+pub(crate) fn must_be_read_first(state: &RespState, frame: &[u8]) -> bool {
+    if state.unanswered.is_empty() {
+        return false;
+    }
+    let is_queued = |request: resp::Request<'_>| request.row().in_transaction() == InTransaction::Queue;
+    !(state.transaction.is_some() && resp::find_command(frame).ok().flatten().is_some_and(is_queued))
 }
 
 /// What commands about a connection tell of the server.
@@ -100,11 +159,13 @@ pub(crate) enum Ran<'a> {
 }
 
 /// Understands a frame. `None`: it was refused or queued, and that is written. Otherwise the command is to be run now.
+/// `is_unread`: the client reads nothing, so what can be kept is not written.
 ///
 /// As in Redis, what is queued is looked at no further: wrong arguments fail alone, when the transaction runs.
 pub(crate) fn take<'a>(
     state: &mut RespState,
     authenticated: bool,
+    is_unread: bool,
     frame: &'a [u8],
     out: &mut Vec<u8>,
 ) -> Option<Command<'a>> {
@@ -113,7 +174,10 @@ pub(crate) fn take<'a>(
         Ok(Some(request)) if !authenticated && !request.row().flags.has(resp::Flags::NO_AUTH) => words::NO_AUTH,
         Ok(Some(request)) => match (request.row().in_transaction(), &mut state.transaction) {
             (InTransaction::Queue, Some(transaction)) => {
-                transaction.queue(frame, out);
+                state.unanswered.push(transaction.queue(frame));
+                while !is_unread && !state.unanswered.is_empty() {
+                    state.unanswered.write(out);
+                }
                 return None;
             }
             _ => return request.parse().map_err(|error| refuse(out, &error)).ok(),
@@ -336,4 +400,36 @@ fn write_config(version: Version, patterns: &[&[u8]], server: &Server<'_>, out: 
 pub(crate) fn counter_bytes(key: &[u8]) -> i64 {
     const BESIDE_THE_KEY_BYTES: usize = 40;
     (BESIDE_THE_KEY_BYTES + key.len()) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INCR: &[u8] = b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n";
+
+    #[test]
+    fn answers_that_nobody_reads_are_a_number_and_keep_their_order() {
+        let mut state = RespState { transaction: Some(Transaction::default()), ..RespState::default() };
+        let (mut out, commands) = (Vec::new(), TRANSACTION_COMMANDS_MAX + 5);
+        for _ in 0..commands {
+            assert!(!must_be_read_first(&state, INCR));
+            assert_eq!(take(&mut state, true, true, INCR, &mut out), None);
+        }
+        assert_eq!(out, b"");
+        for other in [&b"EXEC\r\n"[..], b"FOO\r\n", b"INCR\r\n", b"MULTI\r\n"] {
+            assert!(must_be_read_first(&state, other), "{}", other.escape_ascii());
+        }
+        while !state.unanswered.is_empty() {
+            let before = out.len();
+            state.unanswered.write(&mut out);
+            assert!(out.len() > before && out.len() - before < 200_000);
+        }
+        let replies: Vec<_> = out.split_inclusive(|&byte| byte == b'\n').collect();
+        assert_eq!(replies.len(), commands);
+        let refused = |reply: &[u8]| reply.starts_with(b"-ERR a transaction holds 65536 commands");
+        assert_eq!(replies.iter().position(|reply| refused(reply)), Some(TRANSACTION_COMMANDS_MAX));
+        assert_eq!(replies.iter().filter(|reply| **reply == b"+QUEUED\r\n").count(), commands - 1);
+        assert!(!must_be_read_first(&state, b"EXEC\r\n"));
+    }
 }

@@ -103,6 +103,8 @@ pub struct Connection {
     pub(super) open: Vec<OpenRequest>,
     pub(super) next_token: u64,
     pub(super) peer: Peer,
+    /// The host says that the client reads nothing: what was sent to it fills its buffers.
+    pub(super) unread: bool,
 }
 
 impl Connection {
@@ -129,6 +131,7 @@ impl Connection {
             open: Vec::new(),
             next_token: 0,
             peer,
+            unread: false,
         }
     }
 
@@ -215,6 +218,17 @@ impl Connection {
     #[inline]
     pub(super) const fn is_watched(&self) -> bool {
         self.stalled || self.closing || self.finished
+    }
+
+    /// The client reads nothing, or goes on reading.
+    pub fn note_unread(&mut self, unread: bool) {
+        self.unread = unread;
+    }
+
+    /// May the host read from it though the client reads nothing? In a transaction answers can be kept as a number.
+    #[must_use]
+    pub fn reads_on(&self) -> bool {
+        matches!(&self.protocol, Protocol::Resp(state) if state.transaction.is_some())
     }
 
     /// Should the host stop reading from it?

@@ -244,6 +244,13 @@ impl Router {
         self.core.connections.get(place).map(Box::as_ref)
     }
 
+    /// A client reads nothing, or goes on reading.
+    pub fn note_unread(&mut self, place: Place, unread: bool) {
+        if let Some(connection) = self.core.connections.get_mut(place) {
+            connection.note_unread(unread);
+        }
+    }
+
     /// What `topology` answers, encoded.
     pub fn set_topology(&mut self, topology: Vec<u8>) {
         self.topology = topology;

@@ -34,6 +34,15 @@ impl Router {
         if !self.go_on_executing(place, connection, state) {
             return position;
         }
+        if !state.unanswered.is_empty() && !connection.unread {
+            let mut text = Vec::new();
+            state.unanswered.write(&mut text);
+            connection.say(&text);
+            connection.stalled = !state.unanswered.is_empty();
+            if connection.stalled {
+                return position;
+            }
+        }
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             if self.must_wait(connection) {
                 connection.stalled = true;
@@ -51,6 +60,10 @@ impl Router {
                 continue;
             }
             match state.scanner.scan(rest, self.frame_limits(connection)) {
+                Ok(Scan::Complete(length)) if resp_connection::must_be_read_first(state, &rest[..length]) => {
+                    connection.stalled = true;
+                    break;
+                }
                 Ok(Scan::Complete(length)) => {
                     if !self.execute_resp(place, connection, state, &rest[..length]) {
                         break;
@@ -61,6 +74,10 @@ impl Router {
                     }
                 }
                 Ok(Scan::Incomplete) => break,
+                Err(_) if !state.unanswered.is_empty() => {
+                    connection.stalled = true;
+                    break;
+                }
                 Err(error) => {
                     self.core.statistics.protocol_errors += 1;
                     let mut text = Vec::new();
@@ -92,7 +109,7 @@ impl Router {
     fn execute_resp(&mut self, place: Place, connection: &mut Connection, state: &mut RespState, frame: &[u8]) -> bool {
         let mut text = std::mem::take(&mut self.scratch);
         text.clear();
-        let done = match resp_connection::take(state, connection.authenticated, frame, &mut text) {
+        let done = match resp_connection::take(state, connection.authenticated, connection.unread, frame, &mut text) {
             Some(command) if !connection.may_begin(&command) => {
                 connection.hold = Some(Hold::Replies);
                 connection.stalled = true;

@@ -58,6 +58,8 @@ pub struct Connection {
     pub(super) host_requests: Vec<HostRequest>,
     pub(super) id: u64,
     pub(super) peer: Peer,
+    /// The host says that the client reads nothing: what was sent to it fills its buffers.
+    pub(super) unread: bool,
 }
 
 impl Connection {
@@ -77,6 +79,7 @@ impl Connection {
             host_requests: Vec::new(),
             id,
             peer,
+            unread: false,
         }
     }
 
@@ -95,6 +98,17 @@ impl Connection {
         if let Protocol::Resp(state) = &mut self.protocol {
             state.transaction = None;
         }
+    }
+
+    /// The client reads nothing, or goes on reading.
+    pub fn note_unread(&mut self, unread: bool) {
+        self.unread = unread;
+    }
+
+    /// May the host read from it though the client reads nothing? In a transaction answers can be kept as a number.
+    #[must_use]
+    pub fn reads_on(&self) -> bool {
+        matches!(&self.protocol, Protocol::Resp(state) if state.transaction.is_some())
     }
 
     /// Should the host stop reading from it?

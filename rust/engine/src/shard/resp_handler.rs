@@ -23,6 +23,16 @@ impl Shard {
     /// Executes every whole command of `bytes`; gives the number of bytes used up.
     pub(super) fn consume_resp(&mut self, connection: &mut Connection, state: &mut RespState, bytes: &[u8]) -> usize {
         let mut position = 0;
+        if !state.unanswered.is_empty() && !connection.unread {
+            self.answer_resp(&connection.held, |_, out| {
+                state.unanswered.write(out);
+                ReplyKind::Neutral
+            });
+            connection.stalled = !state.unanswered.is_empty();
+            if connection.stalled {
+                return position;
+            }
+        }
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             if connection.authenticated
                 && state.transaction.is_none()
@@ -47,11 +57,19 @@ impl Shard {
                 break;
             }
             match state.scanner.scan(rest, self.frame_limits(connection)) {
+                Ok(Scan::Complete(length)) if resp_connection::must_be_read_first(state, &rest[..length]) => {
+                    connection.stalled = true;
+                    break;
+                }
                 Ok(Scan::Complete(length)) => {
                     self.execute_resp(connection, state, &rest[..length]);
                     position += length;
                 }
                 Ok(Scan::Incomplete) => break,
+                Err(_) if !state.unanswered.is_empty() => {
+                    connection.stalled = true;
+                    break;
+                }
                 Err(error) => {
                     self.statistics.protocol_errors += 1;
                     self.answer_resp(&connection.held, |_, out| {
@@ -79,7 +97,7 @@ impl Shard {
         self.statistics.requests += 1;
         let held = std::mem::take(&mut connection.held);
         self.answer_resp(&held, |shard, out| {
-            match resp_connection::take(state, connection.authenticated, frame, out) {
+            match resp_connection::take(state, connection.authenticated, connection.unread, frame, out) {
                 Some(command) => shard.run_command(connection, state, &command, out),
                 None => ReplyKind::Neutral,
             }

@@ -78,6 +78,11 @@ pub mod words {
         ErrorCode::BadRequest,
         "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
     );
+    /// A command that has no room in its transaction.
+    pub const TRANSACTION_TOO_LARGE: CommandError = CommandError::new(
+        ErrorCode::TooLarge,
+        "ERR a transaction holds 65536 commands and 4 MiB at most: this one is discarded, and EXEC will refuse it",
+    );
     /// WATCH within MULTI.
     pub const WATCH_IN_MULTI: CommandError =
         CommandError::new(ErrorCode::BadRequest, "ERR WATCH inside MULTI is not allowed");
