@@ -17,7 +17,7 @@ FUNCTION_LINES_MAX = 100
 
 # Files that are longer for a reason: {name: (lines, reason)}.
 LONG_FILES: dict[str, tuple[int, str]] = {
-    "pycounter/_native.pyi": (1300, "one module has one stub"),
+    "pycounter/_native.pyi": (1500, "one module has one stub"),
 }
 
 # Put together from parts, so that this file passes its own test.
