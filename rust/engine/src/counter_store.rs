@@ -51,6 +51,7 @@ mod loom_tests;
 pub use crate::cell::Overflow;
 pub use arena::CounterRef;
 pub use restore::RestoreRow;
+pub use scan::Top;
 
 use crate::atomics::{AtomicPtr, Mutex, Ordering, lock, locked_mut};
 use crate::cell::Cells;
@@ -131,6 +132,18 @@ impl Default for CounterStore {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// From this size on, giving a store's memory back to the system takes longer than a caller may wait.
+const LARGE_STORE_BYTES: u64 = 16 << 20;
+
+/// Frees a store: a large one on a thread of its own.
+fn let_go(store: CounterStore) {
+    if store.memory_bytes() < LARGE_STORE_BYTES {
+        return;
+    }
+    // Without a thread it is freed here.
+    drop(std::thread::Builder::new().name("pycounter-free".into()).spawn(move || drop(store)));
 }
 
 impl CounterStore {
@@ -282,7 +295,7 @@ impl CounterStore {
         let mut empty = Self::with_seed(self.seed, self.bytes_max);
         empty.cells.set_striping(self.cells.striping());
         empty.foreign = self.foreign.take();
-        *self = empty;
+        let_go(std::mem::replace(self, empty));
     }
 
     /// Changes whenever refs become invalid; differs between stores.

@@ -66,23 +66,72 @@ impl CounterStore {
     /// The `n` largest counters whose key begins with `prefix`: by falling value, then by key.
     /// Looks at every counter.
     pub fn top(&self, n: usize, prefix: &[u8]) -> Vec<(Box<[u8]>, i64)> {
-        // A heap with the smallest of the largest on top.
-        let mut largest = BinaryHeap::<Reverse<Ranked>>::new();
-        self.for_each(|key, value| {
-            if !key.starts_with(prefix) {
+        let mut top = Top::new(n, prefix);
+        self.for_each(|key, value| top.largest.offer(key, value));
+        top.finish()
+    }
+}
+
+/// The largest counters, looked for some at a time.
+#[derive(Debug)]
+pub struct Top {
+    cursor: u64,
+    largest: Largest,
+}
+
+#[derive(Debug)]
+struct Largest {
+    n: usize,
+    prefix: Box<[u8]>,
+    /// The smallest of the largest on top.
+    heap: BinaryHeap<Reverse<Ranked>>,
+    key_bytes: usize,
+}
+
+impl Top {
+    /// Looks for the `n` largest whose key begins with `prefix`.
+    #[must_use]
+    pub fn new(n: usize, prefix: &[u8]) -> Self {
+        Self { cursor: 0, largest: Largest { n, prefix: prefix.into(), heap: BinaryHeap::new(), key_bytes: 0 } }
+    }
+
+    /// Looks at about `places` more places of the same store. True: it has seen them all. Each counter that is there
+    /// throughout is looked at once, at some moment.
+    pub fn look(&mut self, counters: &CounterStore, places: usize) -> bool {
+        let largest = &mut self.largest;
+        self.cursor = counters.scan(self.cursor, places, |key, value| largest.offer(key, value));
+        self.cursor == 0
+    }
+
+    /// Bytes of the keys that it would give now.
+    #[must_use]
+    pub const fn key_bytes(&self) -> usize {
+        self.largest.key_bytes
+    }
+
+    /// What was found: by falling value, then by key.
+    #[must_use]
+    pub fn finish(self) -> Vec<(Box<[u8]>, i64)> {
+        let sorted = self.largest.heap.into_sorted_vec().into_iter();
+        sorted.map(|Reverse((value, Reverse(key)))| (key, value)).collect()
+    }
+}
+
+impl Largest {
+    fn offer(&mut self, key: &[u8], value: i64) {
+        if !key.starts_with(&self.prefix) {
+            return;
+        }
+        if self.heap.len() >= self.n {
+            let Some(Reverse((least, Reverse(last)))) = self.heap.peek() else { return };
+            if (value, Reverse(key)) <= (*least, Reverse(&**last)) {
                 return;
             }
-            if largest.len() >= n {
-                let Some(Reverse((least, Reverse(last)))) = largest.peek() else { return };
-                if (value, Reverse(key)) <= (*least, Reverse(&**last)) {
-                    return;
-                }
-                largest.pop();
-            }
-            largest.push(Reverse((value, Reverse(key.into()))));
-        });
-        let sorted = largest.into_sorted_vec().into_iter();
-        sorted.map(|Reverse((value, Reverse(key)))| (key, value)).collect()
+            self.key_bytes -= last.len();
+            self.heap.pop();
+        }
+        self.key_bytes += key.len();
+        self.heap.push(Reverse((value, Reverse(key.into()))));
     }
 }
 

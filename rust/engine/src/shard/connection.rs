@@ -3,6 +3,7 @@
 
 use super::held_replies::{HeldReplies, ReplyKind};
 use crate::connection_input::Protocol;
+use crate::counter_store::Top;
 use crate::error_code::ErrorCode;
 use crate::resp_connection::{Peer, Transaction};
 use crate::wire::msgpack_rpc as rpc;
@@ -33,6 +34,13 @@ pub struct HostRequest {
     pub call: HostCall,
 }
 
+/// A `top` that looks at some counters in each turn of the loop.
+#[derive(Debug)]
+pub(super) struct PendingTop {
+    pub(super) msgid: Option<u32>,
+    pub(super) top: Top,
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -56,6 +64,8 @@ pub struct Connection {
     /// In the shard's list of connections with held replies.
     pub(super) waiting: bool,
     pub(super) host_requests: Vec<HostRequest>,
+    /// Its `top` that isn't done: what comes behind waits.
+    pub(super) top: Option<PendingTop>,
     pub(super) id: u64,
     pub(super) peer: Peer,
     /// The host says that the client reads nothing: what was sent to it fills its buffers.
@@ -77,6 +87,7 @@ impl Connection {
             stopped: false,
             waiting: false,
             host_requests: Vec::new(),
+            top: None,
             id,
             peer,
             unread: false,

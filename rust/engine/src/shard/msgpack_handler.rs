@@ -1,9 +1,9 @@
 //! MessagePack-RPC: frames to operations, outcomes to replies. Replies carry their msgid and may overtake each other.
 
-use super::connection::{Connection, HostCall, HostRequest};
+use super::connection::{Connection, HostCall, HostRequest, PendingTop};
 use super::held_replies::{ReplyKind, give_back};
 use super::{LOOK_WORK, Part, Pending, RUN_MAX, Shard, TURN_WORK_MAX};
-use crate::counter_store::CounterStore;
+use crate::counter_store::{CounterStore, Top};
 use crate::error_code::ErrorCode;
 use crate::fingerprint::Method;
 use crate::journal::entry::Fingerprint;
@@ -20,6 +20,12 @@ use crate::wire::scan::Scan;
 const PAGE_REPLY_BYTES_MAX: usize = 1 << 20;
 /// `scan` looks at so many counters at a time before it sees what that cost; fewer where a pattern is long.
 const SCAN_STRIDE_MAX: usize = 4096;
+/// `top` looks at so many places at a time ...
+const TOP_STRIDE: usize = 1024;
+/// ... and at so many in a turn: its counters are anywhere in memory.
+const TOP_TURN_WORK_MAX: usize = 16 * TOP_STRIDE * LOOK_WORK;
+/// It gives up where it would have to keep more bytes of keys meanwhile.
+const TOP_KEY_BYTES_MAX: usize = 4 * PAGE_REPLY_BYTES_MAX;
 /// Of a shard's own topology.
 const TOPOLOGY_VERSION: u64 = 1;
 
@@ -32,6 +38,9 @@ impl Shard {
         bytes: &[u8],
     ) -> usize {
         let mut position = 0;
+        if !self.go_on_with_top(connection) {
+            return position;
+        }
         while let Some(rest) = bytes.get(position..).filter(|rest| !rest.is_empty()) {
             if connection.authenticated
                 && self.following.is_none()
@@ -69,7 +78,7 @@ impl Shard {
                     connection.closing = true;
                 }
             }
-            if connection.closing {
+            if connection.closing || connection.top.is_some() {
                 break;
             }
         }
@@ -202,12 +211,9 @@ impl Shard {
                 write_counters(out, &found);
             }),
             Request::Top { n, prefix } => {
-                self.work += LOOK_WORK * self.state.counters.len();
-                let found = self.state.counters.top(n, prefix);
-                if found.iter().map(|(key, _)| key.len()).sum::<usize>() > PAGE_REPLY_BYTES_MAX {
-                    return self.refuse(self.settings.level, id, ErrorCode::TooLarge);
-                }
-                self.read(id, ReadOptions::default(), |_, out| write_counters(out, &found));
+                // More than fit into a reply are as good as that many.
+                connection.top = Some(PendingTop { msgid, top: Top::new(n.min(PAGE_REPLY_BYTES_MAX + 1), prefix) });
+                self.go_on_with_top(connection);
             }
             Request::Hello { token, client: _, session, shard } => {
                 if !token_matches(self.settings.token.as_deref(), token) {
@@ -255,6 +261,39 @@ impl Shard {
             Request::Tail(request) => leave(connection, msgid, HostCall::Tail(request)),
             Request::Backup { directory } => leave(connection, msgid, HostCall::Backup(directory.to_owned())),
         }
+    }
+
+    /// Looks at some more counters for the connection's `top`, if there is one, and answers it at its end. False: it
+    /// isn't done, and the connection's turn is over.
+    fn go_on_with_top(&mut self, connection: &mut Connection) -> bool {
+        let Some(PendingTop { msgid, mut top }) = connection.top.take() else { return true };
+        // A replica may have begun anew meanwhile.
+        if let Some((code, message)) = self.refusal_of(&Request::Top { n: 0, prefix: b"" }) {
+            self.refuse_with(Level::Applied, msgid.unwrap_or(0), code, message);
+            return true;
+        }
+        let is_done = loop {
+            if top.key_bytes() > TOP_KEY_BYTES_MAX || top.look(&self.state.counters, TOP_STRIDE) {
+                break true;
+            }
+            self.work += TOP_STRIDE * LOOK_WORK;
+            if self.work > TOP_TURN_WORK_MAX {
+                break false;
+            }
+        };
+        if !is_done {
+            connection.top = Some(PendingTop { msgid, top });
+            connection.stalled = true;
+            return false;
+        }
+        let Some(id) = msgid else { return true };
+        if top.key_bytes() > PAGE_REPLY_BYTES_MAX {
+            self.refuse(self.settings.level, id, ErrorCode::TooLarge);
+        } else {
+            let found = top.finish();
+            self.read(id, ReadOptions::default(), |_, out| write_counters(out, &found));
+        }
+        true
     }
 
     fn answer_delete_many(&mut self, msgid: u32, items: &[Item<'_>], options: &ChangeOptions<'_>) {
