@@ -422,6 +422,9 @@ class JournaledFolder:
     def close_folder(self) -> None:
         """Unlocks the folder of one that was not started. Idempotent."""
 
+    def roll_log(self) -> None:
+        """Has the next commit begin a new file of the log, so that a checkpoint can drop the one before it."""
+
     def begin_fold(self) -> Fold | None:
         """Reads durable commits, as many as fit into the memory for it. None: there is nothing new."""
 

@@ -127,6 +127,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     checkpoint_log_bytes: int = 64 << 20
     #: ... or after so long.
     checkpoint_interval_s: float = 300.0
+    #: Room kept in the folder for starts and checkpoints on a full disk, at most a sixteenth of what is free; 0: none.
+    reserve_bytes: int = 16 << 20
     #: How long an orderly stop may take to answer what is in and to write it.
     stop_timeout_s: float = 30.0
 
@@ -230,6 +232,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "segment_bytes": (4096, 1 << 34),
     "checkpoint_log_bytes": (4096, 1 << 40),
     "checkpoint_interval_s": (0.05, 1e9),
+    "reserve_bytes": (0, _TEBI),
     "stop_timeout_s": (0, 1e6),
 }
 #: What only the supervisor knows.

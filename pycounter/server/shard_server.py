@@ -30,6 +30,7 @@ from pycounter.settings import ServerSettings, parse_ring
 from pycounter.storage.backup import write_backup
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import open_folder
+from pycounter.storage.reserve import Reserve
 from pycounter.topology import WATCH_S, format_address
 
 __all__ = ["ShardServer"]
@@ -79,6 +80,7 @@ class ShardServer:
             store,
             log_bytes=settings.checkpoint_log_bytes,
             interval_s=settings.checkpoint_interval_s,
+            reserve=Reserve(settings.data, settings.reserve_bytes),
         )
         self._store = store
 
@@ -139,6 +141,7 @@ class ShardServer:
                     "power went. Nobody was told that it is durable, unless the disk broke its word about fsync",
                     self.shard.torn_bytes,
                 )
+            await asyncio.to_thread(self._checkpointer.make_room)
             self._tails = TailService(self.shard, self._store)
             loop.add_reader(self.shard.wake_fd, self._release)
             host, port = self.settings.host, self.settings.port

@@ -6,7 +6,9 @@ counted and tried again later: the log simply stays longer.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Protocol
 from pycounter._native import Fold
 from pycounter.errors import StorageError
 from pycounter.storage.checkpoint_store import CheckpointStore
+from pycounter.storage.reserve import Reserve, free_bytes
 
 __all__ = ["Checkpointer"]
 
@@ -30,6 +33,20 @@ STEP_PAUSE_S = 0.001
 CALM_S = 2.0
 #: After a failure, before the next attempt.
 RETRY_S = 5.0
+#: What a start replays of the log in a second, at the least.
+REPLAY_BYTES_PER_S = 100e6
+#: A stop may finish a checkpoint in this time, however little it saves.
+STOP_MIN_S = 1.0
+#: How often a stop says how far its last checkpoint is.
+PROGRESS_S = 2.0
+#: The log is no trouble to any disk below this size.
+LOG_BYTES_MIN = 256 * 1024
+#: After a new file of the log was ordered: a commit begins it.
+ROLL_S = 0.05
+
+
+class _OutOfTime(Exception):
+    """A stop can wait no longer for a checkpoint."""
 
 
 class Foldable(Protocol):
@@ -39,6 +56,7 @@ class Foldable(Protocol):
     def log_bytes(self) -> int: ...
     @property
     def commits_behind(self) -> int: ...
+    def roll_log(self) -> None: ...
     def begin_fold(self) -> Fold | None: ...
     def end_fold(self, fold: Fold) -> None: ...
 
@@ -51,13 +69,25 @@ class Checkpointer:
         store: the checkpoint's rows; owned, and closed by `stop`.
         log_bytes: checkpoint once the log has grown by so much.
         interval_s: checkpoint after so many seconds, if anything was committed.
+        reserve: room on the disk for checkpoints and starts.
     """
 
-    def __init__(self, engine: Foldable, store: CheckpointStore, *, log_bytes: int, interval_s: float) -> None:
+    def __init__(
+        self,
+        engine: Foldable,
+        store: CheckpointStore,
+        *,
+        log_bytes: int,
+        interval_s: float,
+        reserve: Reserve | None = None,
+    ) -> None:
         self._engine = engine
         self._store = store
         self._log_bytes = log_bytes
         self._interval_s = interval_s
+        self._reserve = reserve
+        # A stop waits for a fold until then.
+        self._give_up_at = math.inf
         # What the last checkpoint couldn't drop: the file that is being written.
         self._log_bytes_left = 0
         self._one_at_a_time = threading.Lock()
@@ -109,15 +139,39 @@ class Checkpointer:
         return folded
 
     def stop(self, *, checkpoint: bool = True) -> None:
-        """Ends the thread, makes a last checkpoint, closes the store."""
+        """Ends the thread, and closes the store.
+
+        A last checkpoint saves the next start the replay of the log, which is the quicker of the two where many pages
+        have changed. So it is given up once it takes longer than that replay would.
+        """
+        patience_s = 0.0
+        if checkpoint:
+            with contextlib.suppress(StorageError):
+                self.log_bytes = self._engine.log_bytes
+            patience_s = max(STOP_MIN_S, self.log_bytes / REPLAY_BYTES_PER_S)
+        self._give_up_at = time.monotonic() + patience_s
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
         try:
-            if checkpoint:
+            # The thread may have waited for its own fold until now.
+            if checkpoint and time.monotonic() < self._give_up_at:
                 self.checkpoint()
+        except _OutOfTime:
+            _log.info("no last checkpoint: the next start replays the log sooner than one is written")
         finally:
             self._store.close()
+
+    def make_room(self) -> None:
+        """Before anything is served: checkpoints if the log has nearly filled the disk, and keeps a reserve."""
+        try:
+            self.log_bytes = self._engine.log_bytes
+            if self._is_low() and self._engine.commits_behind > 0:
+                _log.info("the log has nearly filled the disk: checkpointing before anything is served")
+                self.checkpoint()
+        except StorageError as error:
+            self._note_failure(error)
+        self._fill_reserve()
 
     def copy_to(self, directory: Path) -> None:
         """Checkpoints, then copies the store's rows to a new folder, with no fold in between."""
@@ -134,12 +188,20 @@ class Checkpointer:
 
     def _fold(self, fold: Fold, pause_s: float) -> None:
         older = len(self._abandoned)
+        told = time.monotonic()
         for step in range(fold.steps):
+            if self._stopping.is_set():
+                now = time.monotonic()
+                if now > self._give_up_at:
+                    raise _OutOfTime
+                if now - told > PROGRESS_S:
+                    told = now
+                    _log.info("stopping: a checkpoint is being written, %d of %d pages", step, fold.steps)
             key = fold.old_key(step)
             rows = fold.merge(step, None if key is None else self._store.get(key))
             self._abandoned.extend(key for key, _ in rows)
             self._store.put_lazily(rows)
-            if pause_s:
+            if pause_s and not self._stopping.is_set():
                 time.sleep(pause_s)
         key, root, garbage = fold.finish()
         self._store.put_safely(key, root)
@@ -150,10 +212,40 @@ class Checkpointer:
         self._store.delete(garbage)
         self.checkpoints += 1
 
+    def _is_long(self) -> bool:
+        return self.log_bytes - self._log_bytes_left >= self._log_bytes
+
+    def _is_low(self) -> bool:
+        """Would the log fill the disk before it is long?"""
+        try:
+            return self.log_bytes >= max(LOG_BYTES_MIN, free_bytes(self._store.path) // 2)
+        except OSError:
+            return False
+
+    def _fill_reserve(self) -> None:
+        if self._reserve is not None:
+            with contextlib.suppress(OSError):  # there is no room: it is tried again after the next checkpoint
+                self._reserve.fill()
+
+    def _note_failure(self, error: Exception) -> None:
+        self.failures += 1
+        self.last_failure = str(error)
+        _log.error("the checkpoint failed and is tried again; the log stays until then: %s", error)
+
     def _is_due(self, since_s: float) -> bool:
         if self._engine.commits_behind == 0:
             return False
-        return since_s >= self._interval_s or self.log_bytes - self._log_bytes_left >= self._log_bytes
+        return since_s >= self._interval_s or self._is_long() or self._is_low()
+
+    def _checkpoint_in_passing(self) -> None:
+        if self._is_low():
+            # Nothing of the file that is being written could be dropped; and the pages need room first.
+            if self._reserve is not None:
+                self._reserve.lend()
+            self._engine.roll_log()
+            time.sleep(ROLL_S)
+        self.checkpoint(pause_s=STEP_PAUSE_S)
+        self._fill_reserve()
 
     def _run(self) -> None:
         last = time.monotonic()
@@ -163,14 +255,14 @@ class Checkpointer:
                 self.log_bytes = self._engine.log_bytes
                 since_s = time.monotonic() - last
                 if self._is_due(since_s):
-                    self.checkpoint(pause_s=STEP_PAUSE_S)
+                    self._checkpoint_in_passing()
                     last = time.monotonic()
                 elif since_s >= CALM_S and self.checkpoints != flushed:
                     self._flush()
                     flushed = self.checkpoints
+            except _OutOfTime:
+                return
             except (StorageError, MemoryError) as error:
-                self.failures += 1
-                self.last_failure = str(error)
-                _log.error("the checkpoint failed and is tried again; the log stays until then: %s", error)
+                self._note_failure(error)
                 if self._stopping.wait(RETRY_S):
                     return

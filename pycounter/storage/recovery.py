@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from pycounter.errors import IsBackup, StorageError
 from pycounter.storage import forking
 from pycounter.storage.checkpoint_store import CheckpointStore
+from pycounter.storage.reserve import Reserve
 
 __all__ = ["CLUSTER_FILE_NAME", "Recoverable", "Rows", "load_checkpoint", "open_folder"]
 
@@ -85,6 +86,8 @@ def open_folder(directory: str | os.PathLike[str], open_engine: Callable[[], F])
     with forking.gate:  # no child gets a copy of a lock that nobody knows of yet
         engine = open_engine()
     try:
+        # The folder is locked from here on; everything below may need the room.
+        Reserve(directory, 0).release()
         store = CheckpointStore(directory)
         try:
             load_checkpoint(engine, store)

@@ -13,6 +13,7 @@ import subprocess
 
 import pytest
 
+from pycounter.storage.reserve import RESERVE_NAME
 from tests.support.damaged_folder import start_or_end
 from tests.support.faulty_disk import Call, Fate
 from tests.support.log_files import check_history, segments
@@ -202,10 +203,10 @@ def test_an_orderly_stop_with_a_failing_disk_ends_and_loses_nothing(start_shard,
 
 
 @contextlib.contextmanager
-def small_disk(folder):
+def small_disk(folder, size="2m"):
     """A disk of two mebibytes, mounted there. Raises CalledProcessError where this isn't allowed."""
     folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
     try:
         yield
@@ -214,13 +215,14 @@ def small_disk(folder):
 
 
 @contextlib.contextmanager
-def filled_disk(shard):
+def filled_disk(shard, *, removed=True):
     filler = shard.directory.parent / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
     yield
-    filler.unlink()
+    if removed:
+        filler.unlink()
 
 
 @contextlib.contextmanager
@@ -268,6 +270,50 @@ def test_a_full_disk(start_shard, connect, tmp_path):
         shard = start_shard(name="disk/shard")
         try:
             check_a_full_disk(shard, connect, filled_disk, "No space left on device")
+        finally:
+            shard.kill()
+
+
+def test_a_start_on_a_full_disk_lives_on_the_reserve(start_shard, connect, tmp_path):
+    """Nothing is free but what the shard itself has kept."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(tmp_path / "disk", "8m"))
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return
+        shard = start_shard(name="disk/shard", settings={"checkpoint_interval_s": 1e6})
+        try:
+            rpc = connect(shard)
+            assert (shard.directory / RESERVE_NAME).stat().st_size > 256 * 1024
+            assert rpc.call("incr", "kept", 5) == 5
+            shard.kill()
+            with filled_disk(shard, removed=False):
+                shard.start()
+                assert connect(shard).call("get", "kept") == 5
+        finally:
+            shard.kill()
+
+
+def test_the_log_is_dropped_before_it_fills_the_disk(start_shard, connect, tmp_path):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(tmp_path / "disk", "12m"))
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return
+        shard = start_shard(name="disk/shard")
+        try:
+            rpc = connect(shard)
+            keys = [f"key {number}" for number in range(3_500)]
+            written = 0
+            # Several times what the disk holds, of few counters: far below the bounds that make checkpoints elsewhere.
+            while written < 36 << 20:
+                for _ in range(20):
+                    for outcome in rpc.outcomes([rpc.begin("incr_many", [[key, 1] for key in keys])]):
+                        assert not isinstance(outcome, RpcError), outcome
+                written = rpc.call("stats")[b"commit_bytes"]
+            value = rpc.call("get", keys[0])
+            shard.restart()
+            assert connect(shard).call("get_many", keys) == [value] * len(keys)
         finally:
             shard.kill()
 

@@ -240,6 +240,12 @@ impl JournaledFolder {
         Ok(running.checkpointer.commits_behind(running.durable.commit()))
     }
 
+    /// Has the next commit begin a new file of the log, so that a checkpoint can drop the one before it.
+    fn roll_log(&self) -> PyResult<()> {
+        self.running()?.checkpointer.roll_log();
+        Ok(())
+    }
+
     /// Reads durable commits, as many as fit into the memory for it, to be folded into pages. None: there is nothing new.
     pub(crate) fn begin_fold(&self, py: Python<'_>) -> PyResult<Option<Fold>> {
         let running = self.running()?;

@@ -245,6 +245,11 @@ impl Checkpointer {
         Ok(bytes)
     }
 
+    /// Has the next commit begin a new file, so that the one before it can be dropped.
+    pub fn roll_log(&self) {
+        self.log.roll();
+    }
+
     /// Reads durable commits, as many as fit into the memory for it, to be folded. `None`: there is nothing new.
     pub fn begin(&self, durable: u64) -> Result<Option<Fold>, FolderError> {
         self.log.check_epoch()?;

@@ -8,6 +8,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::journal::error::JournalError;
 use crate::journal::files::{FileSystem, FolderLock, LogFile};
@@ -41,6 +42,8 @@ pub struct SegmentedLog {
     folder: PathBuf,
     log_folder: PathBuf,
     manifest: ManifestFile,
+    /// The next commit begins a new file. Relaxed: an order that comes a commit late does as well.
+    is_to_roll: AtomicBool,
     /// Last, so that the folder is unlocked after everything else is closed.
     _lock: FolderLock,
 }
@@ -53,7 +56,14 @@ impl SegmentedLog {
         lock: FolderLock,
     ) -> SegmentedLog {
         let log_folder = folder.join(LOG_FOLDER_NAME);
-        SegmentedLog { files, folder: folder.to_path_buf(), log_folder, manifest, _lock: lock }
+        SegmentedLog {
+            files,
+            folder: folder.to_path_buf(),
+            log_folder,
+            manifest,
+            is_to_roll: AtomicBool::new(false),
+            _lock: lock,
+        }
     }
 
     /// The shard's folder.
@@ -66,6 +76,11 @@ impl SegmentedLog {
     #[must_use]
     pub fn manifest(&self) -> Arc<Manifest> {
         self.manifest.current()
+    }
+
+    /// Has the next commit begin a new file.
+    pub(crate) fn roll(&self) {
+        self.is_to_roll.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn files(&self) -> &dyn FileSystem {
@@ -232,6 +247,11 @@ impl SegmentAppender {
         Self { log, segment_bytes, end, open: Some(OpenSegment { file, extent }), broken: None }
     }
 
+    /// Was a new file ordered, and has this one anything to be dropped?
+    fn is_to_roll(&self, open: &OpenSegment) -> bool {
+        open.extent.bytes > 0 && self.log.is_to_roll.swap(false, Ordering::Relaxed)
+    }
+
     /// The segment for `commit`: the open one, or a new one if it is full or failed.
     fn segment_for(&mut self, commit: &EncodedCommit) -> Result<OpenSegment, JournalError> {
         if let Some(broken) = self.broken {
@@ -242,7 +262,7 @@ impl SegmentAppender {
             self.broken = None;
         }
         match self.open.take() {
-            Some(open) if open.extent.bytes < self.segment_bytes => Ok(open),
+            Some(open) if open.extent.bytes < self.segment_bytes && !self.is_to_roll(&open) => Ok(open),
             _ => {
                 let file = self.log.start_segment(commit.number, |_| ())?;
                 Ok(OpenSegment { file, extent: Extent { first: commit.number, bytes: 0 } })
