@@ -11,6 +11,7 @@ import atexit
 import concurrent.futures
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -380,6 +381,15 @@ def _close_open_clients() -> None:
 atexit.register(_close_open_clients)
 
 
+def _refuse_greenlets() -> None:
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise PyCounterError(
+            "connect_blocking needs a real thread, and gevent's monkey.patch_all has replaced threads by greenlets: "
+            "use a Redis client or a MessagePack-RPC client on sockets, or count in a process that isn't patched"
+        )
+
+
 def connect_blocking(
     url: str = "pycounter://127.0.0.1:7400",
     *,
@@ -393,5 +403,9 @@ def connect_blocking(
             client.incr("visits")
 
     Args and errors as `connect`, but that it connects at once.
+
+    Raises:
+        PyCounterError: gevent has replaced threads by greenlets, among which the client's event loop would block all.
     """
+    _refuse_greenlets()
     return BlockingClient(ConnectSettings.from_url(url, **settings), on_lost_tail=on_lost_tail, clock=clock)

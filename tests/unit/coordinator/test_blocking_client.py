@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pycounter.coordinator.blocking_client import _LoopThread
-from pycounter.errors import Unavailable, UnknownOutcome
+from pycounter.coordinator.blocking_client import _LoopThread, connect_blocking
+from pycounter.errors import PyCounterError, Unavailable, UnknownOutcome
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -71,3 +71,17 @@ def test_of_many_that_call_as_the_thread_ends_each_has_an_answer():
         for thread in asking:
             thread.join(10.0)
         assert len([outcome for outcome in outcomes if outcome != "answered"]) == len(asking)
+
+
+@pytest.mark.parametrize(("patched", "refused"), [(True, True), (False, False)])
+def test_greenlets_in_place_of_threads_are_refused_at_once(monkeypatch, patched, refused):
+    class Monkey:
+        @staticmethod
+        def is_module_patched(name):
+            return patched and name == "threading"
+
+    monkeypatch.setitem(sys.modules, "gevent.monkey", Monkey)
+    # Nobody listens there: who gets that far is told so.
+    with pytest.raises(PyCounterError) as error:
+        connect_blocking("pycounter://127.0.0.1:1", connect_timeout_s=0.2)
+    assert ("gevent" in str(error.value)) == refused
