@@ -39,6 +39,7 @@ __all__ = [
     "Router",
     "RouterConnection",
     "RouterLink",
+    "SessionLink",
     "Shard",
     "SimulatedDisk",
     "error_codes",
@@ -1061,7 +1062,7 @@ class Router:
 class SessionLink:
     """A client's connection to one shard and the exactly-once session on it, for the event loop that owns it.
 
-    It holds the futures of who waits. Times are seconds; `clock` says what time it is.
+    It holds the futures of its callers. Times are seconds on `clock`.
     """
 
     def __new__(
@@ -1089,7 +1090,7 @@ class SessionLink:
         new_session_id: Callable[[], bytes] | None = None,
     ) -> SessionLink: ...
     def start(self, call_soon: Callable[[Callable[[], None]], object], on_flush: Callable[[], None]) -> None:
-        """Goes to work: `on_flush` is called by `call_soon` once in each turn that has something to flush."""
+        """Starts: asks `call_soon` to call `on_flush` once in each turn that has something to flush."""
 
     def stop(self) -> None:
         """Calls nothing any more. Idempotent."""
@@ -1105,7 +1106,7 @@ class SessionLink:
     ) -> int:
         """Adds to a counter. The future gets the value, or (value, level, commit) with `detail`.
 
-        Gives the number to `abandon` it by, or -1: there is no room, and nothing was done.
+        Returns the slot for `abandon`, or -1 if there is no room and nothing was done.
 
         Raises:
             BadKey, BadDelta: it can't be sent.
@@ -1116,7 +1117,7 @@ class SessionLink:
     ) -> int:
         """Adds to many counters: pairs of key and delta. The future gets a list: each item's value, or its error.
 
-        Whether there is room is not asked: see `fits`.
+        It doesn't check for room: see `fits`.
         """
 
     def call(
@@ -1128,22 +1129,22 @@ class SessionLink:
         timeout_s: float | None = None,
         id_window_s: float = 110.0,
     ) -> int:
-        """Any other request; `params` is an encoded array. The future gets the result, encoded.
+        """Sends any other request; `params` is an encoded array. The future gets the encoded result.
 
-        `repeat` says what may be done when the reply doesn't come: `always`, `same_shard` (for `id_window_s`), `never`.
+        `repeat` says when to send it again if no reply comes: `always`, `same_shard` (for `id_window_s`) or `never`.
         """
 
     def confirm(self, future: Future[Any], timeout_s: float | None = None) -> int:
         """The future gets None once all that is acknowledged now is durable, or reported as lost."""
 
-    def abandon(self, number: int, future: Future[Any]) -> None:
-        """Whoever waits for this future waits no longer: what was never sent is taken back, what was sent stays."""
+    def abandon(self, slot: int, future: Future[Any]) -> None:
+        """Stops waiting for this future: an unsent operation is taken back, a sent one stays until it is settled."""
 
     def fits(self, count: int) -> bool:
-        """Is there room for so many increments? A list that is larger than all room goes alone."""
+        """Whether there is room for this many increments. A list larger than all room goes alone."""
 
     def withdraw(self, share: float, refusal: Callable[[], Exception]) -> int:
-        """Takes this share of the increments back that were never sent; their futures get what `refusal` makes."""
+        """Takes back this share of the unsent increments; their futures fail with what `refusal` returns."""
 
     def connected(self) -> None:
         """A connection was made: `flush` gives what to write first."""
@@ -1157,33 +1158,33 @@ class SessionLink:
         """
 
     def flush(self) -> bytes | None:
-        """What is to be written now."""
+        """The bytes to write now."""
 
     def tick(self) -> bytes | None:
-        """Time has passed: tells whose time has run out, and gives what to write now."""
+        """Handles deadlines that have passed, and returns the bytes to write now."""
 
     def next_wake(self) -> float | None:
-        """In how many seconds to call `tick`, if that is sooner than was said before."""
+        """Seconds until `tick` is due, if that is sooner than it said before."""
 
     def lost(self, reason: str) -> None:
-        """The connection is gone, or couldn't be made, for this reason."""
+        """Reports that the connection ended or couldn't be established, and why."""
 
     def expect_identity(self, identity: str) -> None:
-        """The only identity that is accepted from now on."""
+        """Sets the only identity to accept from now on."""
 
     def goodbye(self) -> bytes:
-        """The end of a settled session, to be written before the connection is closed."""
+        """The bytes that end a settled session; write them before closing the connection."""
 
     def give_up(self, reason: str, refusal: str) -> None:
-        """Nothing can succeed any more: what was sent is unknown, the rest gets `refusal`, which is `code: message`."""
+        """Gives up: sent operations fail as unknown, the rest with `refusal`, which is `code: message`."""
 
     @property
     def ready(self) -> bool:
-        """Has the shard said who it is on the present connection?"""
+        """Whether the shard has identified itself on the current connection."""
 
     @property
     def silent(self) -> bool:
-        """With replies due, was nothing heard for so long that the connection is to be given up?"""
+        """Whether replies are due and nothing has arrived for so long that the connection should be closed."""
 
     @property
     def identity(self) -> str | None:
@@ -1195,7 +1196,7 @@ class SessionLink:
 
     @property
     def commit_seen(self) -> int:
-        """The newest commit of the shard that holds an increment of the session; 0: none."""
+        """The newest commit that holds an increment of the session; 0 if none."""
 
     @property
     def session_id(self) -> bytes:
@@ -1203,11 +1204,11 @@ class SessionLink:
 
     @property
     def unsettled(self) -> int:
-        """Increments that are accepted and not settled."""
+        """Increments that were accepted and not settled."""
 
     @property
     def pending(self) -> int:
-        """Of these, the ones that were sent."""
+        """Unsettled increments that were sent."""
 
     @property
     def unconfirmed(self) -> int:
@@ -1218,7 +1219,7 @@ class SessionLink:
         """The share of the latest increments that didn't fail with their batch; 1.0 where there are none."""
 
     def in_flight_s(self) -> float | None:
-        """For how long the oldest batch in flight has waited for its answer; None: none is in flight."""
+        """Seconds that the oldest batch in flight has waited; None if none is in flight."""
 
     @property
     def last_error(self) -> str:
@@ -1226,7 +1227,7 @@ class SessionLink:
 
     @property
     def news(self) -> bool:
-        """Is there anything to take by `lost_tails`, `given_up` or `samples`?"""
+        """Whether `lost_tails`, `given_up` or `samples` has anything new."""
 
     def unknown(self) -> list[tuple[str | bytes, int, float, int]]:
         """Increments that were sent and whose outcome nobody knows now.
@@ -1235,13 +1236,13 @@ class SessionLink:
         """
 
     def given_up(self) -> list[tuple[str | bytes, int, float, bool]]:
-        """What was given up since the last call while nobody waited for it: key, delta, age, and is it unknown?"""
+        """Increments given up since the last call, with nobody waiting: key, delta, age, whether it is unknown."""
 
     def lost_tails(self) -> list[tuple[bytes, int, int, list[tuple[str | bytes, int]]]]:
-        """What was acknowledged at `applied` and lost in a crash: session, first and last number, operations."""
+        """Increments acknowledged at `applied` and lost in a crash: session, first and last number, operations."""
 
     def samples(self) -> list[tuple[float, str | None]]:
-        """How batches fared since the last call: seconds, and the code of the refusal."""
+        """Each batch since the last call: its latency in seconds, and the code of its refusal."""
 
     def statistics(self) -> dict[str, int]:
         """Figures since it was made, by name."""
@@ -1275,7 +1276,7 @@ class RouterLink:
 
     @property
     def silent(self) -> bool:
-        """With replies due, was nothing heard for so long that the connection is to be given up?"""
+        """Whether replies are due and nothing has arrived for so long that the connection should be closed."""
 
     @property
     def identity(self) -> str | None:

@@ -1,4 +1,4 @@
-"""What a client, a coordinator or a cache remembers for each key, with few keys and with a million distinct ones.
+"""Per-key structures of clients, coordinators and caches, with few keys and with a million distinct ones.
 
 Each bounded structure must cost the same full as empty: compare the two rows of a structure.
 """
@@ -12,7 +12,7 @@ from pycounter._native import Counters, ForeignKeys, ReadCache
 from pycounter.coordinator.latest_values import LatestValues
 
 DISTINCT = 1_000_000
-#: So many are touched in each round.
+#: Keys touched in each round.
 CHUNK = 20_000
 
 KEYS = {

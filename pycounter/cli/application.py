@@ -41,7 +41,7 @@ def run() -> None:
         finally:
             finish_output()
     except OutputError as error:
-        # Who closes a pipe early, as `head` does, knows why.
+        # A reader that closes the pipe early, such as `head`, needs no message.
         if not error.is_pipe:
             typer.echo(f"pycounter: {error}", err=True)
         sys.exit(1)

@@ -31,7 +31,7 @@ class LinkRoom:
         self.crowd = 0
 
     def fits(self, count: int) -> bool:
-        """Is there room for so many increments?"""
+        """Whether there is room for this many increments."""
         used = self._unsettled() + self._admitted
         return not used or used + count <= self._operations_max
 

@@ -371,7 +371,7 @@ impl RouterLink {
         lock(&self.host.router).link(self.shard).is_ready()
     }
 
-    /// With replies due, was nothing heard for so long that the connection is to be given up?
+    /// Whether replies are due and nothing has arrived for so long that the connection should be closed.
     #[getter]
     fn silent(&self) -> bool {
         lock(&self.host.router).link(self.shard).is_silent()

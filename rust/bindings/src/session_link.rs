@@ -1,7 +1,7 @@
 //! `SessionLink`: a client's connection to one shard and the exactly-once session on it, for the event loop that owns it.
 //!
-//! The link holds the futures of whoever waits. One mutex guards it. Outcomes are collected while it is held and futures
-//! are settled after it was released, so nothing of Python's runs under the lock.
+//! The link holds its callers' futures. One mutex guards it. Outcomes are collected under the mutex and futures are
+//! settled after releasing it, so no Python code runs under it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +23,7 @@ use crate::pending::{
 use crate::router::{LoopCalls, session_ids};
 use crate::shard::to_dict;
 
-/// So many of those that gave up wait among the others before they are looked for.
+/// Abandoned futures that may pile up before the link drops them.
 const ABANDONED_MAX: usize = 64;
 
 struct Inner {
@@ -290,8 +290,8 @@ impl SessionLink {
         Ok(i64::from(slot))
     }
 
-    /// Whoever waits for this future waits no longer. What was never sent is taken back. What was sent stays until it is
-    /// settled, and is `unknown` until then.
+    /// Stops waiting for this future. An unsent operation is taken back. A sent one stays until it is settled, and is
+    /// `unknown` until then.
     fn abandon(&self, py: Python<'_>, slot: i64, future: &Bound<'_, PyAny>) {
         self.change(py, |inner, outcomes| {
             let Inner { link, slots, .. } = inner;
@@ -305,7 +305,7 @@ impl SessionLink {
         });
     }
 
-    /// Is there room for so many increments? A list that is larger than all room goes alone.
+    /// Whether there is room for this many increments. A list larger than all room goes alone.
     fn fits(&self, count: usize) -> bool {
         let inner = lock(&self.inner);
         let unsettled = inner.link.unsettled();
@@ -362,7 +362,7 @@ impl SessionLink {
         }
     }
 
-    /// What is to be written now. To be called by `call_soon` as `start` has it, and after `tick` and `connected`.
+    /// The bytes to write now. Called by `call_soon` as `start` arranges, and after `tick` and `connected`.
     fn flush<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let now_us = self.now_us(py)?;
         let mut out = Vec::new();
@@ -445,7 +445,7 @@ impl SessionLink {
         lock(&self.inner).link.is_ready()
     }
 
-    /// With replies due, was nothing heard for so long that the connection is to be given up?
+    /// Whether replies are due and nothing has arrived for so long that the connection should be closed.
     #[getter]
     fn silent(&self) -> bool {
         lock(&self.inner).link.is_silent()
@@ -482,7 +482,7 @@ impl SessionLink {
         lock(&self.inner).link.unsettled()
     }
 
-    /// Of these, the ones that were sent.
+    /// Unsettled increments that were sent.
     #[getter]
     fn pending(&self) -> usize {
         lock(&self.inner).link.pending()
@@ -550,7 +550,7 @@ impl SessionLink {
             .collect())
     }
 
-    /// What was acknowledged at `applied` and lost in a crash, since the last call.
+    /// Increments acknowledged at `applied` and lost in a crash, since the last call.
     fn lost_tails<'py>(&self, py: Python<'py>) -> Vec<LostRow<'py>> {
         let taken = lock(&self.inner).link.take_lost();
         let row = |tail: pycounter_engine::shard_link::LostTail| {

@@ -293,7 +293,7 @@ impl<T> ShardLink<T> {
         Some(wake).filter(|&wake| wake < u64::MAX)
     }
 
-    /// With replies due, was nothing heard for so long that the connection is to be given up?
+    /// Whether replies are due and nothing has arrived for so long that the connection should be closed.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         self.stage != Stage::Down

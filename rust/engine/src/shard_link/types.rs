@@ -143,7 +143,7 @@ fn random_session_id() -> SessionId {
 pub struct LinkStatistics {
     /// Increments accepted.
     pub operations: u64,
-    /// Of these, the ones that were sent at least once.
+    /// Unsettled operations that were sent at least once.
     pub operations_sent: u64,
     /// Increments that were answered with a value.
     pub operations_succeeded: u64,
