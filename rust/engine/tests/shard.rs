@@ -523,12 +523,13 @@ fn requests_that_look_at_every_counter_take_turns_with_other_connections() {
     let tops: Vec<u8> = (0..100).flat_map(|msgid| request(msgid, "top", vec![1.into()])).collect();
     let (count, out) = turns(&mut shard, slot, &tops);
     assert_eq!(replies(&out).len(), 100);
-    assert!((5..=50).contains(&count), "{count} turns for 100 looks at 20,000 counters");
+    // A turn looks at some 16,000 places, of which the index has somewhat more than counters.
+    assert!((100..=250).contains(&count), "{count} turns for 100 looks at 20,000 counters");
     // Notifications have no reply that would tell the host to go on, and may not be forgotten.
     let notes = [0x93, 0x02, 0xa3, b't', b'o', b'p', 0x90].repeat(100);
     let (count, out) = turns(&mut shard, slot, &[notes, request(7, "ping", vec![])].concat());
     assert_eq!(replies(&out), vec![(7, None, "pong".into())]);
-    assert!((5..=50).contains(&count), "{count} turns");
+    assert!((100..=250).contains(&count), "{count} turns");
 }
 
 #[test]
