@@ -19,9 +19,12 @@ class Transport:
     def close(self) -> None:
         self.closed = True
 
+    def get_extra_info(self, name: str) -> None:
+        return None
+
 
 class Shard:
-    def connect(self, protocol: object) -> Any:
+    def connect(self, protocol: object, address: str) -> Any:
         return self
 
     def feed(self, data: bytes) -> None:
