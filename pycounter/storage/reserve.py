@@ -8,10 +8,13 @@ whatever commits take of what a checkpoint was lent.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 __all__ = ["RESERVE_NAME", "Reserve", "free_bytes"]
+
+_log = logging.getLogger(__name__)
 
 #: The file in the shard's folder. Hidden: it is nobody's data.
 RESERVE_NAME = ".reserve"
@@ -38,8 +41,11 @@ class Reserve:
         self._size_bytes = size_bytes
 
     def release(self) -> None:
-        """Gives all of it back, for a start."""
-        self._path.unlink(missing_ok=True)
+        """Gives all of it back, for a start. The start goes on if that fails."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("the reserve %s can't be released: %s", self._path, error.strerror)
 
     def lend(self) -> None:
         """Gives half of it back, for a checkpoint."""
@@ -47,6 +53,8 @@ class Reserve:
             os.truncate(self._path, self._path.stat().st_size // 2)
         except FileNotFoundError:
             return
+        except OSError as error:
+            _log.warning("the reserve %s can't be lent: %s", self._path, error.strerror)
 
     def fill(self) -> None:
         """Keeps it again, if there is room.

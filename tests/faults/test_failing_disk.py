@@ -297,7 +297,7 @@ def test_a_start_on_a_full_disk_lives_on_the_reserve(start_shard, connect, tmp_p
 def test_the_log_is_dropped_before_it_fills_the_disk(start_shard, connect, tmp_path):
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(small_disk(tmp_path / "disk", "12m"))
+            stack.enter_context(small_disk(tmp_path / "disk", "40m"))
         except (subprocess.CalledProcessError, FileNotFoundError):
             return
         shard = start_shard(name="disk/shard")
@@ -306,7 +306,7 @@ def test_the_log_is_dropped_before_it_fills_the_disk(start_shard, connect, tmp_p
             keys = [f"key {number}" for number in range(3_500)]
             written = 0
             # Several times what the disk holds, of few counters: far below the bounds that make checkpoints elsewhere.
-            while written < 36 << 20:
+            while written < 100 << 20:
                 for _ in range(20):
                     for outcome in rpc.outcomes([rpc.begin("incr_many", [[key, 1] for key in keys])]):
                         assert not isinstance(outcome, RpcError), outcome

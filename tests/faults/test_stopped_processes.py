@@ -174,7 +174,7 @@ def test_a_folder_is_locked_for_as_long_as_its_process_lives(start_shard, connec
         end = start_or_end(second)
         assert end is not None
         assert end.status == 1
-        assert "is locked: another process has this shard open" in end.output
+        assert "is locked: another process has the folder open" in end.output
     # Without its lock file it is still protected by the store's.
     (shard.directory / "lock").unlink()
     end = start_or_end(second)

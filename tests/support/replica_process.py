@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.shard_process import END_TIMEOUT_S, START_TIMEOUT_S, Child, ColdLauncher, Launcher
+from tests.support.waiting import is_readable
 
 
 def free_port() -> int:
@@ -60,7 +60,7 @@ class ReplicaProcess:
         deadline = time.monotonic() + START_TIMEOUT_S
         line = b""
         while not line.endswith(b"\n"):
-            assert select.select([self._stdout], [], [], max(0.0, deadline - time.monotonic()))[0], self.output()
+            assert is_readable(self._stdout, max(0.0, deadline - time.monotonic())), self.output()
             read = os.read(self._stdout, 4096)
             assert read, self.output()
             line += read

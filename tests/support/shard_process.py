@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -14,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from tests.support.waiting import is_readable
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
@@ -108,7 +109,7 @@ class _WarmChild:
         self._reaping = threading.Lock()
 
     def wait(self, timeout_s: float) -> int:
-        if not select.select([self._ended], [], [], timeout_s)[0]:
+        if not is_readable(self._ended, timeout_s):
             raise TimeoutError(f"process {self.pid} is still running")
         with self._reaping:
             if self._status is None:
@@ -231,7 +232,7 @@ class ShardProcess:
         deadline = time.monotonic() + timeout_s
         line = b""
         while not line.endswith(b"\n"):
-            if not select.select([self._stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not is_readable(self._stdout, max(0.0, deadline - time.monotonic())):
                 raise TimeoutError(f"the shard is not ready after {timeout_s} s:\n{self.output()}")
             read = os.read(self._stdout, 4096)
             if not read:

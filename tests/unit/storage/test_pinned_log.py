@@ -1,11 +1,10 @@
 """A pin on the log: what a replica that reads a checkpoint needs isn't dropped by the next ones."""
 
-import select
-
 from pycounter._native import Shard
 from pycounter.storage.checkpoint_store import CheckpointStore
 from pycounter.storage.checkpointer import Checkpointer
 from tests.support.rpc_socket import request
+from tests.support.waiting import is_readable
 
 
 class Owner:
@@ -18,7 +17,7 @@ def count(shard, connection, times):
         connection.feed(request(1, "incr", "key-" + "x" * 900))
         shard.commit()
         while not shard.is_settled():
-            select.select([shard.wake_fd], [], [], 10)
+            is_readable(shard.wake_fd, 10.0)
             shard.release()
 
 
