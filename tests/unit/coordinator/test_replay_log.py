@@ -22,6 +22,13 @@ def path(tmp_path):
     return tmp_path / "replay.log"
 
 
+async def reopened(path):
+    """A log as it was read. It is closed: a test may read thousands."""
+    log = ReplayLog.open(path)
+    await log.close()
+    return log
+
+
 async def test_what_was_accepted_is_there_after_a_restart(path):
     log = ReplayLog.open(path)
     await asyncio.gather(*(log.accept(kept(number)) for number in range(10)))
@@ -67,16 +74,17 @@ async def test_a_torn_or_changed_end_is_cut(path):
         again = ReplayLog.open(path)
         assert len(again.operations) == survivors
         await again.accept(kept(99))
-        assert len(ReplayLog.open(path).operations) == survivors + 1
+        await again.close()
+        assert len((await reopened(path)).operations) == survivors + 1
     changed = bytearray(whole)
     changed[sizes[2] + 3] ^= 1
     path.write_bytes(changed)
-    assert len(ReplayLog.open(path).operations) == 2
+    assert len((await reopened(path)).operations) == 2
 
 
 async def test_a_file_of_somebody_else_is_put_aside(path):
     path.write_bytes(b"something else")
-    assert ReplayLog.open(path).operations == {}
+    assert (await reopened(path)).operations == {}
     assert path.with_name("replay.log.unreadable").read_bytes() == b"something else"
 
 
@@ -90,7 +98,7 @@ async def test_a_file_of_settled_operations_is_written_anew(path, monkeypatch):
         await log.accept(kept(number))
         await log.settle(log.operations[b"id-%d" % number])
     assert path.stat().st_size < 10_000
-    assert ReplayLog.open(path).operations == {b"id-1000": keeper}
+    assert (await reopened(path)).operations == {b"id-1000": keeper}
 
 
 async def test_a_disk_that_fails_is_told_and_written_anew_when_it_works(path, monkeypatch):
@@ -111,7 +119,7 @@ async def test_a_disk_that_fails_is_told_and_written_anew_when_it_works(path, mo
     assert os.fdatasync is real
     await log.accept(kept(3))
     assert log.failure == ""
-    assert ReplayLog.open(path).operations == {b"id-%d" % n: kept(n) for n in (1, 2, 3)}
+    assert (await reopened(path)).operations == {b"id-%d" % n: kept(n) for n in (1, 2, 3)}
 
 
 async def test_random_histories_survive_a_crash_at_any_moment(path, seed):
@@ -133,7 +141,7 @@ async def test_random_histories_survive_a_crash_at_any_moment(path, seed):
         if chance.random() < 0.1:
             copy = path.with_name("copy")
             copy.write_bytes(path.read_bytes())
-            assert ReplayLog.open(copy).operations == {k: v for k, v in acknowledged.items() if k not in settled}
+            assert (await reopened(copy)).operations == {k: v for k, v in acknowledged.items() if k not in settled}
         if chance.random() < 0.05:
             await log.close()
             log = ReplayLog.open(path)
@@ -177,9 +185,9 @@ async def written(path):
     return states, ends
 
 
-def check(path, states, ends, start, stop):
+async def check(path, states, ends, start, stop):
     """Reads a log whose bytes from `start` to `stop` were damaged; nothing in it is told wrongly."""
-    log = ReplayLog.open(path)
+    log = await reopened(path)
     truth = states[-1]
     # Nothing readable behind it: the same as an end that was never finished.
     is_torn = stop > ends[-2]
@@ -196,7 +204,7 @@ def check(path, states, ends, start, stop):
     damaged = path.with_name(f"{path.name}.damaged")
     assert damaged.exists() == (not is_torn)
     # What was read is a whole file again.
-    assert ReplayLog.open(path).operations == log.operations
+    assert (await reopened(path)).operations == log.operations
     damaged.unlink(missing_ok=True)
 
 
@@ -205,7 +213,7 @@ async def test_a_flipped_bit_is_damage_and_later_records_survive(path):
     whole = path.read_bytes()
     for at in range(len(MAGIC), len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
-        check(path, states, ends, at, at + 1)
+        await check(path, states, ends, at, at + 1)
 
 
 @pytest.mark.parametrize("length", [2, 30, 100, 200])
@@ -216,7 +224,7 @@ async def test_an_overwritten_range_is_damage(path, length, fill):
     for at in range(len(MAGIC), len(whole) - length, 3):
         path.write_bytes(whole[:at] + fill * length + whole[at + length :])
         if path.read_bytes() != whole:
-            check(path, states, ends, at, at + length)
+            await check(path, states, ends, at, at + length)
 
 
 async def test_a_range_that_was_cut_out_is_damage(path):
@@ -224,7 +232,7 @@ async def test_a_range_that_was_cut_out_is_damage(path):
     whole = path.read_bytes()
     for at in range(len(MAGIC), ends[-3], 5):
         path.write_bytes(whole[:at] + whole[at + 7 :])
-        check(path, states, ends, at, at + 7)
+        await check(path, states, ends, at, at + 7)
 
 
 async def test_damage_is_called_damage_and_a_torn_end_is_not(path, caplog):
@@ -244,4 +252,4 @@ async def test_a_long_range_of_zeros_takes_no_long_time(path):
     states, _ = await written(path)
     whole = path.read_bytes()
     path.write_bytes(whole + bytes(50_000_000) + whole[len(MAGIC) :])
-    assert ReplayLog.open(path).operations == states[-1]
+    assert (await reopened(path)).operations == states[-1]
