@@ -154,6 +154,22 @@ format: $(REQUIREMENTS_STAMP) ## rewrite sources to the format, and apply the li
 lock: $(REQUIREMENTS_STAMP) ## choose versions anew for requirements-dev.txt, from pyproject.toml
 	@tools/lock_requirements.sh
 
+# --- packages ----------------------------------------------------------------------------------------------------
+
+# The wheel is built from the source archive, so that the archive is known to be complete, and with the release profile
+# whatever the environment says of it.
+.PHONY: wheel sdist
+wheel: $(REQUIREMENTS_STAMP) ## build dist/*.whl from the source archive, and try it where there is no Rust
+	@tools/prerequisites.sh rust
+	@rm -f dist/pycounter_engine-*
+	@unset CARGO_PROFILE_RELEASE_LTO CARGO_PROFILE_RELEASE_CODEGEN_UNITS; \
+		$(BIN)/maturin build --quiet --release --sdist --interpreter $(BIN)/python --out dist
+	@tools/try_wheel.sh dist/pycounter_engine-*.whl $(BIN)/python
+
+sdist: $(REQUIREMENTS_STAMP) ## make the source archive, dist/*.tar.gz; `make wheel` builds from one
+	@rm -f dist/pycounter_engine-*.tar.gz
+	@$(BIN)/maturin sdist --out dist
+
 # --- the rest ----------------------------------------------------------------------------------------------------
 
 .PHONY: clean

@@ -5,6 +5,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 
 import pytest
@@ -106,3 +107,26 @@ def test_the_package_is_typed(name):
 
 def test_the_native_module_is_a_release_build():
     assert _native.DEBUG_BUILD is False
+
+
+def test_the_source_archive_holds_all_that_a_build_needs(tmp_path):
+    maturin = [sys.executable, "-m", "maturin", "sdist", "--out", str(tmp_path)]
+    done = subprocess.run(maturin, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / f"pycounter_engine-{VERSION}.tar.gz") as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    sources = [path for folder in ("pycounter", "rust/engine", "rust/bindings") for path in source_files(under=folder)]
+    needed = {str(path.relative_to(ROOT)) for path in sources}
+    needed |= {"Cargo.toml", "Cargo.lock", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
+    assert needed - held == set()
+    assert not {name for name in held if name.endswith(".so")}
+
+
+def test_a_wheel_for_this_machine_alone_is_refused(tmp_path):
+    wheel = tmp_path / f"pycounter_engine-{VERSION}-cp311-cp311-linux_x86_64.whl"
+    wheel.touch()
+    done = subprocess.run(
+        [ROOT / "tools/try_wheel.sh", wheel, sys.executable], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "has no manylinux tag" in done.stderr
