@@ -30,7 +30,7 @@ EXPLORE_SECONDS ?= 600
 export PROPTEST_RNG_SEED ?= 1
 export PYTHONHASHSEED ?= 0
 
-PYTHON_SOURCES := pycounter tests $(if $(wildcard bench/*.py bench/*/*.py),bench)
+PYTHON_SOURCES := pycounter tests examples $(if $(wildcard bench/*.py bench/*/*.py),bench)
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name '*.toml' -o -name '*.json' \) -print 2>/dev/null)
 
 # --- set-up ------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ sdist: $(REQUIREMENTS_STAMP) ## make the source archive, dist/*.tar.gz; `make wh
 clean: ## delete the environment and everything built
 	rm -rf $(VENV) target dist rust/fuzz/target pycounter/_native*.so
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache .benchmarks
-	find pycounter tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find pycounter tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: help
 help: ## show this list
