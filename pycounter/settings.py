@@ -24,11 +24,13 @@ import msgspec
 
 from pycounter._native import HashRing
 from pycounter.errors import SettingsError
+from pycounter.machine_memory import memory_bytes
 
 __all__ = [
     "ClusterSettings",
     "CoordinatorSettings",
     "ServerSettings",
+    "counters_share",
     "is_loopback",
     "load_coordinator_settings",
     "load_serve_settings",
@@ -39,6 +41,12 @@ __all__ = [
 
 #: Environment variables are these letters and a setting's name in capitals: PYCOUNTER_PORT.
 ENVIRONMENT_PREFIX = "PYCOUNTER_"
+
+#: Bounds of memory that are not set follow the memory that there is (`_fill_bounds`): at most and at least so much.
+BOUND_BYTES_MAX = 256 << 20
+BOUND_BYTES_MIN = 8 << 20
+COUNTERS_BYTES_MIN = 16 << 20
+_FROM_MEMORY = ("input_bytes_max", "held_bytes_max", "session_bytes_max", "ids_bytes_max")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", re.IGNORECASE)
@@ -56,6 +64,11 @@ def parse_bytes(text: str | int) -> int:
     if match is None:
         raise ValueError(f"{text!r} is no size such as 1048576 or 64MiB")
     return int(Fraction(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+def counters_share(processes: int = 1) -> int:
+    """The default of `counters_bytes_max`: half of what each of so many processes has of this machine's memory."""
+    return max(COUNTERS_BYTES_MIN, memory_bytes() // processes // 2)
 
 
 def parse_ring(words: tuple[str, ...]) -> dict[str, float]:
@@ -79,7 +92,10 @@ def parse_ring(words: tuple[str, ...]) -> dict[str, float]:
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that an operator may set on a shard server. Sizes are bytes, times are seconds."""
+    """Everything that an operator may set on a shard server. Sizes are bytes, times are seconds.
+
+    Bounds of memory that are 0 here are set when it is made, by the memory that there is.
+    """
 
     #: The shard's folder.
     data: str
@@ -104,18 +120,18 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     handshake_timeout_s: float = 10.0
     frame_bytes_max: int = 1 << 20
     #: Unfinished requests of all connections together: beyond it, those who bring most of them are sent away.
-    input_bytes_max: int = 256 << 20
+    input_bytes_max: int = 0
     #: Replies that wait for one connection, before reading from it stops.
     reply_bytes_max: int = 4 << 20
     #: The same for all connections together.
-    held_bytes_max: int = 256 << 20
-    counters_bytes_max: int = 8 << 30
+    held_bytes_max: int = 0
+    counters_bytes_max: int = 0
     #: Changed counters that are not committed yet; beyond it changes are refused as overloaded.
     dirty_counters_max: int = 1 << 20
     sessions_max: int = 100_000
     results_per_session_max: int = 10_000
-    session_bytes_max: int = 256 << 20
-    ids_bytes_max: int = 256 << 20
+    session_bytes_max: int = 0
+    ids_bytes_max: int = 0
     #: A session idle for less is never forgotten.
     session_window_s: float = 7 * 24 * 3600.0
     #: An operation id seen less long ago is never forgotten.
@@ -133,12 +149,28 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
+        self._fill_bounds()
         _check_all(self)
         if self.input_bytes_max < 8 * self.frame_bytes_max:
             raise ValueError(
                 f"input_bytes_max is {self.input_bytes_max}, but must be at least 8 times frame_bytes_max, "
                 f"{8 * self.frame_bytes_max}: a longest request has to fit in beside others"
             )
+
+    def _processes(self) -> int:
+        """How many processes share the machine's memory."""
+        return 1
+
+    def _fill_bounds(self) -> None:
+        """Gives the bounds of memory that aren't set a share of it: counters a half, the others a sixteenth each."""
+        processes = self._processes()
+        bound = min(BOUND_BYTES_MAX, max(BOUND_BYTES_MIN, memory_bytes() // processes // 16))
+        shares = {**dict.fromkeys(_FROM_MEMORY, bound), "counters_bytes_max": counters_share(processes)}
+        # A longest request has to fit in, however little memory there is.
+        shares["input_bytes_max"] = max(bound, 8 * self.frame_bytes_max)
+        for name, share in shares.items():
+            if getattr(self, name) == 0:
+                msgspec.structs.force_setattr(self, name, share)
 
 
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -188,6 +220,10 @@ class ClusterSettings(ServerSettings, frozen=True, kw_only=True, forbid_unknown_
     stall_timeout_s: float = 5.0
     #: Settings of the coordinators by name, from the file's table [coordinator]; what isn't there is as for the shards.
     coordinator: dict[str, Any] = {}
+
+    def _processes(self) -> int:
+        # A negative number or a wrong one is refused later, in words.
+        return max(1, self.shards) * (1 + max(0, self.replicas)) + max(0, self.coordinators)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -132,8 +132,11 @@ def serve_replica(
         bool, typer.Option("--insecure", help="Listen where others can connect, without a token.")
     ] = False,
     counters_bytes_max: Annotated[
-        str, typer.Option(help="Memory of counters, as the shard may have.", metavar="SIZE")
-    ] = "8GiB",
+        str | None,
+        typer.Option(
+            help="Memory of counters, as the shard may have; a quarter of the machine's if not given.", metavar="SIZE"
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Follow a shard and answer reads. A replica holds its copy in memory, and has it from the shard at each start.
@@ -145,7 +148,7 @@ def serve_replica(
     from pycounter.settings import parse_bytes
 
     try:
-        bytes_max = parse_bytes(counters_bytes_max)
+        bounds = {} if counters_bytes_max is None else {"counters_bytes_max": parse_bytes(counters_bytes_max)}
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--counters-bytes-max") from error
     settings = ReplicaSettings(
@@ -155,7 +158,7 @@ def serve_replica(
         name=name,
         token_file=token_file,
         insecure=insecure,
-        counters_bytes_max=bytes_max,
+        **bounds,
     )
     run(settings, as_json=json_)
 

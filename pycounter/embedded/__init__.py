@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from pycounter._native import JournaledCounters, JournaledFolder, fail_at_exit
 from pycounter.errors import PyCounterError, StorageError
-from pycounter.settings import parse_bytes
+from pycounter.settings import counters_share, parse_bytes
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import open_folder
 
@@ -97,7 +97,7 @@ def open(  # noqa: A001 - as in `pycounter.open`
     path: str | bytes | os.PathLike[str],
     level: Literal["applied", "durable"] = "durable",
     *,
-    memory_max: int | str = "8GiB",
+    memory_max: int | str | None = None,
     flush_interval_s: float = 1.0,
 ) -> DurableCounters:
     """Opens counters on disk, and makes them if the folder is empty or missing.
@@ -105,7 +105,8 @@ def open(  # noqa: A001 - as in `pycounter.open`
     Args:
         path: the folder. One process at a time; a server's folder is one too.
         level: when a change returns: "durable", once it is fsynced; "applied", once it is in memory.
-        memory_max: bytes that the counters may take in memory, such as 1073741824 or "1GiB".
+        memory_max: bytes that the counters may take in memory, such as 1073741824 or "1GiB"; None: half of the
+            machine's memory, or of what its container may use.
         flush_interval_s: `applied` changes are on disk after at most so many seconds (up to 1).
 
     Raises:
@@ -121,7 +122,7 @@ def open(  # noqa: A001 - as in `pycounter.open`
     opened: list[DurableCounters] = []
 
     def lock() -> JournaledFolder:
-        memory_bytes = parse_bytes(memory_max)
+        memory_bytes = counters_share() if memory_max is None else parse_bytes(memory_max)
         counters = DurableCounters(
             path, level=level, counters_bytes_max=memory_bytes, flush_interval_s=flush_interval_s
         )

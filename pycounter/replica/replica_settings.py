@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pycounter.errors import SettingsError
+from pycounter.settings import counters_share
 from pycounter.topology import Address, parse_address
 
 __all__ = ["ReplicaSettings"]
@@ -32,7 +33,7 @@ class ReplicaSettings:
     idle_timeout_s: float = 300.0
     held_bytes_max: int = 256 << 20
     #: Memory of counters; twice that while a state is taken in beside an old one.
-    counters_bytes_max: int = 8 << 30
+    counters_bytes_max: int = field(default_factory=lambda: counters_share(2))
     #: The shard is asked so often at most, unless there is a lot to take in.
     poll_interval_s: float = 0.010
     #: A question to the shard waits there so long for something new: the lag that a quiet shard's replica shows.

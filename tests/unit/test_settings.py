@@ -142,7 +142,7 @@ def test_a_refusal_says_where_the_value_came_from(load, tmp_path, name, value, s
 
 def test_a_longest_request_has_to_fit_in_beside_others(load):
     assert load(input_bytes_max="8MiB").input_bytes_max == 8 << 20
-    for values in ({"input_bytes_max": "7MiB"}, {"frame_bytes_max": "33MiB"}):
+    for values in ({"input_bytes_max": "7MiB"}, {"input_bytes_max": "256MiB", "frame_bytes_max": "33MiB"}):
         with pytest.raises(
             SettingsError, match=r"input_bytes_max is \d+, but must be at least 8 times frame_bytes_max"
         ):
@@ -297,3 +297,41 @@ def test_a_coordinator_has_the_file_and_its_sockets_and_no_environment(tmp_path,
     assert (settings.name, settings.data, settings.listen_fds) == ("coordinator-1", "folder", (5, 6))
     with pytest.raises(SettingsError, match="listen_fds"):
         load_coordinator_settings({}, config=config)
+
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("memory", "cluster", "counters", "others"),
+    [
+        (16 * GIB, None, 8 * GIB, 256 * MIB),
+        (1 * GIB, None, 512 * MIB, 64 * MIB),
+        (64 * MIB, None, 32 * MIB, 8 * MIB),
+        (1 * MIB, None, 16 * MIB, 8 * MIB),
+        (20 * GIB, {"shards": 4}, 2 * GIB, 256 * MIB),
+        (18 * GIB, {"shards": 4, "replicas": 1}, 1 * GIB, 128 * MIB),
+        (18 * GIB, {"shards": 1, "replicas": 15, "coordinators": 2}, 512 * MIB, 64 * MIB),
+    ],
+)
+def test_bounds_of_memory_follow_the_memory_and_the_number_of_processes(monkeypatch, memory, cluster, counters, others):
+    monkeypatch.setattr("pycounter.settings.memory_bytes", lambda: memory)
+    settings = load_serve_settings({"data": "folder", **(cluster or {})}, environment={})
+    assert settings.counters_bytes_max == counters
+    names = ("input_bytes_max", "held_bytes_max", "session_bytes_max", "ids_bytes_max")
+    assert {getattr(settings, name) for name in names} == {others}
+
+
+def test_bounds_that_are_set_stay(monkeypatch, load):
+    monkeypatch.setattr("pycounter.settings.memory_bytes", lambda: 1 * GIB)
+    settings = load("counters_bytes_max = '12GiB'\nids_bytes_max = '1GiB'")
+    assert (settings.counters_bytes_max, settings.ids_bytes_max) == (12 * GIB, GIB)
+    assert settings.session_bytes_max == 64 * MIB
+    with pytest.raises(SettingsError, match="counters_bytes_max is 0, but must be from"):
+        load("counters_bytes_max = 0")
+
+
+def test_a_longest_request_fits_in_however_little_memory_there_is(monkeypatch, load):
+    monkeypatch.setattr("pycounter.settings.memory_bytes", lambda: 1 * GIB)
+    assert load("frame_bytes_max = '64MiB'").input_bytes_max == 512 * MIB

@@ -285,6 +285,11 @@ impl CounterStore {
         self.arena.used_bytes() + index_bytes + self.cells.memory_bytes() as u64
     }
 
+    /// The bound of [`memory_bytes`](Self::memory_bytes).
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
     /// Frees replaced indexes. Cheap if there are none.
     pub fn reclaim(&mut self) {
         release_retired(locked_mut(&mut self.writer));

@@ -70,6 +70,7 @@ def test_the_environments_settings_are_the_supervisors(monkeypatch):
 
 def test_a_replica_may_hold_what_its_shard_may(commands):
     words = commands.replica("shard-0-replica-0", "127.0.0.1:4001", 4002)
+    shard = load_settings({}, config=commands.shard("shard-0", 4001)[-1], environment={})
     assert words[3:7] == ["pycounter", "replica", "serve", "--json"]
     options = dict(zip(words[7::2], words[8::2], strict=True))
     assert options.pop("--token-file").startswith("/")
@@ -78,5 +79,5 @@ def test_a_replica_may_hold_what_its_shard_may(commands):
         "--primary": "127.0.0.1:4001",
         "--host": "127.0.0.1",
         "--port": "4002",
-        "--counters-bytes-max": str(8 << 30),
+        "--counters-bytes-max": str(shard.counters_bytes_max),
     }

@@ -78,6 +78,7 @@ impl Shard {
             ("uptime_ms", Number(self.uptime_ms)),
             ("counters", Number(self.state.counters.len() as u64)),
             ("counters_bytes", Number(self.state.counters.memory_bytes())),
+            ("counters_bytes_max", Number(self.state.counters.bytes_max())),
             ("counters_foreign", Number(self.state.counters.foreign().map_or(0, ForeignList::len) as u64)),
             ("pending", Number(self.state.dirty.len() as u64)),
             ("changes", Number(own.changes)),
