@@ -1072,6 +1072,7 @@ class SessionLink:
         level: str = "durable",
         token: bytes | None = None,
         client: str = "pycounter",
+        passage_to: str | None = None,
         timeout_s: float = 60.0,
         pending_operations_max: int = 50_000,
         gather_operations_max: int = 100,

@@ -9,8 +9,8 @@ futures are in Rust, `pycounter._native.SessionLink`; `link_connection` keeps on
 accepted, `session_client` is what callers see, and `outcomes` what they get.
 
 Beside it, for requests that need no session: `connection` is one TCP connection and `hello` what a server says first
-on it, `pool` has many, `retry` says what may be sent again, `caller` does so, and `id_client` counts under operation
-ids, for servers that take no sessions. `unknown_operations` is the list of what nobody knows yet, of either.
+on it, `pool` has many, `retry` says what may be sent again, and `caller` does so. `unknown_operations` is the list of
+what nobody knows yet.
 `pycounter.connect` makes one client for all shards of these.
 """
 

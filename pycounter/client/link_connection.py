@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from pycounter._native import SessionLink
@@ -82,7 +82,8 @@ class LinkConnection:
 
     Args:
         link: what to connect.
-        address: where its shard is; `address` may be changed.
+        addresses: where its shard is, or coordinators that lead to it: the next one is tried when one can't be reached.
+            `address`, where the next connection goes, may be changed.
         tls: how to verify the server, if it speaks TLS.
         connect_timeout_s: how long a connection may take to be made.
         pauses: between attempts.
@@ -96,7 +97,7 @@ class LinkConnection:
     def __init__(
         self,
         link: SessionLink,
-        address: tuple[str, int],
+        addresses: Sequence[tuple[str, int]],
         *,
         tls: ssl.SSLContext | None,
         connect_timeout_s: float,
@@ -107,10 +108,11 @@ class LinkConnection:
         on_connection: Callable[[bool], None],
         on_failure: Callable[[RpcError, str], None],
     ) -> None:
-        self.address = address
+        self.address = addresses[0]
         #: Why there is no connection, if anybody knows.
         self.trouble: Exception | None = None
         self._link = link
+        self._addresses = addresses
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._pauses = pauses
@@ -220,6 +222,7 @@ class LinkConnection:
                     self._on_failure(error, str(error))
                     return
                 self.trouble = error
+                self._turn_to_next_address()
                 self._link.lost(str(error) or type(error).__name__)
                 self.on_events()
                 await asyncio.sleep(self._pauses.next_s())
@@ -234,6 +237,10 @@ class LinkConnection:
                 self._pauses.reset()
             else:
                 await asyncio.sleep(self._pauses.next_s())
+
+    def _turn_to_next_address(self) -> None:
+        if self.address in self._addresses:
+            self.address = self._addresses[(self._addresses.index(self.address) + 1) % len(self._addresses)]
 
     def _settled(self) -> int:
         return int(self._link.statistics()["operations_settled"])

@@ -74,6 +74,7 @@ class Pool:
         token: the server's, if it has one.
         tls: how to verify it, if it speaks TLS.
         identity: the shard's; another one under the address gets nothing. None takes the first that answers.
+        passage_to: the name of a shard or replica, where the addresses are coordinators', which lead the way to it.
         is_shard: False: whoever answers is the right one, now and later.
         settings: everything else.
         clock: time that outlasts the loop.
@@ -86,6 +87,7 @@ class Pool:
         token: str | bytes | None = None,
         tls: ssl.SSLContext | None = None,
         identity: str | None = None,
+        passage_to: str | None = None,
         is_shard: bool = True,
         settings: PoolSettings | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -100,6 +102,7 @@ class Pool:
         self.server_time_ms: int | None = None
         self.greeted_s = 0.0
         self._token = token
+        self._passage_to = passage_to
         self._tls = tls
         self._addresses = addresses
         self._is_shard = is_shard
@@ -350,7 +353,11 @@ class Pool:
 
     def _greeting(self) -> dict[str, object]:
         said: dict[str, object] = {"client": "pycounter"}
-        return said if self._token is None else {**said, "token": self._token}
+        if self._token is not None:
+            said["token"] = self._token
+        if self._passage_to is not None:
+            said["shard"] = self._passage_to
+        return said
 
     def _note_hello(self, hello: HelloReply) -> None:
         self.server_time_ms, self.greeted_s = hello.time_ms, self._clock.running_s()

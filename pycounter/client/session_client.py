@@ -57,6 +57,8 @@ class SessionClient:
         tls: how to verify the server, if it speaks TLS.
         identity: the shard's, 32 hex digits. None takes any: where another shard answers than before, what was sent is
             unknown (`SessionLost`), and counting goes on there.
+        passage_to: the shard's name, where the address is a coordinator's: it leads the way to that shard.
+        alternates: more addresses that lead to the shard. The next one is tried when one can't be reached.
         settings: everything else.
         name: what the shard is called in `unknown`; its address otherwise.
         may_move: the shard may be at another address, which somebody will tell: to meet another one there is no end.
@@ -77,6 +79,8 @@ class SessionClient:
         level: Level = "durable",
         tls: ssl.SSLContext | None = None,
         identity: str | None = None,
+        passage_to: str | None = None,
+        alternates: Sequence[tuple[str, int]] = (),
         settings: ClientSettings | None = None,
         name: str = "",
         may_move: bool = False,
@@ -100,6 +104,7 @@ class SessionClient:
             clock=clock.running_s,
             level=level,
             token=token.encode() if isinstance(token, str) else token,
+            passage_to=passage_to,
             timeout_s=limits.call_timeout_s,
             pending_operations_max=limits.pending_operations_max,
             gather_operations_max=limits.coalesced_operations_max,
@@ -123,7 +128,7 @@ class SessionClient:
         self._room = LinkRoom(limits.pending_operations_max, lambda: self._link.unsettled)
         self._connection = LinkConnection(
             self._link,
-            (host, port),
+            ((host, port), *alternates),
             tls=tls,
             connect_timeout_s=limits.connect_timeout_s,
             pauses=Backoff(limits.backoff_first_s, limits.backoff_max_s, clock.random()),

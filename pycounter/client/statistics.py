@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["BatchHealth", "ClientStatistics"]
-
-#: The success rate looks at so many outcomes or more.
-PERIOD_OPERATIONS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,22 +44,3 @@ class ClientStatistics:
     reconnects: int = 0
     #: Sessions that were begun, beyond the first.
     sessions_renewed: int = 0
-    #: Outcomes of late, succeeded and failed: of the present period and of the one before.
-    _recent: list[int] = field(default_factory=lambda: [0, 0, 0, 0], repr=False)
-
-    def record(self, *, succeeded: int = 0, refused: int = 0, failed: int = 0) -> None:
-        """So many operations have a value; have an error of their own, such as `overflow`; or failed as a batch."""
-        self.operations_succeeded += succeeded
-        self.operations_failed += refused + failed
-        recent = self._recent
-        recent[0] += succeeded + refused
-        recent[1] += failed
-        if recent[0] + recent[1] >= PERIOD_OPERATIONS:
-            recent[2:] = recent[:2]
-            recent[:2] = 0, 0
-
-    @property
-    def success_rate(self) -> float:
-        """The share of the last 1,000 to 2,000 operations whose batch was answered; 1.0 where there are none."""
-        succeeded, failed = self._recent[0] + self._recent[2], self._recent[1] + self._recent[3]
-        return succeeded / (succeeded + failed) if succeeded + failed else 1.0

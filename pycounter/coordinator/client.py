@@ -14,16 +14,12 @@ from typing import Any, Literal, Self, overload
 import msgspec
 
 from pycounter._native import ForeignKeys, ReadCache
-from pycounter.client import LostTail, SessionClient
-from pycounter.client.caller import Caller
+from pycounter.client import LostTail
 from pycounter.client.framing import Level
-from pycounter.client.id_client import IdClient
 from pycounter.client.outcomes import Detail, checked
-from pycounter.client.pool import Pool
 from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.connect_settings import ConnectSettings
-from pycounter.coordinator.coordinator_route import CoordinatorRoute
 from pycounter.coordinator.direct_route import DirectRoute
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
@@ -34,7 +30,7 @@ from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.topology_watch import TopologyWatch
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom, Totals
-from pycounter.errors import Forbidden, PyCounterError, RpcError, Unavailable
+from pycounter.errors import PyCounterError, RpcError, Unavailable
 from pycounter.settings import is_loopback
 from pycounter.topology import Topology, format_address
 
@@ -89,14 +85,12 @@ class Client:
         self._sends_increments = sends_increments
         self._clock = clock
         self._watch: TopologyWatch | None = None
-        #: One of them is there: the shards directly, or a coordinator.
         self._shards: ShardSet | None = None
-        self._through: CoordinatorRoute | None = None
-        self._pool: Pool | None = None
-        self._counting: DirectRoute | CoordinatorRoute
-        self._reading: Totals | CoordinatorRoute
-        self._removing: Removals | CoordinatorRoute
-        self._listing: Listing | CoordinatorRoute
+        self._is_through = False
+        self._counting: DirectRoute
+        self._reading: Totals
+        self._removing: Removals
+        self._listing: Listing
         self._is_closed = False
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -124,29 +118,28 @@ class Client:
         if self._topology is None:
             self._watch = TopologyWatch(self.settings, self._clock)
             self._topology = self._placed(await self._watch.ask(timeout_s))
-        if self._is_direct(self._topology):
-            await self._open_direct(self._topology, timeout_s)
-        else:
-            await self._open_through(timeout_s)
+        self._is_through = not self._is_direct(self._topology)
+        await self._open_shards(self._topology, timeout_s)
         if self._watch is not None:
             self._watch.follow(self._topology.version, self.set_topology)
 
     def _is_direct(self, topology: Topology) -> bool:
-        if self.settings.route != "auto":
-            return self.settings.route == "direct"
         if _is_alone(topology) or self._watch is None:
             return True
+        if self.settings.route != "auto":
+            return self.settings.route == "direct"
         # A shard's loopback address means another machine than ours, if its coordinator is on another.
         is_here = is_loopback(self._watch.pool.address[0])
         return is_here or not any(shard.endpoint and is_loopback(shard.endpoint[0]) for shard in topology.shards)
 
-    async def _open_direct(self, topology: Topology, timeout_s: float) -> None:
+    async def _open_shards(self, topology: Topology, timeout_s: float) -> None:
         settings = self.settings
         shards = self._shards = ShardSet(
             topology,
             settings=settings,
             clock=self._clock,
             is_alone=_is_alone(topology),
+            is_through=self._is_through,
             foreign=self._foreign,
             balancer=self._balancer,
             on_unknown=self.unknown.end,
@@ -170,29 +163,6 @@ class Client:
         if self._cache is not None:
             self._cache.bump_all() if key is None else self._cache.bump(key)
 
-    async def _open_through(self, timeout_s: float) -> None:
-        settings, clock = self.settings, self._clock
-        pool = self._pool = Pool(
-            *settings.addresses,
-            token=settings.token,
-            tls=settings.tls,
-            is_shard=False,
-            settings=settings.pool(),
-            clock=clock,
-        )
-        await pool.warm_up(timeout_s=timeout_s)
-        ids = IdClient(
-            pool,
-            level=settings.level,
-            settings=settings.session(),
-            policy=settings.retry(),
-            on_unknown=self.unknown.end,
-            clock=clock,
-        )
-        caller = Caller(pool, policy=settings.retry(), clock=clock)
-        through = CoordinatorRoute(caller, ids, clock=clock, timeout_s=settings.request_timeout_s)
-        self._through = self._counting = self._reading = self._removing = self._listing = through
-
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Waits for what is not settled, and ends every connection.
 
@@ -209,17 +179,11 @@ class Client:
             if self._watch is not None:
                 await self._watch.close()
         finally:
-            try:
-                if self._through is not None:
-                    await self._through.ids.close(timeout_s=timeout_s)
-            finally:
-                if self._pool is not None:
-                    await self._pool.close()
-                if self._shards is not None:
-                    await self._shards.close(timeout_s=timeout_s)
+            if self._shards is not None:
+                await self._shards.close(timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
-        if self._shards is None and self._through is None:
+        if self._shards is None:
             await self.open()
         return self
 
@@ -309,8 +273,6 @@ class Client:
         Raises:
             DeadlineExceeded: it isn't yet.
         """
-        if self._through is not None:
-            raise Forbidden("a coordinator can't tell what is durable: count at the level `durable` instead")
         sessions = [handle.session for handle in self.shards.handles]
         await asyncio.gather(*(session.flush(timeout_s=timeout_s) for session in sessions if session.unconfirmed))
 
@@ -432,15 +394,15 @@ class Client:
 
     @property
     def shards(self) -> ShardSet:
-        """Where requests go. Raises Unavailable where all go through a coordinator."""
+        """Where requests go."""
         if self._shards is None:
-            raise Unavailable("the client is not connected to shards: nothing was applied")
+            raise Unavailable("the client is not connected: nothing was applied")
         return self._shards
 
     @property
     def route(self) -> str:
         """`direct` or `coordinator`: which way requests go."""
-        return "coordinator" if self._through is not None else "direct"
+        return "coordinator" if self._is_through else "direct"
 
     @property
     def statistics(self) -> dict[str, int | float | bool]:
@@ -448,11 +410,9 @@ class Client:
 
         `healthy` is False where more than 1 % failed lately or more than 1,000 at one shard are unanswered.
         """
-        sources: list[SessionClient | IdClient] = [] if self._through is None else [self._through.ids]
-        if self._shards is not None:
-            sources += [handle.session for handle in self._shards.handles]
-        health = [source.health for source in sources]
-        done = [source.statistics for source in sources]
+        sessions = [handle.session for handle in self._shards.handles] if self._shards is not None else []
+        health = [session.health for session in sessions]
+        done = [session.statistics for session in sessions]
         return {
             "succeeded": sum(one.operations_succeeded for one in done),
             "failed": sum(one.operations_failed for one in done),
@@ -479,7 +439,6 @@ class Client:
         if self._shards is not None:
             status["shards"] = self._shards.balancer.status()
             status["events"] = self._shards.balancer.events_status()
-        if isinstance(self._reading, Totals):
             done = self._reading.statistics
             status["reads"] = {
                 "loaded": done.loaded,
@@ -497,8 +456,6 @@ class Client:
     def _unknown(self) -> Iterator[tuple[UnknownOperation, Watchers]]:
         if self._shards is not None:
             yield from self._shards.unknown()
-        if self._through is not None:
-            yield from self._through.ids.pending_unknown()
 
     def _placed(self, topology: Topology) -> Topology:
         """A shard alone is where the caller reached it, whatever it calls its own address."""

@@ -152,11 +152,15 @@ class CoordinatorServer:
         else:
             connection.answer(token, None, result)
 
-    async def _open_passage(self, connection: CoordinatorProtocol, shard: int) -> None:
+    async def _open_passage(self, connection: CoordinatorProtocol, to: bytes) -> None:
         assert self._routing is not None
-        name, address = self._routing.place_of(shard)
+        name = to.decode(errors="replace")
         passage = await connect_passage(
-            connection, self.clients, name, address, timeout_s=self.settings.request_timeout_s
+            connection,
+            self.clients,
+            name,
+            self._routing.place_of(name),
+            timeout_s=self.settings.request_timeout_s,
         )
         if passage.closing:
             raise Unavailable(f"{name} has closed the connection: nothing was applied")

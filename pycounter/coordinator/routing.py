@@ -29,7 +29,7 @@ from pycounter.coordinator.settings import TuningSettings
 from pycounter.coordinator.shard_links import ShardLink
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
-from pycounter.errors import PyCounterError
+from pycounter.errors import PyCounterError, WrongShard
 from pycounter.settings import CoordinatorSettings
 from pycounter.topology import Address, Topology
 
@@ -181,10 +181,17 @@ class Routing:
         self.router.set_topology(msgpack.packb(topology.to_wire()))
         self.requests.set_topology(topology)
 
-    def place_of(self, shard: int) -> tuple[str, Address | None]:
-        """The name of a shard, and where it is; None: nobody knows."""
-        info = {shard.name: shard for shard in self._topology.shards}[self._links[shard].name]
-        return info.name, info.endpoint
+    def place_of(self, name: str) -> Address | None:
+        """Where a shard or replica is; None: nobody knows.
+
+        Raises:
+            WrongShard: there is none of this name.
+        """
+        for shard in self._topology.shards:
+            for one in (shard, *shard.replicas):
+                if one.name == name:
+                    return one.endpoint
+        raise WrongShard(f"there is no shard {name} here: nothing was applied")
 
     async def wait_linked(self, timeout_s: float) -> None:
         """Waits until there is a link to each shard that has an address, or the time is over."""

@@ -55,11 +55,11 @@ class ReplicaHandle:
         self.lag_ms = 0
         self._caller = caller
 
-    def update(self, info: ReplicaInfo, identity: str | None) -> None:
-        """What the topology says of it now, and which shard it is a replica of."""
+    def update(self, address: Address | None, identity: str | None) -> None:
+        """Where it is now (None: as before), and which shard it is a replica of."""
         pool = self._caller.pool
-        if info.endpoint is not None:
-            pool.address = info.endpoint
+        if address is not None:
+            pool.address = address
         if identity is not None and identity != pool.identity:
             pool.identity = identity
             pool.cut()
@@ -88,6 +88,7 @@ class ShardHandle:
         info: what the topology says.
         settings: the client's.
         is_alone: it is the only one, without cluster, and reached as the client's address is.
+        is_through: it is reached through coordinators, at the client's addresses.
         clock: time and random numbers.
         owner: who is told.
     """
@@ -99,6 +100,7 @@ class ShardHandle:
         *,
         settings: ConnectSettings,
         is_alone: bool,
+        is_through: bool,
         clock: Clock,
         owner: HandleOwner,
     ) -> None:
@@ -110,7 +112,9 @@ class ShardHandle:
         self._partials = LatestValues(_PARTIALS_MAX)
         self._settings = settings
         self._is_alone = is_alone
-        self._tls = settings.tls if is_alone else None
+        #: Where to ask for a passage; empty: straight to the shard.
+        self._coordinators = settings.addresses if is_through else ()
+        self._tls = settings.tls if is_alone or is_through else None
         self._clock = clock
         self._owner = owner
         #: As `commit_seen`, of changes that don't go through the session.
@@ -118,14 +122,7 @@ class ShardHandle:
         self._is_started = False
         self._is_closed = False
         self._leaving: set[asyncio.Task[None]] = set()
-        self._pool = Pool(
-            info.endpoint or _NOWHERE,
-            token=settings.token,
-            tls=self._tls,
-            identity=info.identity or None,
-            settings=settings.pool(),
-            clock=clock,
-        )
+        self._pool = self._new_pool(info)
         self._caller = Caller(
             self._pool,
             policy=settings.retry(),
@@ -146,7 +143,7 @@ class ShardHandle:
     def update(self, info: ShardInfo) -> None:
         """What the topology says of it now: another address, another identity, other replicas."""
         before, self.info = self.info, info
-        if info.endpoint is not None and info.endpoint != before.endpoint:
+        if info.endpoint is not None and info.endpoint != before.endpoint and not self._coordinators:
             self._pool.address = self.session.address = info.endpoint
         identity = self.session.identity
         if (info.identity and identity and info.identity != identity) or self._is_beyond_hope(before):
@@ -173,8 +170,20 @@ class ShardHandle:
             before.address,
         )
 
+    def _new_pool(self, to: ShardInfo | ReplicaInfo) -> Pool:
+        return Pool(
+            *(self._coordinators or [to.endpoint or _NOWHERE]),
+            token=self._settings.token,
+            tls=self._tls,
+            # Another shard's may be at a replica's address by now.
+            identity=self.info.identity or None,
+            passage_to=to.name if self._coordinators else None,
+            settings=self._settings.pool(),
+            clock=self._clock,
+        )
+
     def _new_session(self) -> SessionClient:
-        host, port = self.info.endpoint or _NOWHERE
+        (host, port), *alternates = self._coordinators or [self.info.endpoint or _NOWHERE]
         owner, number = self._owner, self.number
         return SessionClient(
             host,
@@ -183,6 +192,8 @@ class ShardHandle:
             level=self._settings.level,
             tls=self._tls,
             identity=self.info.identity or None,
+            passage_to=self.name if self._coordinators else None,
+            alternates=alternates,
             settings=self._settings.session(),
             name=self.name,
             may_move=not self._is_alone,
@@ -209,24 +220,15 @@ class ShardHandle:
             task.add_done_callback(self._leaving.discard)
         for name, replica in wanted.items():
             if name in self.replicas:
-                self.replicas[name].update(replica, info.identity or None)
-            elif replica.endpoint is not None:
-                self.replicas[name] = ReplicaHandle(replica, self._replica_caller(name, replica.endpoint))
+                self.replicas[name].update(None if self._coordinators else replica.endpoint, info.identity or None)
+            else:
+                self.replicas[name] = ReplicaHandle(replica, self._replica_caller(replica))
 
-    def _replica_caller(self, name: str, address: Address) -> Caller:
-        owner, number, settings = self._owner, self.number, self._settings
-        pool = Pool(
-            address,
-            token=settings.token,
-            tls=self._tls,
-            # Another shard's may be at its address by now.
-            identity=self.info.identity or None,
-            settings=settings.pool(),
-            clock=self._clock,
-        )
+    def _replica_caller(self, replica: ReplicaInfo) -> Caller:
+        owner, number, name = self._owner, self.number, replica.name
         return Caller(
-            pool,
-            policy=settings.retry(),
+            self._new_pool(replica),
+            policy=self._settings.retry(),
             clock=self._clock,
             on_sample=lambda latency_s, failure: owner.on_replica_sample(number, name, latency_s, failure),
         )

@@ -41,6 +41,7 @@ class ShardSet:
         settings: the client's.
         clock: time and random numbers.
         is_alone: it is one shard without cluster, reached as the client's address is.
+        is_through: all are reached through coordinators, at the client's addresses.
         foreign: which counters other shards than the home may hold; shared with a router, or made here.
         balancer: shared with a router, or made here.
         on_unknown: told of operations that stay unknown for ever and whose callers wait no longer.
@@ -57,6 +58,7 @@ class ShardSet:
         settings: ConnectSettings,
         clock: Clock,
         is_alone: bool,
+        is_through: bool = False,
         foreign: ForeignKeys | None = None,
         balancer: LoadBalancer | None = None,
         on_unknown: Callable[[list[UnknownOperation]], None],
@@ -87,7 +89,9 @@ class ShardSet:
             on_lost_tail=on_lost_tail,
         )
         self.handles = [
-            ShardHandle(number, info, settings=settings, is_alone=is_alone, clock=clock, owner=owner)
+            ShardHandle(
+                number, info, settings=settings, is_alone=is_alone, is_through=is_through, clock=clock, owner=owner
+            )
             for number, info in enumerate(self._in_order(topology))
         ]
         #: By name: the hot path's look-up.

@@ -146,6 +146,30 @@ async def test_a_cluster_loses_its_processes_under_load(start_cluster, route, se
         await tally.check(client)
 
 
+@pytest.mark.parametrize("route", ["direct", "coordinator"])
+async def test_an_abandoned_increment_is_settled_all_the_same(start_cluster, route):
+    cluster = start_cluster(shards=1)
+    async with pycounter.connect(f"pycounter://{format_address(*cluster.address)}?route={route}") as client:
+        total = await client.incr("a")
+        for then in ("goes on", "is killed"):
+            cluster.send_signal_to("shard-0", signal.SIGSTOP)
+            for _ in range(20):
+                with pytest.raises((DeadlineExceeded, Unavailable)):
+                    await client.incr("a", timeout_s=0.05)
+            # What was sent can't be taken back; what wasn't is certain not to count.
+            abandoned = client.unknown.list()
+            assert abandoned
+            assert {(one.key, one.delta, one.shard) for one in abandoned} == {("a", 1, "shard-0")}
+            if then == "is killed":
+                await asyncio.to_thread(cluster.kill_process, "shard-0")
+                await asyncio.to_thread(cluster.wait_restarted, "shard-0")
+            else:
+                cluster.send_signal_to("shard-0", signal.SIGCONT)
+            assert await client.unknown.wait(timeout_s=60) == []
+            total += len(abandoned)
+            assert await client.get("a", timeout_s=10.0) == total
+
+
 async def test_a_dead_shard_costs_its_callers_little(shards):
     """Never-sent increments go elsewhere, and what they count is seen at once."""
     async with TopologyServer(addresses_of(shards)) as server, pycounter.connect(server.url) as client:
@@ -299,10 +323,11 @@ async def shards_cut(proxy):
         end.transport.abort()
 
 
-async def test_an_idle_shard_that_stalls_is_avoided_before_anybody_needs_it(start_cluster):
+@pytest.mark.parametrize("route", ["direct", "coordinator"])
+async def test_an_idle_shard_that_stalls_is_avoided_before_anybody_needs_it(start_cluster, route):
     """Its supervisor sees it first: nothing is sent to it, and a replica is read."""
     cluster = start_cluster(shards=2, replicas=1)
-    async with pycounter.connect(f"pycounter://{format_address(*cluster.address)}") as client:
+    async with pycounter.connect(f"pycounter://{format_address(*cluster.address)}?route={route}") as client:
         key = next(key for key in map("key-{}".format, range(100)) if client.topology.ring.home(key) == "shard-1")
         assert await client.incr(key, 7) == 7
         while (await client.total(key, read_from="replica")).replicas == {}:

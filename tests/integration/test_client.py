@@ -102,6 +102,7 @@ async def test_a_cluster_either_way(cluster, route):
         detail = await client.incr(keys[0], 4, detail=True)
         assert (detail.value, detail.level, detail.exact) == (5, "durable", True)
         assert (await client.incr(keys[0], level="applied", detail=True)).level == "applied"
+        await client.flush()
         results = await client.incr_many([(keys[0], 1), ("", 1), (keys[1], 2)])
         assert [result if isinstance(result, int) else type(result) for result in results] == [7, BadKey, 3]
         assert await client.get_many(keys[:3]) == [7, 3, 1]

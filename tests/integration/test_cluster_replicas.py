@@ -45,6 +45,18 @@ def test_a_replica_follows_its_shard_and_outlives_it(start_cluster):
     assert "lag_ms" in cluster.status()["facts"]["shard-1-replica-0"]
 
 
+def test_a_coordinator_leads_to_a_replica(start_cluster):
+    cluster = start_cluster(shards=1, replicas=1)
+    cluster.wait_all_ok()
+    assert call(cluster.address, "incr", "a", 5) == 5
+    with RpcSocket(cluster.address) as rpc:
+        assert rpc.call("hello", {"shard": "shard-0-replica-0"})[b"identity"]
+        wait_until(lambda: rpc.call("get", "a") == 5)
+        assert b"lag_ms" in rpc.call("health")
+    with RpcSocket(replica_address(cluster, "shard-0-replica-0")) as rpc:
+        assert rpc.outcome("hello", {"shard": "shard-0"}).code == "wrong_shard"
+
+
 def test_what_went_through_a_coordinator_is_in_what_its_clients_read_of_replicas(start_cluster):
     cluster = start_cluster(shards=2, replicas=1)
     cluster.wait_all_ok()

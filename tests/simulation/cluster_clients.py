@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pycounter._native import ReadCache
+from pycounter.client.pool import Pool
 from pycounter.coordinator.client import Client
 from pycounter.coordinator.connect_settings import ConnectSettings
-from pycounter.errors import BY_CODE, RemovalUnsettled, RpcError
+from pycounter.errors import BY_CODE, AlreadySettled, RemovalUnsettled, RpcError
 from pycounter.topology import Topology
 from tests.simulation.callers import PATIENCE_S, Callers, Work, is_refusal
 from tests.simulation.ledger import Ledger, Operation, Violation
@@ -20,6 +21,11 @@ from tests.simulation.virtual_loop import VirtualLoop
 ATTEMPTS_MAX = 4
 #: The code in the text of a RESP error.
 REFUSAL = re.compile(r"\((\w+)\)$")
+
+
+def raw(who: str) -> str:
+    """The caller, as one of a client without a library."""
+    return f"raw-{who}"
 
 
 class ClusterCallers(Callers):
@@ -37,6 +43,7 @@ class ClusterCallers(Callers):
         "top": 0.3,
         "flush": 0.3,
         "bare": 2,
+        "with_id": 2,
         "notified": 1,
         "resp": 2,
     }
@@ -79,8 +86,7 @@ class ClusterCallers(Callers):
         loop, began = self.loop, self.loop.time()
         while self.client.unknown or self.client.statistics["pending"] or self.client.statistics["queued"]:
             await asyncio.sleep(0.05)
-        if self.client.route == "direct":
-            await self.client.flush(timeout_s=PATIENCE_S - (loop.time() - began))
+        await self.client.flush(timeout_s=PATIENCE_S - (loop.time() - began))
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         if hasattr(self, "client"):
@@ -91,8 +97,9 @@ class ClusterCallers(Callers):
         return int(self.client.statistics["unknown"])
 
     @property
-    def _is_direct(self) -> bool:
-        return self.client.route == "direct"
+    def _coordinators(self) -> Pool | None:
+        """Connections to them, if there are any."""
+        return self.client._watch.pool if self.client._watch is not None else None
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -103,9 +110,7 @@ class ClusterCallers(Callers):
         read = self.ledger.begin_read(who, self.key_of("any"))
         value = await self._ask(who, self.client.get, read.key, accuracy=accuracy)
         if value is not None:
-            self.ledger.end_read(
-                read, value, is_exact=accuracy == "exact", is_complete=accuracy == "exact" or self._is_direct
-            )
+            self.ledger.end_read(read, value, is_exact=accuracy == "exact", is_complete=True)
 
     async def _get_exact(self, who: str) -> None:
         await self._get(who, "exact")
@@ -123,8 +128,7 @@ class ClusterCallers(Callers):
             raise Violation(f"{who}: the total of {read.key} is exact and lacks {total.missing}")
         if total.partials and sum(total.partials.values()) != total.total:
             raise Violation(f"{who}: the total of {read.key} is no sum: {total}")
-        is_complete = not total.missing and (total.exact or self._is_direct)
-        self.ledger.end_read(read, total.total, is_exact=total.exact, is_complete=is_complete)
+        self.ledger.end_read(read, total.total, is_exact=total.exact, is_complete=not total.missing)
 
     async def _scan(self, who: str) -> None:
         async def scan(**_: object) -> list[tuple[bytes, int]]:
@@ -147,8 +151,7 @@ class ClusterCallers(Callers):
             self.ledger.check(who, key.decode(), value)
 
     async def _flush(self, who: str) -> None:
-        if self._is_direct:
-            await self._ask(who, self.client.flush)
+        await self._ask(who, self.client.flush)
 
     async def _removal(self, who: str) -> None:
         """Empties a counter, and repeats that under one id until it is settled, or not."""
@@ -180,23 +183,18 @@ class ClusterCallers(Callers):
                 self.ledger.end_drain(drain, amount)
 
     # --- as clients without a library ------------------------------------------------------------------------------
+    #
+    # The coordinator may divert what they send. The library's client hears of that within a second, and until then its
+    # own reads may lack it: to the ledger they are another client.
 
     async def _bare(self, who: str) -> None:
         """An increment without an id, through the coordinator's own session."""
-        pool = self.client._pool
-        if pool is None:
+        if self._coordinators is None:
             return await self._incr(who)
-        operation = self.ledger.begin(who, self.key_of("durable"), "durable")
-
-        async def ask(timeout_s: float = 5.0) -> Any:
-            try:
-                return await pool.request("incr", operation.key, operation.delta, deadline=self.loop.time() + timeout_s)
-            except OSError as error:
-                self.log("%s: %r", operation, error)
-                return None
+        operation = self.ledger.begin(raw(who), self.key_of("durable"), "durable")
 
         try:
-            value = await self._limited(ask)
+            value = await self._limited(self._ask_coordinator, "incr", operation.key, operation.delta)
         except asyncio.CancelledError:
             self.ledger.give_up(operation)
             if self.is_killed:
@@ -211,9 +209,49 @@ class ClusterCallers(Callers):
                 self.ledger.acknowledge(operation, value, "durable", is_whole=False)
         return None
 
+    async def _ask_coordinator(self, *request: Any, timeout_s: float = 5.0) -> Any:
+        """The answer to one request at a coordinator; None: it was cut off. Raises RpcError."""
+        pool = self._coordinators
+        assert pool is not None
+        try:
+            return await pool.request(*request, deadline=self.loop.time() + timeout_s)
+        except OSError as error:
+            self.log("%s: %r", request, error)
+            return None
+
+    async def _with_id(self, who: str) -> None:
+        """An increment that is repeated under its id, at whichever coordinator answers."""
+        if self._coordinators is None:
+            return await self._incr(who)
+        operation = self.ledger.begin(raw(who), self.key_of("durable"), "durable")
+        request = ("incr", operation.key, operation.delta, {"id": self.chance.randbytes(16)})
+        is_open = False
+        try:
+            for _ in range(ATTEMPTS_MAX):
+                try:
+                    value = await self._limited(self._ask_coordinator, *request)
+                except RpcError as error:
+                    self.log("%s: %r", operation, error)
+                    if isinstance(error, AlreadySettled) or (not is_open and is_refusal(error)):
+                        self._failed(operation, error)
+                        return None
+                else:
+                    if value is not None:
+                        self.log("%s: %d", operation, value)
+                        self.ledger.acknowledge(operation, value, "durable", is_whole=False)
+                        return None
+                is_open = True
+                await asyncio.sleep(self.chance.random())
+        except asyncio.CancelledError:
+            if self.is_killed:
+                raise
+        finally:
+            self.ledger.give_up(operation)
+        return None
+
     async def _resp(self, who: str) -> None:
         """Increments of a Redis client, one behind the other on a connection of their own."""
-        if self._is_direct:
+        if self._coordinators is None:
             return
         address = self.chance.choice(self._settings.addresses)
         try:
@@ -222,7 +260,7 @@ class ClusterCallers(Callers):
         except OSError as error:
             self.log("%s: %r", who, error)
             return
-        operations = [self.ledger.begin(who, self.key_of("durable")) for _ in range(self.chance.randint(1, 4))]
+        operations = [self.ledger.begin(raw(who), self.key_of("durable")) for _ in range(self.chance.randint(1, 4))]
         try:
             replies = [connection.ask("INCRBY", operation.key, str(operation.delta)) for operation in operations]
             await asyncio.wait(replies, timeout=self.chance.choice([0.01, 1.0, 10.0]))
@@ -245,9 +283,9 @@ class ClusterCallers(Callers):
 
     async def _notified(self, who: str) -> None:
         """An increment that nobody waits for."""
-        pool = self.client._pool
+        pool = self._coordinators
         if pool is None or not pool._lanes:
             return
-        operation = self.ledger.begin(who, self.key_of("durable"), "durable")
+        operation = self.ledger.begin(raw(who), self.key_of("durable"), "durable")
         self.ledger.give_up(operation)
         pool._lanes[0].connection.notify("incr", operation.key, operation.delta)

@@ -204,9 +204,6 @@ class CoordinatorWorld(ClusterWorld):
             host = CoordinatorHost(self.loop, self.network, name, self.topology, settings, self.part(), self.log)
             self.coordinators.append(host)
 
-    def _check_applied(self, inside: dict[str, int]) -> None:
-        """Under ids, what was acknowledged at `applied` may go with a crash, and nobody can tell."""
-
     def _abandon(self) -> None:
         super()._abandon()
         shutil.rmtree(self._folder, ignore_errors=True)

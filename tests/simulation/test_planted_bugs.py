@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from pycounter.client import id_client
 from pycounter.coordinator.removals import Removals
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
@@ -59,18 +58,8 @@ CLUSTER_BUGS = [
         "pass",
     ),
 ]
-NEW_IDS = Bug(
-    "what is sent again gets a new id",
-    id_client,
-    "_request_of",
-    '{"id": one.id, "level": level}',
-    '{"id": one.id + bytes([one.replays, len(str(one.failure)) % 251]), "level": level}',
-)
 #: With the scenario that they are looked for in, and from which seed on.
-BUGS = [
-    *(("cluster", 1, bug) for bug in CLUSTER_BUGS),
-    ("coordinator", 1, NEW_IDS),
-]
+BUGS = [("cluster", 1, bug) for bug in CLUSTER_BUGS]
 
 
 def find(bug, scenario, first, count=SEEDS_MAX):

@@ -99,7 +99,7 @@ impl SessionLink {
 #[pymethods]
 impl SessionLink {
     #[new]
-    #[pyo3(signature = (*, clock, level = "durable", token = None, client = "pycounter", timeout_s = 60.0,
+    #[pyo3(signature = (*, clock, level = "durable", token = None, client = "pycounter", passage_to = None, timeout_s = 60.0,
         pending_operations_max = 50_000, gather_operations_max = 100, gather_s = 0.01, batch_operations_max = 1000,
         batch_bytes_max = 524_288, batches_in_flight_max = 8, window_operations_max = 9000,
         unconfirmed_operations_max = 200_000, reply_bytes_max = 67_108_864, backoff_first_s = 0.05, backoff_max_s = 1.0,
@@ -110,6 +110,7 @@ impl SessionLink {
         level: &str,
         token: Option<Vec<u8>>,
         client: &str,
+        passage_to: Option<String>,
         timeout_s: f64,
         pending_operations_max: usize,
         gather_operations_max: usize,
@@ -142,6 +143,7 @@ impl SessionLink {
         let mut settings = LinkSettings {
             token,
             client: client.to_owned(),
+            passage_to,
             batch_operations_max,
             batch_bytes_max,
             batches_in_flight_max,

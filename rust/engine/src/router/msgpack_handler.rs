@@ -185,29 +185,20 @@ impl Router {
         }
     }
 
-    /// Has the host connect the client to a shard. After an error the connection is closed, as what came behind the
-    /// request is meant for that shard.
+    /// Has the host connect the client to the shard or replica of this name. After an error the connection is closed,
+    /// as what came behind the request is meant for that shard.
     fn begin_passage(&mut self, connection: &mut Connection, msgid: Option<u32>, name: &[u8]) {
-        let refusal = match self.names.iter().position(|known| known.as_bytes() == name) {
-            None => {
-                let name = String::from_utf8_lossy(name);
-                (ErrorCode::WrongShard, format!("there is no shard {name} here: nothing was applied"))
-            }
-            Some(_) if connection.owes() || !connection.open.is_empty() => {
-                let message = "ask for a shard when all earlier requests are answered: nothing behind this was applied";
-                (ErrorCode::BadRequest, message.to_owned())
-            }
-            Some(shard) => {
-                let mut params = Vec::new();
-                rpc::write_array_len(&mut params, 1);
-                rpc::write_u64(&mut params, shard as u64);
-                self.serve_by_host(connection, msgid, "passage", &params);
-                connection.hold = Some(Hold::Passage);
-                return;
-            }
-        };
-        self.deny(connection, msgid, refusal.0, &refusal.1);
-        connection.closing = true;
+        if connection.owes() || !connection.open.is_empty() {
+            let message = "ask for a shard when all earlier requests are answered: nothing behind this was applied";
+            self.deny(connection, msgid, ErrorCode::BadRequest, message);
+            connection.closing = true;
+            return;
+        }
+        let mut params = Vec::new();
+        rpc::write_array_len(&mut params, 1);
+        rpc::write_bin(&mut params, name);
+        self.serve_by_host(connection, msgid, "passage", &params);
+        connection.hold = Some(Hold::Passage);
     }
 
     fn deny(&mut self, connection: &mut Connection, msgid: Option<u32>, code: ErrorCode, message: &str) {

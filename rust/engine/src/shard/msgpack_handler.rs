@@ -224,10 +224,11 @@ impl Shard {
                     return;
                 }
                 connection.authenticated = true;
-                if let Some(wanted) = shard.filter(|&wanted| wanted != self.identity.name.as_bytes()) {
+                let own = self.replica_of().map_or(self.identity.name.as_str(), |(name, _)| name);
+                if let Some(wanted) = shard.filter(|&wanted| wanted != own.as_bytes()) {
                     // What came behind it is meant for the other shard.
                     let wanted = String::from_utf8_lossy(wanted);
-                    let message = format!("this is {}, not {wanted}: nothing was applied", self.identity.name);
+                    let message = format!("this is {own}, not {wanted}: nothing was applied");
                     rpc::reply_error(&mut self.now, id, ErrorCode::WrongShard, &message);
                     connection.closing = true;
                     return;

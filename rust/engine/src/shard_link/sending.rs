@@ -35,14 +35,19 @@ impl<T> ShardLink<T> {
         rpc::write_u64(out, u64::from(HELLO));
         rpc::write_str(out, "hello");
         rpc::write_array_len(out, 1);
-        rpc::write_map_len(out, 2 + usize::from(self.settings.token.is_some()));
+        let (token, shard) = (&self.settings.token, &self.settings.passage_to);
+        rpc::write_map_len(out, 2 + usize::from(token.is_some()) + usize::from(shard.is_some()));
         rpc::write_str(out, "client");
         rpc::write_str(out, &self.settings.client);
         rpc::write_str(out, "session");
         rpc::write_bin(out, &session.0);
-        if let Some(token) = &self.settings.token {
+        if let Some(token) = token {
             rpc::write_str(out, "token");
             rpc::write_bin(out, token);
+        }
+        if let Some(shard) = shard {
+            rpc::write_str(out, "shard");
+            rpc::write_str(out, shard);
         }
     }
 

@@ -55,6 +55,8 @@ pub struct LinkSettings {
     pub token: Option<Vec<u8>>,
     /// The client's name in `hello`.
     pub client: String,
+    /// The name of the shard, where a coordinator is to connect to it.
+    pub passage_to: Option<String>,
     /// Operations in one `apply`.
     pub batch_operations_max: usize,
     /// Bytes of the items in one `apply`; below the shard's limit on frames, which is 1 MiB by default.
@@ -100,6 +102,7 @@ impl Default for LinkSettings {
         Self {
             token: None,
             client: "coordinator".into(),
+            passage_to: None,
             batch_operations_max: 1000,
             batch_bytes_max: 512 << 10,
             batches_in_flight_max: 8,
