@@ -132,6 +132,13 @@ impl State {
         self.cleared || !self.dirty.is_empty() || self.sessions.is_dirty() || self.ids.has_new()
     }
 
+    /// Has this counter a change that no commit carries yet?
+    #[must_use]
+    pub fn is_changed(&self, key: &[u8]) -> bool {
+        let counters = &self.counters;
+        self.cleared || counters.find(counters.hash(key), key).is_some_and(|counter| counters.is_dirty(counter))
+    }
+
     /// Removes every counter; sessions and ids stay.
     pub fn clear_counters(&mut self) {
         self.dirty.take(&mut self.counters, |_, _| {});

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::atomics::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 use crate::journal::record::EncodedCommit;
+use crate::journal::unwritten::Unwritten;
 
 /// The newest durable commit, readable by everybody.
 #[derive(Debug)]
@@ -74,6 +75,8 @@ struct State {
     failures: u64,
     /// Why the last attempt failed; `None` once one worked.
     failure: Option<String>,
+    /// What the commit holds whose last attempt failed.
+    unwritten: Option<Arc<Unwritten>>,
 }
 
 /// The slot. See the module's documentation.
@@ -184,6 +187,7 @@ impl CommitSlot {
     pub(super) fn settle(&self, commit: EncodedCommit) {
         let mut state = self.lock();
         state.failure = None;
+        state.unwritten = None;
         self.failing.store(false, Ordering::Relaxed);
         // Release, in this order: who sees `in_flight` false sees the number, and who sees the number, the log.
         self.durable.0.store(commit.number, Ordering::Release);
@@ -191,6 +195,19 @@ impl CommitSlot {
         state.recycled = Some(commit.bytes);
         drop(state);
         self.settled.notify_all();
+    }
+
+    /// What the commit holds whose last attempt failed, until one works.
+    pub(super) fn unwritten(&self) -> Option<Arc<Unwritten>> {
+        self.lock().unwritten.clone()
+    }
+
+    /// Writer: notes what `commit` holds, whose attempt is about to be told as failed.
+    pub(super) fn note_unwritten(&self, commit: &EncodedCommit) {
+        if self.unwritten().is_none_or(|unwritten| unwritten.number() != commit.number) {
+            let unwritten = Arc::new(Unwritten::of(commit));
+            self.lock().unwritten = Some(unwritten);
+        }
     }
 
     /// Writer: an attempt failed; the commit stays in flight.

@@ -18,6 +18,7 @@ use crate::journal::Appender;
 use crate::journal::commit_slot::{CommitSlot, Order};
 pub use crate::journal::commit_slot::{Durable, WaitOutcome};
 use crate::journal::record::EncodedCommit;
+use crate::journal::unwritten::Unwritten;
 use crate::planted_bug;
 
 /// The pause after a first failed attempt; it doubles up to [`RETRY_PAUSE_MAX`].
@@ -181,6 +182,12 @@ impl CommitThread {
         self.shared.slot.failure().1
     }
 
+    /// What the commit holds whose last attempt failed, until one works.
+    #[must_use]
+    pub fn unwritten(&self) -> Option<Arc<Unwritten>> {
+        self.shared.slot.unwritten()
+    }
+
     /// A buffer of an earlier commit, for its memory.
     #[must_use]
     pub fn take_buffer(&self) -> Vec<u8> {
@@ -321,6 +328,7 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
+                self.slot.note_unwritten(&commit);
                 self.slot.fail(error.to_string());
                 Err((commit, error.is_final()))
             }

@@ -28,6 +28,7 @@ pub mod recovery;
 pub mod segment;
 pub mod simulated_files;
 pub mod tail;
+pub mod unwritten;
 mod walk;
 
 pub use error::JournalError;

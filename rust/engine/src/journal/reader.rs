@@ -37,14 +37,7 @@ pub struct Commit<'a> {
 impl<'a> Commit<'a> {
     /// Its entries, in order. None for the commit that opens an epoch.
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry<'a>, EntryError>> + use<'a> {
-        let mut rest = self.records;
-        let bodies = std::iter::from_fn(move || {
-            let length = record_length(rest.first_chunk()?)?;
-            let (record, after) = rest.split_at_checked(length)?;
-            rest = after;
-            record.get(HEADER_BYTES..)
-        });
-        bodies.flat_map(EntryReader::new)
+        entries_of(self.records)
     }
 
     /// Passes its entries on.
@@ -59,6 +52,18 @@ impl<'a> Commit<'a> {
         }
         Ok(())
     }
+}
+
+/// The entries of whole records that were checked, or never left memory.
+pub(crate) fn entries_of(records: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, EntryError>> {
+    let mut rest = records;
+    let bodies = std::iter::from_fn(move || {
+        let length = record_length(rest.first_chunk()?)?;
+        let (record, after) = rest.split_at_checked(length)?;
+        rest = after;
+        record.get(HEADER_BYTES..)
+    });
+    bodies.flat_map(EntryReader::new)
 }
 
 /// Reads commits up to `upto` and passes their entries to `sink`; stops after the commit with which `about_bytes` are

@@ -20,6 +20,7 @@ mod shard_settings;
 mod statistics;
 mod unfinished_input;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use crate::figure::Figure;
@@ -36,6 +37,7 @@ use crate::folder::Recovered;
 use crate::journal::commit_thread::{CommitThread, WaitOutcome};
 use crate::journal::entry::Fingerprint;
 use crate::journal::record::CommitEncoder;
+use crate::journal::unwritten::Unwritten;
 use crate::limits::GREETING_BYTES_MAX;
 use crate::operation_id_table::Lookup;
 use crate::planted_bug::{self, PlantedBug, is_planted};
@@ -101,6 +103,8 @@ pub struct Shard {
     /// Failed attempts of the journal that were already answered.
     failures_seen: u64,
     failing: bool,
+    /// While it fails: what the commit holds that can't be written.
+    unwritten: Option<Arc<Unwritten>>,
     commit_scheduled: bool,
     /// Uptime of earlier runs.
     uptime_before_ms: u64,
@@ -178,6 +182,7 @@ impl Shard {
             stopped: Vec::new(),
             failures_seen: 0,
             failing: false,
+            unwritten: None,
             commit_scheduled: false,
             uptime_here: Duration::ZERO,
             uptime_at: now,
@@ -235,6 +240,7 @@ impl Shard {
         self.work = 0;
         let Some(mut connection) = self.connections.take(slot) else { return Fed::default() };
         self.failing = self.journal.is_failing();
+        self.unwritten = if self.failing { self.journal.unwritten() } else { None };
         self.update_uptime();
         self.statistics.bytes_received += chunk.len() as u64;
         connection.peer.heard_ms = self.uptime_ms;

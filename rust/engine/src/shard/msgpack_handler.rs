@@ -185,23 +185,25 @@ impl Shard {
                 }
                 give_back(results, &mut self.pool);
             }
-            Request::Get { key, options } => self.read(id, options, |shard, out| {
+            Request::Get { key, options } => self.read(id, options, &[key], |shard, out| {
                 write_value(out, shard.value(key), options.or_nil);
             }),
-            Request::GetMany { keys, options } => self.read(id, options, |shard, out| {
+            Request::GetMany { keys, options } => self.read(id, options, &keys, |shard, out| {
                 rpc::write_array_len(out, keys.len());
                 for key in &keys {
                     write_value(out, shard.value(key), options.or_nil);
                 }
             }),
-            Request::Total { key, options } => self.read(id, options, |shard, out| shard.write_total(out, key)),
-            Request::TotalMany { keys, options } => self.read(id, options, |shard, out| {
+            Request::Total { key, options } => {
+                self.read(id, options, &[key], |shard, out| shard.write_total(out, key));
+            }
+            Request::TotalMany { keys, options } => self.read(id, options, &keys, |shard, out| {
                 rpc::write_array_len(out, keys.len());
                 for key in &keys {
                     shard.write_total(out, key);
                 }
             }),
-            Request::Scan { cursor, count, prefix, foreign } => self.read(id, ReadOptions::default(), |shard, out| {
+            Request::Scan { cursor, count, prefix, foreign } => self.look(id, self.settings.level, |shard, out| {
                 let (next, found) = shard.scan_page(cursor, count, b"", |counters, key| {
                     key.starts_with(prefix)
                         && (!foreign || counters.foreign().is_some_and(|list| list.is_foreign(key_hash(key))))
@@ -240,7 +242,7 @@ impl Shard {
                     let time_ms = self.durable_uptime_ms;
                     return self.tell(id, |shard, out| shard.write_hello(out, time_ms, session.is_some(), None));
                 }
-                self.read(id, ReadOptions { level: Some(Level::Durable), ..ReadOptions::default() }, |shard, out| {
+                self.look(id, Level::Durable, |shard, out| {
                     shard.write_hello(out, shard.uptime_ms, session.is_some(), last);
                 });
             }
@@ -292,7 +294,7 @@ impl Shard {
             self.refuse(self.settings.level, id, ErrorCode::TooLarge);
         } else {
             let found = top.finish();
-            self.read(id, ReadOptions::default(), |_, out| write_counters(out, &found));
+            self.look(id, self.settings.level, |_, out| write_counters(out, &found));
         }
         true
     }
@@ -342,8 +344,9 @@ impl Shard {
         }
     }
 
-    fn read(&mut self, msgid: u32, options: ReadOptions, write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
-        let mut level = options.level.unwrap_or(self.settings.level);
+    /// A reply that tells of these counters.
+    fn read(&mut self, msgid: u32, options: ReadOptions, keys: &[&[u8]], write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
+        let level = options.level.unwrap_or(self.settings.level);
         if let Some(commit) = options.min_commit {
             if commit > self.stamp() {
                 if self.following.is_some() {
@@ -354,9 +357,15 @@ impl Shard {
                 return self.refuse_with(level, msgid, ErrorCode::BadRequest, message);
             }
             if commit > self.journal.durable() {
-                level = Level::Durable;
+                return self.look(msgid, Level::Durable, write);
             }
         }
+        let kind = self.kind_of_read(keys.iter().copied());
+        self.reply(kind, level, msgid, write);
+    }
+
+    /// A reply that tells of counters which the request doesn't name, or of a session.
+    fn look(&mut self, msgid: u32, level: Level, write: impl FnOnce(&mut Self, &mut Vec<u8>)) {
         self.reply(ReplyKind::Seen, level, msgid, write);
     }
 

@@ -1,5 +1,6 @@
 //! What a change does to a shard, whichever protocol asked: ids first, then limits, then the counter.
 
+use super::held_replies::ReplyKind;
 use super::{LOOK_WORK, Shard};
 use crate::counter_store::CounterRef;
 use crate::error_code::ErrorCode;
@@ -60,6 +61,17 @@ impl Shard {
             return Err(ErrorCode::ReadOnly);
         }
         if self.state.dirty.has_room(count) { Ok(()) } else { Err(ErrorCode::Overloaded) }
+    }
+
+    /// What a read of these counters waits for. While the disk fails, values without an unwritten change are on disk, and
+    /// no change is taken: they wait for nothing. See `docs/durability.md`.
+    pub(super) fn kind_of_read<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) -> ReplyKind {
+        let Some(unwritten) = self.unwritten.as_deref() else { return ReplyKind::Seen };
+        let is_written = |key| !unwritten.holds(key) && !self.state.is_changed(key);
+        if unwritten.number() == self.handed_over && keys.into_iter().all(is_written) {
+            return ReplyKind::Neutral;
+        }
+        ReplyKind::Seen
     }
 
     /// Applies an admitted increment to a counter whose hash is known, and which was looked for already if it is likely.

@@ -219,12 +219,16 @@ impl Shard {
                 let outcome = self.admit(1).and_then(|()| self.apply(Method::Incr, key, *delta));
                 return write_outcome(out, outcome);
             }
-            Command::Get { key } => write_value(out, version, self.value(key)),
+            Command::Get { key } => {
+                write_value(out, version, self.value(key));
+                return self.kind_of_read([*key]);
+            }
             Command::MGet { keys } => {
                 resp::write_array_len(out, keys.len());
                 for key in keys {
                     write_value(out, version, self.value(key));
                 }
+                return self.kind_of_read(keys.iter().copied());
             }
             Command::GetDel { key } => {
                 let Some(before) = self.value(key) else {
@@ -252,6 +256,7 @@ impl Shard {
             Command::Exists { keys } => {
                 let count = keys.iter().filter(|key| self.value(key).is_some()).count();
                 resp::write_int(out, count as i64);
+                return self.kind_of_read(keys.iter().copied());
             }
             Command::Set { key, value, get, only_if } => {
                 let is_there = only_if.is_some() && self.value(key).is_some();
@@ -285,6 +290,7 @@ impl Shard {
             Command::Strlen { key } => {
                 let length = self.value(key).map_or(0, |value| itoa::Buffer::new().format(value).len());
                 resp::write_int(out, length as i64);
+                return self.kind_of_read([*key]);
             }
             Command::Keys { pattern } => return self.write_keys(pattern, out),
             Command::RandomKey => match self.random_key() {
@@ -313,6 +319,7 @@ impl Shard {
             Command::DbSize => resp::write_int(out, self.state.counters.len() as i64),
             Command::Type { key } => {
                 resp::write_simple(out, if self.value(key).is_some() { "string" } else { "none" });
+                return self.kind_of_read([*key]);
             }
             Command::FlushAll => {
                 return match self.admit(0).and_then(|()| self.apply(Method::DeleteAll, b"", 0)) {
