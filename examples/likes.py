@@ -35,7 +35,7 @@ async def show(client: pycounter.Client, live: Live) -> None:
     table = Table("post", "likes", title="Most liked")
     with contextlib.suppress(RpcError):
         for post, likes in await client.top(10, PREFIX):
-            table.add_row(post.decode().removeprefix(PREFIX), f"{likes:,}")
+            table.add_row(str(post).removeprefix(PREFIX), f"{likes:,}")
         live.update(table)
 
 

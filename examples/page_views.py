@@ -46,7 +46,7 @@ async def show_views(request: Request) -> Response:
     """The ten most viewed pages."""
     counters: pycounter.Client = request.app.state.counters
     most = await counters.top(10, PREFIX)
-    return JSONResponse({key.decode().removeprefix(PREFIX): views for key, views in most})
+    return JSONResponse({str(key).removeprefix(PREFIX): views for key, views in most})
 
 
 app = Starlette(routes=[Route("/pages/{name}", show_page), Route("/views", show_views)], lifespan=counting)

@@ -9,6 +9,7 @@
     ├── StorageError          the disk, the folder, the data in this process: .path
     │   └── FolderLocked, FormatTooNew, DamagedData, StorageFull, NotDurable, IsBackup
     ├── AfterFork             used in a forked child
+    ├── WrongLoop             a client was used on another event loop than its own
     ├── SettingsError         a setting is wrong: .setting and .source
     └── TopologyError         a list of shards makes no sense
 
@@ -260,6 +261,10 @@ class IsBackup(StorageError):
 
 class AfterFork(PyCounterError):
     """Something that belongs to the parent process was used in a forked child."""
+
+
+class WrongLoop(PyCounterError, RuntimeError):
+    """A client was used on another event loop than the one that connected it. Nothing was sent."""
 
 
 class SettingsError(PyCounterError, ValueError):

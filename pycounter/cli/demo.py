@@ -36,6 +36,7 @@ from pycounter.cluster.control import ask_supervisor
 from pycounter.cluster.parent import die_with_parent
 from pycounter.coordinator.client import Client
 from pycounter.coordinator.connecting import connect
+from pycounter.coordinator.shard_routes import key_bytes
 from pycounter.errors import PyCounterError, Unavailable
 from pycounter.topology import ProcessInfo, Topology
 
@@ -182,7 +183,7 @@ def _count(files: Sequence[Path], into: Counter[bytes]) -> None:
 async def _read_all(port: int) -> dict[bytes, int]:
     """Every counter of the cluster."""
     async with connect(f"pycounter://{HOST}:{port}") as client:
-        return {key: value async for key, value in client.scan()}
+        return {key_bytes(key): value async for key, value in client.scan()}
 
 
 #: The command `pycounter`, in a process that ends with its parent.

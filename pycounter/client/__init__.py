@@ -6,7 +6,8 @@
 
 Which file holds what: `framing` turns messages into bytes and back. The rules of exactly once, batches and their
 futures are in Rust, `pycounter._native.SessionLink`; `link_connection` keeps one connected, `link_room` bounds what is
-accepted, `session_client` is what callers see, and `outcomes` what they get.
+accepted, `session_client` is what callers see, and `outcomes` what they get. `event_loop` refuses calls on another loop
+than the client's.
 
 Beside it, for requests that need no session: `connection` is one TCP connection and `hello` what a server says first
 on it, `pool` has many, `retry` says what may be sent again, and `caller` does so. `unknown_operations` is the list of

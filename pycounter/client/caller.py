@@ -10,6 +10,7 @@ from typing import Any
 from pycounter.client.pool import Pool
 from pycounter.client.retry import BEFORE_THE_ID, READS, RetryPolicy, repeat_of
 from pycounter.clock import SYSTEM_CLOCK, Clock
+from pycounter.durations import seconds
 from pycounter.errors import DeadlineExceeded, RpcError, Unavailable, UnknownOutcome
 
 __all__ = ["Caller"]
@@ -54,7 +55,7 @@ class Caller:
             Unavailable: nothing was applied.
         """
         loop = asyncio.get_running_loop()
-        timeout_s = self.pool.settings.request_timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self.pool.settings.request_timeout_s)
         deadline = loop.time() + timeout_s
         has_id = repeat_of(method, params) == "same_shard"
         pauses = self.policy.pauses(self._random)

@@ -18,6 +18,7 @@ from pycounter.client.connection import RpcConnection
 from pycounter.client.hello import HelloReply
 from pycounter.client.settings import PoolSettings
 from pycounter.clock import SYSTEM_CLOCK, Clock
+from pycounter.durations import seconds
 from pycounter.errors import DeadlineExceeded, Forbidden, Overloaded, RpcError, Unauthenticated, Unavailable, WrongShard
 
 __all__ = ["Pool", "PoolStatistics"]
@@ -180,7 +181,7 @@ class Pool:
         missing = min(connections, self.settings.connections_max) - len(self._lanes) - len(self._opening)
         for _ in range(missing):
             self._open_one()
-        timeout_s = self.settings.connect_timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self.settings.connect_timeout_s)
         deadline = asyncio.get_running_loop().time() + timeout_s
         while self._opening or not self._lanes:
             (await self._lease(deadline)).reserved -= 1

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, overload
 
 from pycounter._native import SessionLink
 from pycounter.client.backoff import Backoff
+from pycounter.client.event_loop import check_loop
 from pycounter.client.framing import Item, Key, Level, check_level, pack, unpack
 from pycounter.client.link_connection import LinkConnection
 from pycounter.client.link_room import LinkRoom
@@ -25,6 +26,7 @@ from pycounter.client.settings import ClientSettings
 from pycounter.client.statistics import BatchHealth, ClientStatistics
 from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
 from pycounter.clock import SYSTEM_CLOCK, Clock
+from pycounter.durations import seconds
 from pycounter.errors import PyCounterError, RpcError, SessionLost, Unavailable, from_wire
 
 __all__ = ["SESSION_BYTES", "SessionClient"]
@@ -179,7 +181,7 @@ class SessionClient:
             WrongShard: it isn't the shard of the identity that was given.
         """
         self.start()
-        timeout_s = self.settings.connect_timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self.settings.connect_timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._connection.is_ready:
@@ -202,7 +204,7 @@ class SessionClient:
         """
         if not self._connection.is_started:
             return
-        timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self.settings.close_timeout_s)
         unknown_before = self.statistics.operations_unknown
         refusal = self._refusal = self._failure or Unavailable("the client is closed: nothing was applied")
         try:
@@ -226,6 +228,7 @@ class SessionClient:
         if self._refusal is not None:
             # One object for all callers: without this it would remember each of them.
             raise self._refusal.with_traceback(None)
+        check_loop(self._loop)
 
     # --- counting --------------------------------------------------------------------------------------------------
 
@@ -269,7 +272,9 @@ class SessionClient:
         """
         if level is not None:
             check_level(level)
-        if self._refusal is not None:
+        if timeout_s is not None:
+            timeout_s = seconds(timeout_s, 0.0)
+        if self._refusal is not None or asyncio.get_running_loop() is not self._loop:
             self._check()
         link, room = self._link, self._room
         reply = self._loop.create_future()
@@ -299,6 +304,8 @@ class SessionClient:
         """
         if level is not None:
             check_level(level)
+        if timeout_s is not None:
+            timeout_s = seconds(timeout_s, 0.0)
         self._check()
         if not items:
             return []
@@ -333,7 +340,7 @@ class SessionClient:
             DeadlineExceeded: it isn't yet.
         """
         self._check()
-        await self._confirm(self.settings.call_timeout_s if timeout_s is None else timeout_s)
+        await self._confirm(seconds(timeout_s, self.settings.call_timeout_s))
 
     async def _confirm(self, timeout_s: float | None) -> None:
         reply = self._loop.create_future()
@@ -352,14 +359,14 @@ class SessionClient:
             Unavailable: the shard couldn't be reached; nothing was applied.
         """
         self._check()
-        timeout_s = self.settings.call_timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self.settings.call_timeout_s)
         reply = self._loop.create_future()
         repeat = repeat_of(method, params)
         number = self._link.call(method, pack(params), repeat, reply, timeout_s, self.settings.id_window_s)
         return unpack(await self._answer(reply, number))
 
     def _deadline(self, timeout_s: float | None) -> float:
-        return self._loop.time() + (self.settings.call_timeout_s if timeout_s is None else timeout_s)
+        return self._loop.time() + seconds(timeout_s, self.settings.call_timeout_s)
 
     # --- what happens ----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pycounter.client.framing import Key
+from pycounter.durations import seconds
 
 __all__ = ["UnknownOperation", "UnknownOperations", "Watchers"]
 
@@ -84,6 +85,7 @@ class UnknownOperations:
         Raises:
             TimeoutError: not all are settled yet.
         """
+        limit_s = None if timeout_s is None else seconds(timeout_s, 0.0)
         settled = asyncio.get_running_loop().create_future()
         watched = [watchers for _, watchers in self._pending()]
         left = len(watched)
@@ -97,7 +99,7 @@ class UnknownOperations:
         for watchers in watched:
             watchers.append(tell)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(limit_s):
                 if watched:
                     await settled
         finally:

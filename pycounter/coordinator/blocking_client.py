@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from pycounter.client import LostTail
 from pycounter.client.framing import Level
@@ -24,7 +24,7 @@ from pycounter.client.outcomes import Detail
 from pycounter.client.unknown_operations import UnknownOperation
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.client import Client, Item
-from pycounter.coordinator.connect_settings import ConnectSettings
+from pycounter.coordinator.connect_settings import ConnectOptions, ConnectSettings
 from pycounter.coordinator.shard_routes import Key
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom
@@ -299,13 +299,13 @@ class BlockingClient:
             lambda: self._client.total_many(taken, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
         )
 
-    def scan(self, prefix: Key = b"") -> Iterator[tuple[bytes, int]]:
+    def scan(self, prefix: Key = b"") -> Iterator[tuple[Key, int]]:
         """As `Client.scan`: an iterator."""
         counters = self._client.scan(prefix)
         while page := self._call(lambda: _take(counters, _SCAN_PAGE)):
             yield from page
 
-    def top(self, n: int = 10, prefix: Key = b"") -> list[tuple[bytes, int]]:
+    def top(self, n: int = 10, prefix: Key = b"") -> list[tuple[Key, int]]:
         """As `Client.top`."""
         return self._call(lambda: self._client.top(n, prefix))
 
@@ -335,6 +335,11 @@ class BlockingClient:
         return self._client.topology
 
     @property
+    def route(self) -> str:
+        """As `Client.route`."""
+        return self._client.route
+
+    @property
     def statistics(self) -> dict[str, int | float | bool]:
         """As `Client.statistics`."""
 
@@ -357,8 +362,8 @@ class BlockingClient:
         return self._thread.call(make)
 
 
-async def _take(counters: AsyncIterator[tuple[bytes, int]], count: int) -> list[tuple[bytes, int]]:
-    page: list[tuple[bytes, int]] = []
+async def _take(counters: AsyncIterator[tuple[Key, int]], count: int) -> list[tuple[Key, int]]:
+    page: list[tuple[Key, int]] = []
     async for counter in counters:
         page.append(counter)
         if len(page) >= count:
@@ -395,7 +400,7 @@ def connect_blocking(
     *,
     on_lost_tail: Callable[[LostTail], None] | None = None,
     clock: Clock = SYSTEM_CLOCK,
-    **settings: Any,
+    **settings: Unpack[ConnectOptions],
 ) -> BlockingClient:
     """Connects to a counter service, for programs without an event loop.
 

@@ -25,11 +25,12 @@ from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
 from pycounter.coordinator.settings import TuningSettings
-from pycounter.coordinator.shard_routes import Key
+from pycounter.coordinator.shard_routes import Key, shown_key
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.topology_watch import TopologyWatch
 from pycounter.coordinator.total import Total
 from pycounter.coordinator.totals import Accuracy, ReadFrom, Totals
+from pycounter.durations import seconds
 from pycounter.errors import PyCounterError, RpcError, Unavailable
 from pycounter.settings import is_loopback
 from pycounter.topology import Topology, format_address
@@ -172,7 +173,7 @@ class Client:
         if self._is_closed:
             return
         self._is_closed = True
-        await self._end(self.settings.close_timeout_s if timeout_s is None else timeout_s)
+        await self._end(seconds(timeout_s, self.settings.close_timeout_s))
 
     async def _end(self, timeout_s: float = 0.0) -> None:
         try:
@@ -334,13 +335,17 @@ class Client:
         """The totals of counters, in the keys' order, by one request to each shard. As `total`."""
         return await self._reading.total_many(keys, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
 
-    def scan(self, prefix: Key = b"") -> AsyncIterator[tuple[bytes, int]]:
-        """Every counter whose key begins with `prefix`, with its value, in no order."""
-        return self._listing.scan(prefix)
+    async def scan(self, prefix: Key = b"") -> AsyncIterator[tuple[Key, int]]:
+        """Every counter whose key begins with `prefix`, with its value, in no order.
 
-    async def top(self, n: int = 10, prefix: Key = b"") -> list[tuple[bytes, int]]:
-        """The `n` largest counters whose keys begin with `prefix`, the largest first."""
-        return await self._listing.top(n, prefix)
+        Keys that are UTF-8 come as str, others as bytes, as everywhere.
+        """
+        async for key, value in self._listing.scan(prefix):
+            yield shown_key(key), value
+
+    async def top(self, n: int = 10, prefix: Key = b"") -> list[tuple[Key, int]]:
+        """The `n` largest counters whose keys begin with `prefix`, the largest first. Keys as in `scan`."""
+        return [(shown_key(key), value) for key, value in await self._listing.top(n, prefix)]
 
     # --- removing --------------------------------------------------------------------------------------------------
 

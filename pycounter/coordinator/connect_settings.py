@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import ssl
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pycounter.client import ClientSettings
@@ -15,7 +17,7 @@ from pycounter.coordinator.settings import TuningSettings
 from pycounter.errors import SettingsError
 from pycounter.topology import Address, parse_address
 
-__all__ = ["ConnectSettings", "Route"]
+__all__ = ["ConnectOptions", "ConnectSettings", "Route"]
 
 #: `direct`: to the shards themselves. `coordinator`: everything through the address that was given. `auto`: directly
 #: where the shards can be reached.
@@ -24,6 +26,28 @@ Route = Literal["auto", "direct", "coordinator"]
 DEFAULT_PORT = 7400
 _ROUTES = ("auto", "direct", "coordinator")
 _LEVELS = ("durable", "applied")
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The keywords of `connect` and `connect_blocking`, for type checkers: the fields of `ConnectSettings`."""
+
+    token: str | bytes | None
+    tls: ssl.SSLContext | None
+    route: Route
+    level: Level
+    connect_timeout_s: float
+    request_timeout_s: float
+    increment_timeout_s: float
+    close_timeout_s: float
+    batch_operations_max: int
+    batch_delay_s: float
+    pending_operations_max: int
+    pool_connections_max: int
+    pool_idle_s: float
+    retries: int
+    retry_first_s: float
+    poll_interval_s: float
+    coordinator: TuningSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +97,13 @@ class ConnectSettings:
             raise SettingsError(f"level is one of {', '.join(_LEVELS)}, not {self.level!r}", setting="level")
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, int | float) and each.name != "retries" and not value > 0:
-                raise SettingsError(f"{each.name} must be above 0", setting=each.name)
+            wanted = {"int": int, "float": int | float}.get(str(each.type))
+            if wanted is None:
+                continue
+            least = "at least 0" if each.name == "retries" else "above 0"
+            is_number = isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)
+            if not is_number or value < 0 or (value == 0 and least == "above 0"):
+                raise SettingsError(f"{each.name} must be a number {least}, not {value!r}", setting=each.name)
 
     @classmethod
     def from_url(cls, url: str, **settings: Any) -> Self:
@@ -108,7 +137,9 @@ class ConnectSettings:
             merged[name] = value
         for name, value in settings.items():
             if name not in known:
-                raise SettingsError(f"there is no setting {name!r}", setting=name)
+                near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
+                raise SettingsError(f"there is no setting {name!r}; {hint}", setting=name)
             merged[name] = value
         return cls(**merged)
 

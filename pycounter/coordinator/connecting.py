@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, Unpack
 
 from pycounter.client import LostTail
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.client import Client
-from pycounter.coordinator.connect_settings import ConnectSettings
+from pycounter.coordinator.connect_settings import ConnectOptions, ConnectSettings
 
 __all__ = ["Connecting", "connect"]
 
@@ -20,12 +21,31 @@ class Connecting:
     def __init__(self, make: Callable[[], Client]) -> None:
         self._make = make
         self._client: Client | None = None
+        self._is_used = False
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"connect(...) has no {name!r} before it is awaited: write `client = await pycounter.connect(...)`, "
+            "`async with pycounter.connect(...) as client`, or use pycounter.connect_blocking"
+        )
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError("use `async with pycounter.connect(...)`, or `with pycounter.connect_blocking(...)`")
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached; with it, `with` calls `__enter__`."""
+
+    def __del__(self) -> None:
+        if not self.__dict__.get("_is_used", True):
+            warnings.warn("pycounter.connect(...) was never awaited", RuntimeWarning, source=self, stacklevel=2)
 
     def __await__(self) -> Generator[Any, None, Client]:
+        self._is_used = True
         opening: Awaitable[Client] = self._make().open()
         return opening.__await__()
 
     async def __aenter__(self) -> Client:
+        self._is_used = True
         self._client = await self._make().open()
         return self._client
 
@@ -41,7 +61,7 @@ def connect(
     *,
     on_lost_tail: Callable[[LostTail], None] | None = None,
     clock: Clock = SYSTEM_CLOCK,
-    **settings: Any,
+    **settings: Unpack[ConnectOptions],
 ) -> Connecting:
     """Connects to a counter service.
 

@@ -16,6 +16,7 @@ from pycounter.client.outcomes import Detail, Withdrawn
 from pycounter.coordinator.shard_handle import ShardHandle
 from pycounter.coordinator.shard_routes import Key, checked_items, key_bytes
 from pycounter.coordinator.shard_set import ShardSet
+from pycounter.durations import seconds
 from pycounter.errors import BadKey, RpcError, Unavailable
 
 __all__ = ["DirectRoute"]
@@ -69,7 +70,7 @@ class DirectRoute:
     ) -> int | Detail:
         encoded = key_bytes(key)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
+        deadline = loop.time() + seconds(timeout_s, self._timeout_s)
         while True:
             handle = self._shards.server_of(encoded)
             session = handle.session
@@ -111,7 +112,7 @@ class DirectRoute:
             finally:
                 self._bump_each(items)
         loop = asyncio.get_running_loop()
-        many = _Many(items, loop.time() + (self._timeout_s if timeout_s is None else timeout_s), level)
+        many = _Many(items, loop.time() + seconds(timeout_s, self._timeout_s), level)
         left = many.check()
         while left:
             groups: dict[int, list[int]] = {}

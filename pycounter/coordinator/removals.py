@@ -21,6 +21,7 @@ from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
 from pycounter.coordinator.total import I64
 from pycounter.coordinator.totals import Totals
+from pycounter.durations import seconds
 from pycounter.errors import (
     BadDelta,
     BadRequest,
@@ -195,7 +196,7 @@ class Removals:
         if type(value) is not int or value not in I64:
             raise BadDelta("a value to set is a signed 64-bit integer: nothing was sent")
         self.need_all("set")
-        timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self._settings.timeout_s)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             (before,) = await self._totals.find_many([encoded], accuracy="exact", timeout_s=timeout_s)
@@ -244,7 +245,7 @@ class Removals:
         window_s = self._settings.id_window_s - (age_ms or 0) / 1000
         if window_s <= 0:
             raise IdExpired("the id is older than the time for which shards keep it: nothing was sent now")
-        timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self._settings.timeout_s)
         deadline = asyncio.get_running_loop().time() + min(timeout_s, window_s)
         keys = () if encoded is None else (encoded,)
         self._on_removal(encoded)

@@ -15,6 +15,7 @@ import msgspec
 
 from pycounter.client import LostTail, SessionClient
 from pycounter.client.caller import Caller
+from pycounter.client.event_loop import check_loop
 from pycounter.client.pool import Pool
 from pycounter.client.unknown_operations import UnknownOperation
 from pycounter.clock import Clock
@@ -117,6 +118,7 @@ class ShardHandle:
         self._tls = settings.tls if is_alone or is_through else None
         self._clock = clock
         self._owner = owner
+        self._loop = asyncio.get_running_loop()
         #: As `commit_seen`, of changes that don't go through the session.
         self._commit_seen = 0
         self._is_started = False
@@ -254,6 +256,7 @@ class ShardHandle:
             UnknownOutcome, DeadlineExceeded: it was sent, and nobody knows.
             RpcError: the shard's own.
         """
+        check_loop(self._loop)
         if not self.info.address:
             raise Unavailable(f"nobody knows yet where {self.name} is: nothing was applied")
         return await self._caller.call(method, *params, timeout_s=timeout_s)

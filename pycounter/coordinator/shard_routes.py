@@ -22,6 +22,7 @@ __all__ = [
     "checked_items",
     "delta_number",
     "key_bytes",
+    "shown_key",
 ]
 
 Key = str | bytes
@@ -105,6 +106,14 @@ def key_bytes(key: Key) -> bytes:
     if not 1 <= len(key) <= KEY_BYTES_MAX:
         raise BadKey(f"a key has 1 to {KEY_BYTES_MAX:,} bytes, not {len(key):,}: nothing was sent")
     return key
+
+
+def shown_key(key: bytes) -> Key:
+    """A key as callers get it: str where it is UTF-8, bytes otherwise."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key
 
 
 def delta_number(delta: SupportsIndex) -> int:

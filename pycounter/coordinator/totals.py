@@ -23,6 +23,7 @@ from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.shard_routes import Key, ReplicaCaller, ShardCaller, ShardRoutes, key_bytes
 from pycounter.coordinator.shared_loads import SharedLoads
 from pycounter.coordinator.total import Total
+from pycounter.durations import seconds
 from pycounter.errors import DeadlineExceeded, InternalError, RpcError, Unavailable, WrongShard
 
 __all__ = ["Accuracy", "ForeignFilter", "ReadFrom", "TotalStatistics", "Totals", "ValueCache", "request_parts"]
@@ -158,7 +159,7 @@ class Totals:
             if (value := self._cache.get(encoded)) is not None:
                 return value
             # Not by the way of the others, which would look again and count a second miss.
-            timeout_s = self._timeout_s if timeout_s is None else timeout_s
+            timeout_s = seconds(timeout_s, self._timeout_s)
             absent = [(encoded, self._cache.begin(encoded))]
             return self._complete((await self._load_absent(absent, timeout_s))[encoded])
         return self._complete((await self._total_many([encoded], accuracy, read_from, timeout_s))[encoded])
@@ -215,7 +216,7 @@ class Totals:
             BadKey: one is no key.
         """
         encoded = [key_bytes(key) for key in keys]
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self._timeout_s)
         wanted = list(dict.fromkeys(encoded))
         loaded = await self._load(wanted, _How(exact=accuracy == "exact", or_nil=True), timeout_s)
         return [self._complete(loaded[key]) if loaded[key].exists else None for key in encoded]
@@ -235,7 +236,7 @@ class Totals:
             raise ValueError(f"accuracy is one of {', '.join(ACCURACIES)}, not {accuracy!r}")
         if read_from not in SOURCES:
             raise ValueError(f"read_from is one of {', '.join(SOURCES)}, not {read_from!r}")
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = seconds(timeout_s, self._timeout_s)
         wanted = list(dict.fromkeys(keys))
         if accuracy != "cached" or self._cache is None:
             return await self._load(wanted, _How(exact=accuracy == "exact", read_from=read_from), timeout_s)

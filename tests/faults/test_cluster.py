@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import pycounter
+from pycounter.coordinator.shard_routes import key_bytes
 from tests.support.cluster_callers import Caller, IdCaller, RespCaller, SmartCaller, ThroughCoordinator
 from tests.support.cluster_ledger import Ledger
 from tests.support.cluster_process import ClusterProcess
@@ -106,7 +107,7 @@ async def check_totals(cluster: ClusterProcess, ledger: Ledger) -> None:
         assert not any(total.missing for total in totals)
         exact = {key: total.total for key, total in zip(keys, totals, strict=True)}
         ledger.check_settled(exact)
-        scanned = {key: value async for key, value in client.scan()}
+        scanned = {key_bytes(key): value async for key, value in client.scan()}
         ledger.check_settled(scanned)
         check_same("scan", scanned, exact)
 

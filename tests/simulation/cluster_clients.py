@@ -131,24 +131,24 @@ class ClusterCallers(Callers):
         self.ledger.end_read(read, total.total, is_exact=total.exact, is_complete=not total.missing)
 
     async def _scan(self, who: str) -> None:
-        async def scan(**_: object) -> list[tuple[bytes, int]]:
+        async def scan(**_: object) -> list[tuple[str | bytes, int]]:
             return [row async for row in self.client.scan("counter")]
 
         self._check_rows(who, await self._ask(who, scan))
 
     async def _top(self, who: str) -> None:
-        async def top(**_: object) -> list[tuple[bytes, int]]:
+        async def top(**_: object) -> list[tuple[str | bytes, int]]:
             return await self.client.top(3, "counter")
 
         self._check_rows(who, await self._ask(who, top))
 
-    def _check_rows(self, who: str, rows: list[tuple[bytes, int]] | None) -> None:
+    def _check_rows(self, who: str, rows: list[tuple[str | bytes, int]] | None) -> None:
         rows = rows or []
         keys = [key for key, _ in rows]
         if len(set(keys)) < len(keys):
             raise Violation(f"{who}: a counter is listed twice: {rows}")
         for key, value in rows:
-            self.ledger.check(who, key.decode(), value)
+            self.ledger.check(who, str(key), value)
 
     async def _flush(self, who: str) -> None:
         await self._ask(who, self.client.flush)
