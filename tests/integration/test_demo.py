@@ -23,7 +23,8 @@ def test_every_total_is_right_after_the_kills():
     assert result["differences"] == 0
     assert result["words"] > result["counters"] > 100
     assert result["shards"] == 2
-    assert result["resent"] >= 1, "what was under way when something was killed"
+    # Whether anything was in flight at a kill is chance, but both clients lost shard-0.
+    assert result["reconnects"] >= 2
 
 
 @pytest.mark.timeout(110)
