@@ -78,8 +78,10 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._is_update_due = False
 
-    async def run(self, on_ready: Callable[[dict[str, object]], None]) -> None:
-        """Starts everything and keeps it running until a signal comes. `on_ready` is told once clients are served.
+    async def run(self, on_ready: Callable[[dict[str, object]], None], on_stopping: Callable[[], None]) -> None:
+        """Starts everything and keeps it running until a signal comes.
+
+        `on_ready` is told once clients are served, `on_stopping` when an orderly stop begins.
 
         Raises:
             PyCounterError: nothing can be served, and why.
@@ -94,6 +96,7 @@ class Supervisor:
             await self._stop.wait()
         finally:
             housekeeping.cancel()
+            on_stopping()
             await self._shut_down()
 
     def _catch_signals(self) -> None:

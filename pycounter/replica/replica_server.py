@@ -68,10 +68,11 @@ class ReplicaServer:
         self._stop = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
-    async def run(self, on_ready: Callable[[dict[str, object]], None]) -> None:
+    async def run(self, on_ready: Callable[[dict[str, object]], None], on_stopping: Callable[[], None]) -> None:
         """Serves until stopped. `on_ready` gets address, pid, name and primary, once clients can connect.
 
-        Until it has caught up once, reads are answered `unavailable`.
+        `on_stopping` is called when an orderly stop begins. Until it has caught up once, reads are answered
+        `unavailable`.
 
         Raises:
             PyCounterError: the address can't be listened on.
@@ -118,6 +119,7 @@ class ReplicaServer:
                 if task.done():
                     task.result()
         finally:
+            on_stopping()
             listener.close()
             self._stop.set()
             stopped.cancel()

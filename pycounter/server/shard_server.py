@@ -123,8 +123,10 @@ class ShardServer:
             )
         return shard
 
-    async def run(self, on_ready: Callable[[dict[str, object]], None]) -> None:
+    async def run(self, on_ready: Callable[[dict[str, object]], None], on_stopping: Callable[[], None]) -> None:
         """Serves until stopped. `on_ready` gets address, pid, shard, identity, epoch, once clients can connect.
+
+        `on_stopping` is called when an orderly stop begins.
 
         Raises:
             StorageError: recovery found damage, and nothing was changed; or the disk refused what was left at the end.
@@ -176,6 +178,7 @@ class ShardServer:
         try:
             await self._stop.wait()
         finally:
+            on_stopping()
             self.clients.stopping = True
             listener.close()
             await self._drain()

@@ -72,7 +72,7 @@ def commands() -> list[tuple[Block, list[str]]]:
     """Commands that documents tell a reader to type; in a console block those after the prompt."""
     found = []
     for block in SHELL:
-        for line in block.code.splitlines():
+        for line in block.code.replace("\\\n", " ").splitlines():
             if block.language == "console" and not line.startswith("$ "):
                 continue
             words = shlex.split(line.removeprefix("$ "), comments=True)
