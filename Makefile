@@ -30,7 +30,7 @@ EXPLORE_SECONDS ?= 600
 export PROPTEST_RNG_SEED ?= 1
 export PYTHONHASHSEED ?= 0
 
-PYTHON_SOURCES := pycounter tests examples $(if $(wildcard bench/*.py bench/*/*.py),bench)
+PYTHON_SOURCES := pycounter tests examples tools $(if $(wildcard bench/*.py bench/*/*.py),bench)
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name '*.toml' -o -name '*.json' \) -print 2>/dev/null)
 
 # --- set-up ------------------------------------------------------------------------------------------------------
@@ -149,6 +149,10 @@ format: $(REQUIREMENTS_STAMP) ## rewrite sources to the format, and apply the li
 	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
 	$(BIN)/ruff format $(PYTHON_SOURCES)
 	cargo fmt --all
+
+.PHONY: docs
+docs: $(REQUIREMENTS_STAMP) ## build the documentation as a searchable site, target/site, and check its links
+	@$(BIN)/python tools/build_site.py
 
 .PHONY: lock
 lock: $(REQUIREMENTS_STAMP) ## choose versions anew for requirements-dev.txt, from pyproject.toml
