@@ -234,6 +234,16 @@ class Counters(MutableMapping[_Key, int]):
     def delete(self, key: _Key) -> int:
         """Removes the counter and gives what it held, 0 if there was none."""
 
+    def delete_many(self, keys: Any) -> list[int]:
+        """Removes many counters and gives what each held, 0 for those that don't exist. A bad key refuses the call."""
+
+    def delete_prefix(self, prefix: _Key) -> int:
+        """Removes the counters whose keys begin with `prefix`, and gives how many these were.
+
+        What is there throughout is removed; what is made meanwhile by another thread may go or stay. Other threads run
+        in between. ValueError: the prefix is empty; `clear` removes everything.
+        """
+
     def pop(self, key: _Key, *default: Any) -> Any:
         """Removes the counter and gives what it held. Without it: `default`, or KeyError."""
 

@@ -18,6 +18,8 @@ READS = frozenset(
 )
 #: Methods that take an id in their options: sent again under it, to the same shard only.
 CHANGES_WITH_ID = frozenset({"incr", "drain", "delete", "delete_all"})
+#: Methods whose items have ids of their own, and how many parts such an item has.
+_ITEM_WITH_ID = {"incr_many": 3, "delete_many": 2}
 #: Refusals for good that come before the id is looked up: they say nothing about an attempt before. The server may have
 #: been started anew with other settings since.
 BEFORE_THE_ID = frozenset({"unauthenticated", "forbidden", "bad_request", "unknown_method", "too_large", "wrong_shard"})
@@ -61,9 +63,11 @@ def repeat_of(method: str, params: Sequence[object]) -> Repeat:
     """Reads are repeated always, a change under an operation id at the same shard, and any other change never."""
     if method in READS:
         return "always"
-    if method == "incr_many":
-        items = params[0] if params else None
-        has_id = isinstance(items, list) and all(len(item) == 3 for item in items)
+    if method in _ITEM_WITH_ID:
+        items, parts = params[0] if params else None, _ITEM_WITH_ID[method]
+        has_id = isinstance(items, list) and all(
+            isinstance(item, (list, tuple)) and len(item) == parts for item in items
+        )
     else:
         options = params[-1] if params else None
         has_id = method in CHANGES_WITH_ID and isinstance(options, dict) and options.get("id") is not None

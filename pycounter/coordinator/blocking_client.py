@@ -319,6 +319,28 @@ class BlockingClient:
         """As `Client.delete`."""
         return self._call(lambda: self._client.delete(key, operation_id=operation_id, timeout_s=timeout_s))
 
+    def delete_many(
+        self, keys: Iterable[Key], *, operation_id: bytes | None = None, timeout_s: float | None = None
+    ) -> list[int | RpcError]:
+        """As `Client.delete_many`."""
+        taken = keys if isinstance(keys, str | bytes) else list(keys)
+        return self._call(lambda: self._client.delete_many(taken, operation_id=operation_id, timeout_s=timeout_s))
+
+    def delete_prefix(
+        self,
+        prefix: Key,
+        *,
+        operation_id: bytes | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """As `Client.delete_prefix`; `on_progress` is called on the client's own thread."""
+        return self._call(
+            lambda: self._client.delete_prefix(
+                prefix, operation_id=operation_id, on_progress=on_progress, timeout_s=timeout_s
+            )
+        )
+
     def delete_all(self, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
         """As `Client.delete_all`."""
         return self._call(lambda: self._client.delete_all(operation_id=operation_id, timeout_s=timeout_s))

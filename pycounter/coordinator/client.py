@@ -19,6 +19,7 @@ from pycounter.client.framing import Level
 from pycounter.client.outcomes import Detail, checked
 from pycounter.client.unknown_operations import UnknownOperation, UnknownOperations, Watchers
 from pycounter.clock import SYSTEM_CLOCK, Clock
+from pycounter.coordinator.bulk_removals import BulkRemovals
 from pycounter.coordinator.connect_settings import ConnectSettings
 from pycounter.coordinator.direct_route import DirectRoute
 from pycounter.coordinator.listing import Listing
@@ -91,6 +92,7 @@ class Client:
         self._counting: DirectRoute
         self._reading: Totals
         self._removing: Removals
+        self._bulk_removing: BulkRemovals
         self._listing: Listing
         self._is_closed = False
 
@@ -153,6 +155,7 @@ class Client:
         self._reading = totals
         self._removing = Removals(shards, totals, bump=cache.bump, on_removal=self._forget, clock=self._clock)
         self._listing = Listing(shards, totals, foreign=shards.foreign)
+        self._bulk_removing = BulkRemovals(shards, self._removing.settling, self._listing, on_removal=self._forget)
         self._counting = DirectRoute(shards, bump=cache.bump, timeout_s=settings.increment_timeout_s)
         shards.start()
         if self._watch is not None:
@@ -366,6 +369,57 @@ class Client:
     async def delete(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
         """Removes a counter, and gives the amount removed. As `drain`."""
         return await self._removing.delete(key, operation_id=operation_id, timeout_s=timeout_s)
+
+    async def delete_many(
+        self, keys: Iterable[Key], *, operation_id: bytes | None = None, timeout_s: float | None = None
+    ) -> list[int | RpcError]:
+        """Removes the counters of a list, each on its own, by few requests to each shard.
+
+        Args:
+            keys: which. One that comes a second time is gone already: 0.
+            operation_id: that of an attempt of which nobody knows the outcome, to repeat it; None: a new one.
+            timeout_s: for all of it.
+
+        Returns:
+            For each key, in order, the amount removed, or the error that `delete` would have raised.
+            `RemovalUnsettled` has the id to repeat the call under: what it has removed isn't removed again.
+
+        Raises:
+            Unavailable: a shard can't be reached: nothing was removed.
+            RpcError: nothing was removed, as far as is known.
+        """
+        return await self._bulk_removing.delete_many(keys, operation_id=operation_id, timeout_s=timeout_s)
+
+    async def delete_prefix(
+        self,
+        prefix: Key,
+        *,
+        operation_id: bytes | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Removes every counter whose key begins with `prefix`, on all shards at once, a page at a time.
+
+        What is there throughout is removed. A counter made meanwhile, or made anew after it was removed, may go or
+        stay. An increment that comes meanwhile goes with its counter or makes it anew. Cancelled, it stops where it is.
+
+        Args:
+            prefix: of the keys. Not empty: `delete_all` removes everything.
+            operation_id: that of an attempt that did not get to its end, to go on with it within 2 minutes; None: a new
+                one. A counter that it removed and that was made anew since stays.
+            on_progress: called after each page with how many were removed so far.
+            timeout_s: for all of it; None: as long as it goes on.
+
+        Returns:
+            How many counters this attempt found and removed; one that lay on two shards counts twice.
+
+        Raises:
+            Unavailable: a shard can't be reached: nothing was removed.
+            RemovalUnsettled: it did not get to its end; `taken` says how many each shard has removed.
+        """
+        return await self._bulk_removing.delete_prefix(
+            prefix, operation_id=operation_id, on_progress=on_progress, timeout_s=timeout_s
+        )
 
     async def delete_all(self, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
         """Removes every counter, by one operation at each shard. As `drain`.

@@ -213,7 +213,7 @@ class HostRequests:
 
     async def _backup(self, directory: bytes) -> list[str]:
         """The folders of the shards' backups, once all are whole."""
-        self._removals.need_all("backup")
+        self._removals.settling.need_all("backup")
         shards = self._routes.shards
         folders = [f"{directory.decode().rstrip('/')}/{shard.name}" for shard in shards]
         orders = [self._order_backup(shard, folder) for shard, folder in enumerate(folders)]

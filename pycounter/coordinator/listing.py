@@ -200,7 +200,7 @@ class Listing:
         home = self._routes.home
         cursor = repeated = 0
         while True:
-            cursor, page = await self._page(shard, cursor, PAGE, b"", foreign=True)
+            cursor, page = await self.page(shard, cursor, PAGE, b"", foreign=True)
             found: set[bytes] = set()
             for other in range(len(self._routes.shards)):
                 is_before = other < shard and other in foreign
@@ -234,7 +234,7 @@ class Listing:
         routes = self._routes
         is_first = walk.step < len(routes.shards)
         shard = walk.step % len(routes.shards)
-        next_cursor, page = await self._page(shard, walk.cursor, count, prefix, foreign=is_first)
+        next_cursor, page = await self.page(shard, walk.cursor, count, prefix, foreign=is_first)
         found: dict[bytes, int] = {}
         summed: list[bytes] = []
         for key, value in page:
@@ -288,10 +288,14 @@ class Listing:
                 f"{self._routes.shards[shard].name} doesn't say what foreign counters it has"
             ) from error
 
-    async def _page(
-        self, shard: int, cursor: int, count: int, prefix: bytes, *, foreign: bool
+    async def page(
+        self, shard: int, cursor: int, count: int, prefix: bytes, *, foreign: bool = False
     ) -> tuple[int, list[Counter]]:
-        """A page of what a shard holds, or of the foreign ones of it."""
+        """A page of what one shard holds, or of the foreign ones of it; and the next cursor, 0 at the end.
+
+        Raises:
+            Unavailable: the shard can't be asked.
+        """
         reply = await self._ask(shard, "scan_foreign" if foreign else "scan", cursor, count, prefix)
         try:
             following, rows = reply

@@ -4,76 +4,24 @@ A removal goes to all shards at once under one id, and is repeated under it, at 
 the time is over. What the shards took is answered when all of them have; before that nobody knows, and the error says
 who took what. Repeated under the same id, it gets the same amounts.
 
-One event loop. Cancelled, it stops to repeat: what was sent may have been applied.
+One event loop. Cancelled, it stops repeating: what was sent may have been applied.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-from pycounter.client.backoff import Backoff
-from pycounter.client.retry import BEFORE_THE_ID
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.crowd import Crowd
+from pycounter.coordinator.settling import ID_BYTES, Operation, RemovalSettings, Removed, Settled, Settling
 from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
 from pycounter.coordinator.total import I64
 from pycounter.coordinator.totals import Totals
 from pycounter.durations import seconds
-from pycounter.errors import (
-    BadDelta,
-    BadRequest,
-    CounterOverflow,
-    IdExpired,
-    InternalError,
-    RemovalUnsettled,
-    RpcError,
-    Unavailable,
-    UnknownOutcome,
-)
+from pycounter.errors import BadDelta, CounterOverflow, Unavailable, UnknownOutcome
 
 __all__ = ["RemovalSettings", "Removals", "Removed"]
-
-ID_BYTES = 16
-ID_BYTES_MAX = 64
-#: No shard's clock goes further.
-_TIME_MAX = 2**64 - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemovalSettings:
-    """Times are seconds."""
-
-    #: Of a removal that names none.
-    timeout_s: float = 10.0
-    #: One attempt at one shard.
-    attempt_timeout_s: float = 2.0
-    #: An operation is not repeated for longer; below the shards' window for ids, 2 minutes by default.
-    id_window_s: float = 110.0
-    backoff_first_s: float = 0.1
-    backoff_max_s: float = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What a removal took."""
-
-    #: From all shards together: an amount, or of `delete_all` a number of counters.
-    taken: int
-    #: By shard, the commit that covers it there. Repeated under its id, it may be a later one.
-    commits: dict[str, int]
-
-
-@dataclass(slots=True)
-class _Settled:
-    """What became of a change at one shard: its answer, or why there is none and whether it may count all the same."""
-
-    value: int = 0
-    commit: int = 0
-    error: RpcError | None = None
-    is_unknown: bool = False
 
 
 class Removals:
@@ -104,7 +52,8 @@ class Removals:
         self._on_removal = on_removal
         self._settings = settings or RemovalSettings()
         self._clock = clock
-        self._chance = clock.random()
+        #: Repeats what is sent to a shard.
+        self.settling = Settling(routes, self._settings, clock)
 
     async def drain(
         self,
@@ -195,7 +144,7 @@ class Removals:
         encoded = key_bytes(key)
         if type(value) is not int or value not in I64:
             raise BadDelta("a value to set is a signed 64-bit integer: nothing was sent")
-        self.need_all("set")
+        self.settling.need_all("set")
         timeout_s = seconds(timeout_s, self._settings.timeout_s)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
@@ -203,13 +152,13 @@ class Removals:
         except Unavailable as error:
             raise Unavailable(f"set needs what every shard holds: {error}; nothing was applied") from error
         home = self._routes.home(encoded)
-        settled = _Settled()
+        settled = Settled()
         steps = _steps(value - (before or 0))
         self._bump(encoded)
         try:
             for number, delta in enumerate(steps):
-                options = _options(self._clock.random_bytes(ID_BYTES), level)
-                settled = await self._settle(home, "incr", (encoded, delta), options, age_ms=0, deadline=deadline)
+                change = Operation("incr", (encoded, delta), self._clock.random_bytes(ID_BYTES))
+                (settled,) = await self.settling.settle(home, change, level=level, age_ms=0, deadline=deadline)
                 if settled.error is not None:
                     settled.is_unknown = settled.is_unknown or number > 0
                     break
@@ -237,126 +186,24 @@ class Removals:
     ) -> Removed:
         """`drain` or `delete` of a key, or `delete_all` of None, told in full. As `drain`."""
         encoded = None if key is None else key_bytes(key)
-        if operation_id is None:
-            operation_id, age_ms = self._clock.random_bytes(ID_BYTES), 0
-        elif not 1 <= len(operation_id) <= ID_BYTES_MAX:
-            raise BadRequest(f"an operation id has 1 to {ID_BYTES_MAX} bytes: nothing was sent")
-        self.need_all(method)
-        window_s = self._settings.id_window_s - (age_ms or 0) / 1000
-        if window_s <= 0:
-            raise IdExpired("the id is older than the time for which shards keep it: nothing was sent now")
-        timeout_s = seconds(timeout_s, self._settings.timeout_s)
-        deadline = asyncio.get_running_loop().time() + min(timeout_s, window_s)
-        keys = () if encoded is None else (encoded,)
+        attempt = self.settling.begin(method, operation_id, age_ms, timeout_s)
+        change = Operation(method, () if encoded is None else (encoded,), attempt.operation_id)
         self._on_removal(encoded)
         try:
             async with Crowd() as group:
                 settling = [
                     group.create_task(
-                        self._settle(
-                            shard, method, keys, _options(operation_id, level), age_ms=age_ms, deadline=deadline
+                        self.settling.settle(
+                            shard, change, level=level, age_ms=attempt.age_ms, deadline=attempt.deadline
                         )
                     )
                     for shard in range(len(self._routes.shards))
                 ]
         finally:
             self._on_removal(encoded)
-        return self._sum(method, operation_id, [task.result() for task in settling])
-
-    def _sum(self, method: str, operation_id: bytes, outcomes: list[_Settled]) -> Removed:
-        """What was taken, when everybody has said so."""
-        failed = [outcome for outcome in outcomes if outcome.error is not None]
-        if not failed:
-            names = [shard.name for shard in self._routes.shards]
-            return Removed(
-                sum(outcome.value for outcome in outcomes),
-                {name: outcome.commit for name, outcome in zip(names, outcomes, strict=True)},
-            )
-        if len(failed) == len(outcomes) and not any(outcome.is_unknown for outcome in failed):
-            raise failed[0].error or Unavailable(f"{method} was refused")
-        taken: dict[str, int] = {}
-        unsettled: dict[str, RpcError] = {}
-        known: list[str] = []
-        unknown: list[str] = []
-        did, what = ("deleted", " counters") if method == "delete_all" else ("took", "")
-        for shard, outcome in zip(self._routes.shards, outcomes, strict=True):
-            if outcome.error is None:
-                taken[shard.name] = outcome.value
-                known.append(f"{shard.name} {did} {outcome.value}{what}")
-            else:
-                unsettled[shard.name] = outcome.error
-                state = "nobody knows" if outcome.is_unknown else "nothing was applied"
-                unknown.append(f"{shard.name} ({state}: {outcome.error})")
-        raise RemovalUnsettled(
-            f"{', '.join(known) or 'nobody has answered'}; not settled at {', '.join(unknown)}. "
-            f"Repeat the {method} under the same id, {operation_id.hex()} in hex",
-            operation_id=operation_id,
-            taken=taken,
-            unsettled=unsettled,
+        return self.settling.sum(
+            method, attempt.operation_id, [outcome for task in settling for outcome in task.result()]
         )
-
-    def need_all(self, method: str) -> None:
-        """Raises Unavailable where a shard is known to be down."""
-        shards = self._routes.shards
-        down = [shards[shard].name for shard in range(len(shards)) if self._routes.is_down(shard)]
-        if down:
-            raise Unavailable(
-                f"{method} needs every shard, and {', '.join(down)} can't be reached: nothing was applied"
-            )
-
-    async def _settle(
-        self,
-        shard: int,
-        method: str,
-        params: tuple[object, ...],
-        options: dict[str, object],
-        *,
-        age_ms: int | None,
-        deadline: float,
-    ) -> _Settled:
-        """Repeats a change under its id at one shard, until it is settled or the deadline passes."""
-        settings = self._settings
-        loop = asyncio.get_running_loop()
-        pause = Backoff(settings.backoff_first_s, settings.backoff_max_s, self._chance)
-        caller = self._routes.shards[shard]
-        begun = loop.time()
-        outcome = _Settled(error=Unavailable(f"the time ran out before {method} was sent: nothing was applied"))
-        while (remaining := deadline - loop.time()) > 0:
-            timeout_s = min(remaining, settings.attempt_timeout_s)
-            try:
-                if age_ms is not None and "born" not in options:
-                    now = await self._routes.ask_time_ms(shard, timeout_s=timeout_s)
-                    if now is not None:
-                        born = now - age_ms - int((loop.time() - begun) * 1000)
-                        options["born"] = min(max(0, born), _TIME_MAX)
-                said = await caller.call(method, *params, options, timeout_s=timeout_s)
-            except RpcError as error:
-                outcome.error = error
-                outcome.is_unknown = outcome.is_unknown or error.effect == "unknown"
-                if not error.retryable:
-                    # A refusal of the operation settles it, whatever went before.
-                    is_before = outcome.is_unknown and error.code in BEFORE_THE_ID
-                    outcome.is_unknown = error.effect == "unknown" or is_before
-                    return outcome
-            else:
-                settled = _settled(said, caller.name)
-                # A replica that is read from now on has to have it.
-                self._routes.note_commit(shard, settled.commit)
-                return settled
-            await asyncio.sleep(max(0.0, min(pause.next_s(), deadline - loop.time())))
-        return outcome
-
-
-def _settled(said: Any, shard: str) -> _Settled:
-    match said:
-        case {"value": int() as value, "commit": int() as commit}:
-            return _Settled(value, commit)
-    raise InternalError(f"{shard} answered a change with nonsense")
-
-
-def _options(operation_id: bytes, level: str | None) -> dict[str, object]:
-    options: dict[str, object] = {"id": operation_id, "detail": True}
-    return options if level is None else {**options, "level": level}
 
 
 def _steps(difference: int) -> list[int]:

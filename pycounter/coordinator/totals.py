@@ -430,16 +430,16 @@ def _is_passing(error: RpcError) -> bool:
     return error.retryable or error.effect == "unknown" or isinstance(error, WrongShard)
 
 
-def request_parts(keys: Iterable[bytes]) -> Iterable[list[bytes]]:
-    """The keys in as few requests as the server's bounds allow; none for no keys."""
+def request_parts(keys: Iterable[bytes], *, beside: int = 3) -> Iterable[list[bytes]]:
+    """The keys in as few requests as the server's bounds allow; none for no keys. Each has `beside` bytes around it."""
     part: list[bytes] = []
     size = 0
     for key in keys:
-        if part and (len(part) == REQUEST_KEYS_MAX or size + len(key) > REQUEST_BYTES_MAX):
+        if part and (len(part) == REQUEST_KEYS_MAX or size + len(key) + beside > REQUEST_BYTES_MAX):
             yield part
             part, size = [], 0
         part.append(key)
-        size += len(key) + 3
+        size += len(key) + beside
     if part:
         yield part
 

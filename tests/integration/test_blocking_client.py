@@ -51,10 +51,15 @@ def test_every_method(shard, loop_kind):
         assert client.set("b", 10) == 3
         assert client.drain("b") == 10
         assert client.delete("a") == 5
+        client.incr_many([("c", 1), ("d", 2), ("e-1", 3), ("e-2", 4)])
+        assert client.delete_many(iter(("c", "never", b"d"))) == [1, 0, 2]
+        told: list[int] = []
+        assert client.delete_prefix("e-", on_progress=told.append) == 2
+        assert told == [2]
         assert client.delete_all() == 1
         client.flush()
         assert client.unknown.list() == client.unknown.wait() == []
-        assert client.statistics["succeeded"] == 4
+        assert client.statistics["succeeded"] == 8
         assert client.status()["route"] == "direct"
         assert client.topology.shards[0].name == "shard-0"
     with pytest.raises(Unavailable):

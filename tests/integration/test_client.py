@@ -118,6 +118,10 @@ async def test_a_cluster_either_way(cluster, route):
         assert await client.drain(keys[2]) == 9
         assert await client.delete(keys[2]) == 0
         assert await client.get(keys[2]) == 0
+        removed = await client.delete_many([keys[3], "", keys[4], keys[3]])
+        assert [one if isinstance(one, int) else type(one) for one in removed] == [1, BadKey, 1, 0]
+        assert await client.delete_prefix(f"{prefix}1") == 11
+        assert [key async for key, _ in client.scan(f"{prefix}1")] == []
         left = len([key async for key, _ in client.scan()])
         assert await client.delete_all(operation_id=route.encode()) == left
         assert await client.incr(keys[0]) == 1

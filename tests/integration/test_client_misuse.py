@@ -45,6 +45,8 @@ async def test_every_call_refuses_what_is_no_time(shared_shard, given):
             client.total_many(["a"], timeout_s=given),
             client.drain("a", timeout_s=given),
             client.delete("a", timeout_s=given),
+            client.delete_many(["a"], timeout_s=given),
+            client.delete_prefix("a", timeout_s=given),
             client.delete_all(timeout_s=given),
             client.set("a", 1, timeout_s=given),
             client.unknown.wait(timeout_s=given),

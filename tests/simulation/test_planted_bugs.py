@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pycounter.coordinator.removals import Removals
+from pycounter.coordinator.settling import Settling
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
 from tests.simulation.ledger import Violation
@@ -45,10 +45,10 @@ CLUSTER_BUGS = [
     ),
     Bug(
         "a removal is repeated under a new id",
-        Removals,
-        "_settle",
-        "caller.call(method, *params, options, ",
-        'caller.call(method, *params, {**options, "id": self._clock.random_bytes(ID_BYTES)}, ',
+        Settling,
+        "settle",
+        "*change.params(",
+        "*type(change)(change.method, change.keys, self._clock.random_bytes(ID_BYTES)).params(",
     ),
     Bug(
         "a diversion is noted only once it was answered",

@@ -19,7 +19,7 @@ REFUSE = "refuse"
 LOSE = "lose"
 #: ... or it is never sent on, and the time runs out.
 STALL = "stall"
-CHANGES = ("incr", "drain", "delete", "delete_all")
+CHANGES = ("incr", "drain", "delete", "delete_all", "delete_many")
 
 
 class ScriptedShard:
@@ -54,6 +54,8 @@ class ScriptedShard:
         #: Of a replica.
         self.lag_ms = 0
         self.page = 3
+        #: What `delete_many` answers of these keys instead of deleting them.
+        self.refused: dict[bytes, str] = {}
 
     async def call(self, method: str, *params: Any, timeout_s: float) -> Any:
         """Part of ShardCaller."""
@@ -74,7 +76,8 @@ class ScriptedShard:
         if method in CHANGES:
             self.commits += 1
             if isinstance(params[-1], dict) and params[-1].get("detail"):
-                result = {"value": result, "exact": True, "level": "durable", "commit": self.commits}
+                name = "values" if method == "delete_many" else "value"
+                result = {name: result, "exact": True, "level": "durable", "commit": self.commits}
         self.handled += 1
         await self._pass_turns()
         if fate == LOSE:
@@ -109,6 +112,8 @@ class ScriptedShard:
                 return self._once(options, ("drain", key), lambda: self._drain(key))
             case "delete", [key]:
                 return self._once(options, ("delete", key), lambda: self.counters.pop(key, 0))
+            case "delete_many", [items]:
+                return [self._delete_item(key, number) for key, number in items]
             case "delete_all", []:
                 return self._once(options, ("delete_all",), self._delete_all)
             case "scan" | "scan_foreign", [cursor, count, prefix]:
@@ -138,6 +143,11 @@ class ScriptedShard:
         if key in self.counters:
             self.counters[key] = 0
         return taken
+
+    def _delete_item(self, key: bytes, number: bytes) -> int | str:
+        if key in self.refused:
+            return self.refused[key]
+        return self._once({"id": number}, ("delete", key), lambda: self.counters.pop(key, 0))
 
     def _delete_all(self) -> int:
         count = len(self.counters)

@@ -4,10 +4,12 @@ import pickle
 import threading
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pycounter
 from pycounter import Counters, errors
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "ü", "longer " * 9]), max_size=50)
@@ -60,6 +62,53 @@ def test_drain_and_delete():
     assert counters.delete("b") == 7
     assert "b" not in counters
     assert counters.delete("b") == 0
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_many_are_deleted_by_one_call(tmp_path, where):
+    def reopened():
+        return Counters() if where == "memory" else pycounter.open(tmp_path / "counters", level="applied")
+
+    counters = reopened()
+    counters.update({f"a-{number}": number for number in range(20_000)})
+    counters.update({"b": 7, "c": 8, b"\xff\x00": 9})
+    assert counters.delete_many(["b", "never", b"a-5", "b"]) == [7, 0, 5, 0]
+    assert counters.delete_many(np.array(["a-6", "c"])) == [6, 8]
+    assert counters.delete_many(iter([])) == []
+    with pytest.raises(errors.BadKey):
+        counters.delete_many(["a-7", ""])
+    with pytest.raises(TypeError, match="not one str"):
+        counters.delete_many("a-7")
+    assert counters["a-7"] == 7, "a call that is refused deletes nothing"
+    assert counters.delete_prefix("a-1") == 11_111
+    assert counters.delete_prefix("a-1") == 0
+    assert counters.delete_prefix(b"\xff") == 1
+    assert len(counters) == 20_000 - 2 - 11_111
+    with pytest.raises(ValueError, match="clear"):
+        counters.delete_prefix("")
+    if where == "disk":
+        counters.close()
+        with reopened() as counters:
+            assert len(counters) == 20_000 - 2 - 11_111
+            assert not any(str(key).startswith("a-1") for key in counters)
+
+
+def test_deletion_by_prefix_loses_no_increment():
+    counters = Counters()
+    started, removed = threading.Barrier(2), []
+
+    def work():
+        started.wait()
+        for number in range(30_000):
+            counters.incr(f"k-{number % 100}")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    started.wait()
+    while worker.is_alive():
+        removed.extend(counters.delete_many([f"k-{number}" for number in range(100)]))
+    worker.join()
+    assert sum(removed) + counters.total() == 30_000
 
 
 def test_threads_lose_nothing():

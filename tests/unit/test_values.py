@@ -43,6 +43,7 @@ GIVE_KEY: dict[str, Any] = {
     "get_many": lambda counters, key: counters.get_many([key]),
     "drain": lambda counters, key: counters.drain(key),
     "delete": lambda counters, key: counters.delete(key),
+    "delete_many": lambda counters, key: counters.delete_many([key]),
     "del": lambda counters, key: counters.__delitem__(key),
     "pop": lambda counters, key: counters.pop(key, 0),
 }

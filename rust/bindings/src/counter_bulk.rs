@@ -21,6 +21,8 @@ const ROW: usize = 64;
 const FETCH_SLOTS_FROM: usize = 8_192;
 /// From this many on the counters do too. Asking for them means looking for them twice, so it pays later.
 const FETCH_CELLS_FROM: usize = 131_072;
+/// Places of a store that one step of a deletion by prefix reads.
+const DELETE_PLACES: usize = 4_096;
 /// Places of a store that one step of a merge reads.
 const MERGE_PLACES: usize = 65_536;
 
@@ -240,6 +242,54 @@ fn values<K: AsRef<[u8]> + Sync>(py: Python<'_>, backend: &Backend, keys: &[K]) 
         }
         values
     })
+}
+
+/// Deletes counters; gives what each held, 0 for those that don't exist. A bad key refuses the call before it begins.
+pub(crate) fn delete_many(backend: &Backend, keys: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
+    let py = keys.py();
+    let amounts = if let Some(array) = KeyArray::of(keys) {
+        let mut column = KeyColumn::default();
+        array.read(py, 0, array.len(), &mut column)?;
+        delete_each(py, backend, &column.iter().collect::<Vec<_>>())
+    } else {
+        let keys = keys_of(keys)?;
+        let keys = keys.iter().map(PinnedKey::new).collect::<PyResult<Vec<_>>>()?;
+        let amounts = delete_each(py, backend, &keys);
+        keys.into_iter().for_each(|key| key.release(py));
+        amounts
+    };
+    Ok(amounts?.into_iter().map(|amount| amount.unwrap_or(0)).collect())
+}
+
+/// Deletes the counters whose keys begin with `prefix`, some at a time, and lets others run Python in between. Gives how
+/// many these were.
+pub(crate) fn delete_prefix(py: Python<'_>, backend: &Backend, prefix: &[u8]) -> PyResult<usize> {
+    let (mut page, mut cursor, mut deleted) = (Page::default(), 0, 0);
+    loop {
+        cursor = backend.read(py, |store| page.read(store, cursor, DELETE_PLACES, prefix))?;
+        let keys: Vec<_> = page.rows().map(|(key, _)| key).collect();
+        deleted += delete_each(py, backend, &keys)?.into_iter().flatten().count();
+        if cursor == 0 {
+            return Ok(deleted);
+        }
+        py.detach(std::thread::yield_now);
+        py.check_signals()?;
+    }
+}
+
+/// What each counter held that was deleted; None for those that don't exist.
+fn delete_each<K: AsRef<[u8]> + Sync>(py: Python<'_>, backend: &Backend, keys: &[K]) -> PyResult<Vec<Option<i64>>> {
+    let mut amounts = Vec::with_capacity(keys.len());
+    for chunk in keys.chunks(backend.chunk(keys.len())) {
+        let before = amounts.len();
+        let outcome = backend.change(py, chunk.len(), |cut| {
+            amounts.truncate(before);
+            amounts.extend(chunk.iter().map(|key| cut.delete(key.as_ref())));
+        });
+        backend.sweep(py, chunk.len());
+        outcome.map_err(|error| stopped_at(py, error, amounts.len()))?;
+    }
+    Ok(amounts)
 }
 
 /// Says in an exception where a call with many items ended.

@@ -198,6 +198,19 @@ impl Counters {
         Ok(self.remove(py, key.bytes())?.unwrap_or(0))
     }
 
+    /// Removes many counters and gives what each held, 0 for those that don't exist.
+    fn delete_many(&self, keys: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
+        counter_bulk::delete_many(&self.backend, keys)
+    }
+
+    /// Removes the counters whose keys begin with `prefix`, and gives how many these were.
+    fn delete_prefix(&self, py: Python<'_>, prefix: Prefix<'_>) -> PyResult<usize> {
+        if prefix.0.is_empty() {
+            return Err(PyValueError::new_err("the prefix is empty: to remove every counter there is clear()"));
+        }
+        counter_bulk::delete_prefix(py, &self.backend, prefix.0)
+    }
+
     /// Removes the counter and gives what it held. Without it: `default`, or KeyError.
     #[pyo3(signature = (key, *default))]
     fn pop<'py>(
