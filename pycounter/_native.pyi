@@ -683,7 +683,7 @@ class Shard(JournaledFolder):
         name: given to a new folder.
         level: of operations that name none: a reply leaves once its change is "applied" or "durable".
         server_version: what `hello` says.
-        token: what clients must send first.
+        tokens: clients must send one of them first; without any, nobody needs one.
         segment_bytes: the log begins a new file after so many.
         ring: of the shards that this one is among by its name; it lists the counters that aren't at home.
         simulated: where the folder is, in a simulation; then there is no commit thread, and `commit_step` commits.
@@ -703,7 +703,7 @@ class Shard(JournaledFolder):
         name: str = "shard-0",
         level: str = "durable",
         server_version: str = "",
-        token: bytes | None = None,
+        tokens: Sequence[bytes] = (),
         segment_bytes: int = 67108864,
         frame_bytes_max: int = 1048576,
         input_bytes_max: int = 268435456,
@@ -762,6 +762,9 @@ class Shard(JournaledFolder):
     def tick(self) -> None:
         """Housekeeping, about every 100 ms: expiry, and write-behind of `applied` changes."""
 
+    def set_tokens(self, tokens: Sequence[bytes]) -> None:
+        """Replaces the tokens of which clients must send one first. Who is connected stays so."""
+
     def set_topology(self, address: str) -> None:
         """What `topology` answers: this shard alone, at `address`."""
 
@@ -807,7 +810,7 @@ class Replica:
         call_soon: the loop's.
         name: the replica's own.
         primary: the address of the shard that it follows, as `health` shows it.
-        token: what clients must send first.
+        tokens: clients must send one of them first; without any, nobody needs one.
         counters_bytes_max: memory of counters; twice that while a state is taken in beside an old one.
 
     Raises:
@@ -822,7 +825,7 @@ class Replica:
         name: str,
         primary: str,
         server_version: str = "",
-        token: bytes | None = None,
+        tokens: Sequence[bytes] = (),
         frame_bytes_max: int = 1048576,
         input_bytes_max: int = 268435456,
         connections_max: int = 10000,
@@ -863,6 +866,9 @@ class Replica:
 
     def tick(self) -> None:
         """Housekeeping, about every 100 ms."""
+
+    def set_tokens(self, tokens: Sequence[bytes]) -> None:
+        """Replaces the tokens of which clients must send one first. Who is connected stays so."""
 
     def set_topology(self, address: str) -> None:
         """Where this replica serves, for `topology`."""
@@ -979,7 +985,7 @@ class Router:
         server_version: what `hello` says, and ...
         name: ... this coordinator's, and ...
         identity: ... the cluster's.
-        token: what clients must send first, and what shards are sent.
+        tokens: clients must send one of them first, and shards are sent the first; without any, nobody needs one.
         strict: keys that begin so are served by their home only.
         queue_bytes_max: of increments and calls that wait for one shard; what comes beyond is `overloaded`.
         request_timeout_s: what isn't answered after it is `unavailable` if it was never sent, else `deadline`.
@@ -1002,7 +1008,7 @@ class Router:
         server_version: str = "",
         name: str = "coordinator-0",
         identity: str = "",
-        token: bytes | None = None,
+        tokens: Sequence[bytes] = (),
         strict: Iterable[bytes] = ...,
         frame_bytes_max: int = 1048576,
         input_bytes_max: int = 268435456,
@@ -1037,6 +1043,9 @@ class Router:
 
         ValueError: not one for each shard, or no such shard to take it.
         """
+
+    def set_tokens(self, tokens: Sequence[bytes]) -> None:
+        """Replaces the tokens of clients; shards are sent the first from their next connection on."""
 
     def set_topology(self, topology: bytes) -> None:
         """What `topology` answers: the encoded document."""

@@ -126,9 +126,10 @@ def serve(
     pycounter serve --shards 4 --replicas 1 --data ./cluster
     pycounter status --data ./cluster
     """  # noqa: D301 - click reads the backspace: lines that aren't to be wrapped
-    from pycounter.cli.serving import serve_cluster, serve_shard
+    from pycounter.cli.serving import outlive_hang_up, serve_cluster, serve_shard
     from pycounter.settings import ClusterSettings, load_serve_settings
 
+    outlive_hang_up()
     settings = load_serve_settings(
         {
             "data": data,

@@ -143,10 +143,12 @@ def serve_replica(
 
     A cluster runs its own replicas (`pycounter serve --replicas`); this is for a shard alone, or by hand.
     """
+    from pycounter.cli.serving import outlive_hang_up
     from pycounter.cli.serving import serve_replica as run
     from pycounter.replica import ReplicaSettings
     from pycounter.settings import parse_bytes
 
+    outlive_hang_up()
     try:
         bounds = {} if counters_bytes_max is None else {"counters_bytes_max": parse_bytes(counters_bytes_max)}
     except ValueError as error:
@@ -177,9 +179,11 @@ def coordinator(
     """
     import uvloop
 
+    from pycounter.cli.serving import outlive_hang_up
     from pycounter.coordinator.coordinator_server import CoordinatorServer
     from pycounter.settings import load_coordinator_settings
 
+    outlive_hang_up()
     settings = load_coordinator_settings({"listen_fds": listen_fd}, config=config)
 
     def ready(facts: dict[str, object]) -> None:

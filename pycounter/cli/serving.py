@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,7 +17,12 @@ from pycounter.net.service_manager import ServiceManager
 from pycounter.replica.replica_settings import ReplicaSettings
 from pycounter.settings import ClusterSettings, ServerSettings
 
-__all__ = ["serve_cluster", "serve_replica", "serve_shard"]
+__all__ = ["outlive_hang_up", "serve_cluster", "serve_replica", "serve_shard"]
+
+
+def outlive_hang_up() -> None:
+    """Has SIGHUP not end this process before it serves: then it reads token file and certificate again."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class _Server(Protocol):

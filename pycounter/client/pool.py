@@ -102,7 +102,7 @@ class Pool:
         #: The server's time, as it last told it in `hello`, and when that was, by `clock.running_s`.
         self.server_time_ms: int | None = None
         self.greeted_s = 0.0
-        self._token = token
+        self.token = token
         self._passage_to = passage_to
         self._tls = tls
         self._addresses = addresses
@@ -354,8 +354,8 @@ class Pool:
 
     def _greeting(self) -> dict[str, object]:
         said: dict[str, object] = {"client": "pycounter"}
-        if self._token is not None:
-            said["token"] = self._token
+        if self.token is not None:
+            said["token"] = self.token
         if self._passage_to is not None:
             said["shard"] = self._passage_to
         return said

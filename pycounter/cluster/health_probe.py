@@ -24,13 +24,17 @@ class HealthProbe:
 
     Args:
         address: whom to ask.
-        token: what to send first; None: nothing.
+        token: gives what to send first; None: nothing.
         interval_s: between an answer and the next question.
         on_health: gets every answer; an empty one where the process answers with an error.
     """
 
     def __init__(
-        self, address: Address, token: bytes | None, interval_s: float, on_health: Callable[[dict[str, Any]], None]
+        self,
+        address: Address,
+        token: Callable[[], bytes | None],
+        interval_s: float,
+        on_health: Callable[[dict[str, Any]], None],
     ) -> None:
         #: Is an answer due?
         self.is_waiting = False
@@ -57,8 +61,8 @@ class HealthProbe:
         try:
             decoder = ReplyDecoder(REPLY_BYTES_MAX)
             hello: dict[str, object] = {"client": "pycounter-supervisor"}
-            if self._token is not None:
-                hello["token"] = self._token
+            if (token := self._token()) is not None:
+                hello["token"] = token
             writer.write(request(0, "hello", [hello]))
             await _reply(reader, decoder)
             while True:

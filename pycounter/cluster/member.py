@@ -26,7 +26,7 @@ class Member:
     Args:
         record: who it is.
         command: as for `ChildProcess`.
-        token: what its health is asked with.
+        token: gives what its health is asked with.
         stall_timeout_s: without an answer for so long it counts as stalled.
         on_change: something about it has changed.
         on_ready: it is ready: gets its ready line, after the record was brought up to date.
@@ -38,7 +38,7 @@ class Member:
         record: ProcessRecord,
         command: Callable[[], tuple[Sequence[str], Sequence[int]]],
         *,
-        token: bytes | None,
+        token: Callable[[], bytes | None],
         stall_timeout_s: float,
         on_change: Callable[[], None],
         on_ready: Callable[[dict[str, Any]], None],

@@ -27,7 +27,7 @@ from pycounter.cluster.process_state import ProcessRecord
 from pycounter.cluster.public_sockets import listen_publicly
 from pycounter.coordinator.settings import TuningSettings
 from pycounter.errors import PyCounterError
-from pycounter.net.security import check_exposure, read_token, server_tls
+from pycounter.net.security import Access, check_exposure
 from pycounter.settings import ClusterSettings
 from pycounter.topology import format_address, parse_address
 
@@ -58,10 +58,9 @@ class Supervisor:
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
-        self._token = read_token(settings.token_file)
-        check_exposure(settings.host, self._token, insecure=settings.insecure)
-        # Coordinators make their own; here it is only to be told of a bad one at once.
-        server_tls(settings.tls_cert, settings.tls_key)
+        # Its certificate is the coordinators' affair; here it is only to be told of a bad one at once.
+        self._access = Access(settings.token_file, settings.tls_cert, settings.tls_key)
+        check_exposure(settings.host, self._access.tokens, insecure=settings.insecure)
         TuningSettings.from_table(settings.coordinator.get("tuning", {}))
         self._settings = settings
         self._folder = ClusterFolder(settings.data, settings.shards)
@@ -77,6 +76,9 @@ class Supervisor:
         self._control = ControlServer(self._folder.directory, self._answer)
         self._stop = asyncio.Event()
         self._is_update_due = False
+        #: Reloads so far, and how many there had been when each process last read the files.
+        self._reloads = 0
+        self._read_at: dict[str, int] = {}
 
     async def run(self, on_ready: Callable[[dict[str, object]], None], on_stopping: Callable[[], None]) -> None:
         """Starts everything and keeps it running until a signal comes.
@@ -101,10 +103,9 @@ class Supervisor:
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            # Under nohup it is to outlive its terminal.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                loop.add_signal_handler(number, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -114,6 +115,25 @@ class Supervisor:
             os._exit(1)
         self._note("stopping: coordinators, then replicas, then shards")
         self._stop.set()
+
+    def reload(self) -> None:
+        """Reads token file and certificate again, and has every process do so. Bad ones change nothing."""
+        if not self._access.reload():
+            self._note("nothing was reloaded: the token file or the certificate can't be used")
+            return
+        self._reloads += 1
+        self._note("reloaded the token file and the certificate")
+        # Coordinators last: they send the first token to the others.
+        for kind in ("shard", "replica", "coordinator"):
+            for member in self._of_kind(kind):
+                self._have_reloaded(member)
+
+    def _have_reloaded(self, member: Member) -> None:
+        """Has a process read the files again that may have read them before the last reload."""
+        # Before it is ready the signal would end it; it is sent then.
+        if member.record.ready_at is not None and self._read_at[member.record.name] < self._reloads:
+            self._read_at[member.record.name] = self._reloads
+            member.child.send_signal(signal.SIGHUP)
 
     # --- starting --------------------------------------------------------------------------------------------------
 
@@ -180,13 +200,24 @@ class Supervisor:
         command: Callable[[], tuple[Sequence[str], Sequence[int]]],
         on_ready: Callable[[dict[str, Any]], None],
     ) -> None:
+        def start() -> tuple[Sequence[str], Sequence[int]]:
+            # It will go by the file as it is now, and the others have to as well.
+            if self._access.has_other_tokens():
+                self.reload()
+            self._read_at[record.name] = self._reloads
+            return command()
+
+        def ready(said: dict[str, Any]) -> None:
+            on_ready(said)
+            self._have_reloaded(self._members[record.name])
+
         self._members[record.name] = Member(
             record,
-            command,
-            token=self._token,
+            start,
+            token=lambda: self._access.token,
             stall_timeout_s=self._settings.stall_timeout_s,
             on_change=self._changed,
-            on_ready=on_ready,
+            on_ready=ready,
             on_event=self._note,
         )
 

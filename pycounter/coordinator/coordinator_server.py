@@ -22,7 +22,7 @@ from pycounter.coordinator.routing import Routing
 from pycounter.coordinator.supervisor_pipe import SupervisorPipe
 from pycounter.errors import Overloaded, RpcError, Unavailable
 from pycounter.net.clients import Clients
-from pycounter.net.security import read_token, server_tls
+from pycounter.net.security import Access
 from pycounter.net.server_process import BACKLOG, hand_over_quickly
 from pycounter.net.tls_listener import TlsListener
 from pycounter.settings import CoordinatorSettings
@@ -61,12 +61,14 @@ class CoordinatorServer:
     def __init__(self, settings: CoordinatorSettings, *, input_fd: int = 0, output_fd: int = 1) -> None:
         self.settings = settings
         Path(settings.data).mkdir(parents=True, exist_ok=True)
-        self._token = read_token(settings.token_file)
-        tls = server_tls(settings.tls_cert, settings.tls_key)
+        access = self._access = Access(settings.token_file, settings.tls_cert, settings.tls_key)
         self._tls: TlsListener | None = None
-        if tls is not None:
+        if access.tls is not None:
             self._tls = TlsListener(
-                tls, lambda: CoordinatorProtocol(self), self._has_room, handshake_timeout_s=settings.handshake_timeout_s
+                access.tls,
+                lambda: CoordinatorProtocol(self),
+                self._has_room,
+                handshake_timeout_s=settings.handshake_timeout_s,
             )
         self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
         self.router: Router
@@ -88,11 +90,12 @@ class CoordinatorServer:
         hand_over_quickly()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         self._pipe.start()
         topology = await self._wait_first()
         if topology is None:
             return
-        routing = self._routing = Routing(topology, self.settings, self._token)
+        routing = self._routing = Routing(topology, self.settings, self._access.tokens)
         self.router = routing.router
         routing.start()
         housekeeping = [
@@ -121,6 +124,15 @@ class CoordinatorServer:
     def stop(self) -> None:
         """Orders an orderly stop: accept nothing, answer what is in."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Reads token file and certificate again, for connections from now on. Bad ones change nothing."""
+        if not self._access.reload():
+            return
+        if self._routing is not None:
+            self._routing.set_tokens(self._access.tokens)
+        if self._tls is not None and self._access.tls is not None:
+            self._tls.context = self._access.tls
 
     def answer_later(
         self, connection: CoordinatorProtocol, token: int, method: str, params: bytes, protocol: str

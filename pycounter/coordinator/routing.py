@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,22 @@ class Routing:
     Args:
         topology: the first; its shards stay, whatever else of it changes.
         settings: the process's.
-        token: what clients and shards are told.
+        tokens: any of them lets a client in; shards are sent the first.
         clock: time and random numbers.
     """
 
     def __init__(
-        self, topology: Topology, settings: CoordinatorSettings, token: bytes | None, *, clock: Clock = SYSTEM_CLOCK
+        self, topology: Topology, settings: CoordinatorSettings, tokens: Sequence[bytes], *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._topology = topology
         tuning = TuningSettings.from_table(settings.tuning)
         connect = ConnectSettings(
-            token=token, level=settings.level, request_timeout_s=settings.request_timeout_s, coordinator=tuning
+            token=next(iter(tokens), None),
+            level=settings.level,
+            request_timeout_s=settings.request_timeout_s,
+            coordinator=tuning,
         )
         names = list(topology.ring.shards)
         self.cache = ReadCache(
@@ -93,7 +97,7 @@ class Routing:
             server_version=VERSION,
             name=settings.name,
             identity=topology.cluster,
-            token=token,
+            tokens=tokens,
             strict=list(topology.strict_prefixes),
             frame_bytes_max=settings.frame_bytes_max,
             input_bytes_max=settings.input_bytes_max,
@@ -169,6 +173,11 @@ class Routing:
         self._warming.start()
         self.replayer.start()
         self._tick()
+
+    def set_tokens(self, tokens: Sequence[bytes]) -> None:
+        """Replaces the tokens: of clients who connect from now on, and what new connections to shards are sent."""
+        self.router.set_tokens(tokens)
+        self.shards.set_token(next(iter(tokens), None))
 
     def update(self, topology: Topology) -> None:
         """Takes a newer topology."""

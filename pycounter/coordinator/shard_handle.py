@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -64,6 +64,10 @@ class ReplicaHandle:
         if identity is not None and identity != pool.identity:
             pool.identity = identity
             pool.cut()
+
+    def set_token(self, token: bytes | None) -> None:
+        """What new connections are sent."""
+        self._caller.pool.token = token
 
     async def call(self, method: str, *params: object, timeout_s: float) -> Any:
         """The result of a read. Errors as `Caller.call`."""
@@ -156,6 +160,13 @@ class ShardHandle:
         if self._is_started:
             self.start()
         self._update_replicas(info)
+
+    def set_token(self, token: bytes | None) -> None:
+        """What new connections to the shard and its replicas are sent; the session keeps what it has."""
+        self._settings = replace(self._settings, token=token)
+        self._pool.token = token
+        for replica in self.replicas.values():
+            replica.set_token(token)
 
     def accept_another(self) -> None:
         """Another shard answers at the only address there is: counts there from now on, in a session of its own."""

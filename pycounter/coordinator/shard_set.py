@@ -156,6 +156,11 @@ class ShardSet:
             if not handle.is_connected:
                 self._note_connection(handle.number, False)
 
+    def set_token(self, token: bytes | None) -> None:
+        """What new connections to shards and replicas are sent; sessions keep what they have."""
+        for handle in self.handles:
+            handle.set_token(token)
+
     def update(self, topology: Topology) -> bool:
         """Takes a newer topology. False: it is of other shards, or isn't newer."""
         if topology.version <= self.topology.version and topology.cluster == self.topology.cluster:

@@ -44,7 +44,8 @@ class TlsListener:
         handshake_timeout_s: float,
     ) -> None:
         self.sockets: list[socket.socket] = []
-        self._context = context
+        #: Of handshakes that begin from now on.
+        self.context = context
         self._connect = connect
         self._has_room = has_room
         self._handshake_timeout_s = handshake_timeout_s
@@ -123,7 +124,7 @@ class TlsListener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._connect,
                 client,
-                ssl=self._context,
+                ssl=self.context,
                 ssl_handshake_timeout=self._handshake_timeout_s,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )

@@ -42,7 +42,7 @@ class Follower:
     def __init__(self, replica: Replica, settings: ReplicaSettings, token: bytes | None) -> None:
         self._replica = replica
         self._settings = settings
-        self._token = token
+        self.token = token
         self._backoff = Backoff(PAUSE_FIRST_S, settings.pause_max_s)
         # The checkpoint that is being read, and the page of it that comes next.
         self._checkpoint: tuple[int, int] | None = None
@@ -94,7 +94,7 @@ class Follower:
 
     def _hello(self) -> dict[str, Any]:
         hello: dict[str, Any] = {"client": f"pycounter-replica {self._settings.name}"}
-        return hello if self._token is None else {**hello, "token": self._token}
+        return hello if self.token is None else {**hello, "token": self.token}
 
     async def _ask(self, connection: RpcConnection) -> Any:
         identity, after, epoch, last_hash, index = self._replica.place

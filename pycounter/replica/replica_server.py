@@ -15,7 +15,7 @@ from pycounter._native import VERSION, Replica
 from pycounter.net.client_protocol import ClientProtocol
 from pycounter.net.clients import Clients
 from pycounter.net.listening import listening_on
-from pycounter.net.security import check_exposure, read_token
+from pycounter.net.security import Access, check_exposure
 from pycounter.net.server_process import BACKLOG
 from pycounter.replica.follower import Follower
 from pycounter.replica.replica_settings import ReplicaSettings
@@ -61,8 +61,8 @@ class ReplicaServer:
     """
 
     def __init__(self, settings: ReplicaSettings) -> None:
-        self._token = read_token(settings.token_file)
-        check_exposure(settings.host, self._token, insecure=settings.insecure)
+        self._access = Access(settings.token_file)
+        check_exposure(settings.host, self._access.tokens, insecure=settings.insecure)
         self.settings = settings
         self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
         self._stop = asyncio.Event()
@@ -84,7 +84,7 @@ class ReplicaServer:
             name=settings.name,
             primary=settings.primary,
             server_version=VERSION,
-            token=self._token,
+            tokens=self._access.tokens,
             connections_max=settings.connections_max,
             held_bytes_max=settings.held_bytes_max,
             counters_bytes_max=settings.counters_bytes_max,
@@ -95,14 +95,15 @@ class ReplicaServer:
             )
         host, port, *_ = listener.sockets[0].getsockname()
         self.replica.set_topology(format_address(host, port))
-        follower = Follower(self.replica, settings, self._token)
+        self._follower = Follower(self.replica, settings, self._access.token)
         tasks: list[asyncio.Task[None]] = [
-            loop.create_task(follower.run()),
+            loop.create_task(self._follower.run()),
             loop.create_task(self._tick()),
             loop.create_task(self.clients.close_idle(settings.idle_timeout_s)),
         ]
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         on_ready(
             {
                 "address": format_address(host, port),
@@ -134,6 +135,12 @@ class ReplicaServer:
     def stop(self) -> None:
         """Orders an orderly stop."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Reads the token file again, for new connections, the one to the shard included. A bad one changes nothing."""
+        if self._access.reload():
+            self.replica.set_tokens(self._access.tokens)
+            self._follower.token = self._access.token
 
     def answer_later(self, connection: _ReplicaProtocol, msgid: int | None) -> None:
         """Answers `watch_topology`."""

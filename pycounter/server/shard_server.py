@@ -12,7 +12,7 @@ import ctypes
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from pycounter._native import VERSION, HashRing, Shard
 from pycounter.errors import RpcError, SettingsError, StorageError
 from pycounter.net.clients import Clients
 from pycounter.net.listening import listening_on
-from pycounter.net.security import check_exposure, read_token, server_tls
+from pycounter.net.security import Access, check_exposure
 from pycounter.net.server_process import BACKLOG, hand_over_quickly
 from pycounter.net.tls_listener import TlsListener
 from pycounter.server.shard_protocol import ShardProtocol
@@ -60,13 +60,15 @@ class ShardServer:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        token = read_token(settings.token_file)
-        check_exposure(settings.host, token, insecure=settings.insecure)
-        tls = server_tls(settings.tls_cert, settings.tls_key)
+        access = self._access = Access(settings.token_file, settings.tls_cert, settings.tls_key)
+        check_exposure(settings.host, access.tokens, insecure=settings.insecure)
         self._tls: TlsListener | None = None
-        if tls is not None:
+        if access.tls is not None:
             self._tls = TlsListener(
-                tls, lambda: ShardProtocol(self), self._has_room, handshake_timeout_s=settings.handshake_timeout_s
+                access.tls,
+                lambda: ShardProtocol(self),
+                self._has_room,
+                handshake_timeout_s=settings.handshake_timeout_s,
             )
         self.settings = settings
         self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
@@ -74,7 +76,7 @@ class ShardServer:
         self._stop = asyncio.Event()
         #: Why the disk refused when that was last looked at.
         self._disk_failure: str | None = None
-        self.shard, store = open_folder(settings.data, lambda: self._open_shard(token))
+        self.shard, store = open_folder(settings.data, lambda: self._open_shard(access.tokens))
         self._checkpointer = Checkpointer(
             self.shard,
             store,
@@ -84,7 +86,7 @@ class ShardServer:
         )
         self._store = store
 
-    def _open_shard(self, token: bytes | None) -> Shard:
+    def _open_shard(self, tokens: Sequence[bytes]) -> Shard:
         settings = self.settings
         ring = parse_ring(settings.ring)
         shard = Shard(
@@ -92,7 +94,7 @@ class ShardServer:
             name=settings.name or NAME,
             level=settings.level,
             server_version=VERSION,
-            token=token,
+            tokens=tokens,
             segment_bytes=settings.segment_bytes,
             frame_bytes_max=settings.frame_bytes_max,
             input_bytes_max=settings.input_bytes_max,
@@ -164,6 +166,7 @@ class ShardServer:
         housekeeping = [loop.create_task(self._tick()), loop.create_task(idle)]
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         on_ready(
             {
                 "address": address,
@@ -194,6 +197,13 @@ class ShardServer:
     def stop(self) -> None:
         """Orders an orderly stop: accept nothing, answer what is in, commit, checkpoint."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Reads token file and certificate again, for those who connect from now on. Bad ones change nothing."""
+        if self._access.reload():
+            self.shard.set_tokens(self._access.tokens)
+            if self._tls is not None and self._access.tls is not None:
+                self._tls.context = self._access.tls
 
     def _has_room(self) -> bool:
         """May one more TLS client be accepted?"""

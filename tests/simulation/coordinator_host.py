@@ -77,7 +77,7 @@ class CoordinatorHost:
         with calls_from(self.calling_name):
             server = CoordinatorServer(self.settings)
             clock = SimulatedClock(self.loop, random.Random(self.chance.getrandbits(64)))
-            routing = Routing(self.topology, self.settings, None, clock=clock)
+            routing = Routing(self.topology, self.settings, (), clock=clock)
             server._routing, server.router = routing, routing.router
             routing.start()
         self._server, self._routing = server, routing

@@ -39,7 +39,7 @@ fn failed(py: Python<'_>, error: &FollowError) -> PyErr {
 #[pymethods]
 impl Replica {
     #[new]
-    #[pyo3(signature = (call_soon, *, name, primary, server_version = "", token = None, frame_bytes_max = 1_048_576,
+    #[pyo3(signature = (call_soon, *, name, primary, server_version = "", tokens = Vec::new(), frame_bytes_max = 1_048_576,
         input_bytes_max = 268_435_456, connections_max = 10_000, reply_bytes_max = 4_194_304,
         held_bytes_max = 268_435_456, counters_bytes_max = 8_589_934_592))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
@@ -49,7 +49,7 @@ impl Replica {
         name: &str,
         primary: &str,
         server_version: &str,
-        token: Option<Vec<u8>>,
+        tokens: Vec<Vec<u8>>,
         frame_bytes_max: usize,
         input_bytes_max: usize,
         connections_max: usize,
@@ -60,7 +60,7 @@ impl Replica {
         let settings = ShardSettings {
             level: level_of("durable")?,
             server_version: server_version.to_owned(),
-            token,
+            tokens,
             frame_bytes_max,
             input_bytes_max,
             connections_max,
@@ -148,6 +148,11 @@ impl Replica {
     /// Housekeeping, about every 100 ms.
     fn tick(&self) -> PyResult<()> {
         self.host.with(Shard::tick)
+    }
+
+    /// Replaces the tokens of which clients must send one first. Who is connected stays so.
+    fn set_tokens(&self, tokens: Vec<Vec<u8>>) -> PyResult<()> {
+        self.host.with(|shard| shard.set_tokens(tokens))
     }
 
     /// Where this replica serves, for `topology`.

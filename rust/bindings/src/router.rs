@@ -128,7 +128,7 @@ pub struct Router {
 impl Router {
     #[new]
     #[pyo3(signature = (ring, foreign, cache = None, *, clock, level = "durable", server_version = "",
-        name = "coordinator-0", identity = "", token = None, strict = Vec::new(), frame_bytes_max = 1_048_576,
+        name = "coordinator-0", identity = "", tokens = Vec::new(), strict = Vec::new(), frame_bytes_max = 1_048_576,
         input_bytes_max = 268_435_456, connections_max = 10_000, reply_bytes_max = 4_194_304,
         held_bytes_max = 268_435_456, queue_bytes_max = 67_108_864, request_timeout_s = 2.0,
         batch_operations_max = 1000, batch_bytes_max = 524_288, batches_in_flight_max = 8,
@@ -144,7 +144,7 @@ impl Router {
         server_version: &str,
         name: &str,
         identity: &str,
-        token: Option<Vec<u8>>,
+        tokens: Vec<Vec<u8>>,
         strict: Vec<Vec<u8>>,
         frame_bytes_max: usize,
         input_bytes_max: usize,
@@ -170,7 +170,7 @@ impl Router {
             return Err(PyValueError::new_err("batches must have room for an operation, and the window for a batch"));
         }
         let mut link = LinkSettings {
-            token: token.clone(),
+            token: tokens.first().cloned(),
             client: name.to_owned(),
             batch_operations_max,
             batch_bytes_max,
@@ -187,7 +187,7 @@ impl Router {
             server_version: server_version.to_owned(),
             name: name.to_owned(),
             identity: identity.to_owned(),
-            token,
+            tokens,
             strict,
             frame_bytes_max,
             input_bytes_max,
@@ -265,6 +265,11 @@ impl Router {
             ));
         }
         self.host.schedule(py)
+    }
+
+    /// Replaces the tokens of clients; shards are sent the first from their next connection on.
+    fn set_tokens(&self, tokens: Vec<Vec<u8>>) {
+        lock(&self.host.router).set_tokens(tokens);
     }
 
     /// What `topology` answers: the encoded document.

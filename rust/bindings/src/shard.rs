@@ -130,7 +130,7 @@ pub struct Shard {
 #[pymethods]
 impl Shard {
     #[new]
-    #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", server_version = "", token = None,
+    #[pyo3(signature = (directory, *, name = "shard-0", level = "durable", server_version = "", tokens = Vec::new(),
         segment_bytes = 67_108_864, frame_bytes_max = 1_048_576, input_bytes_max = 268_435_456, connections_max = 10_000,
         reply_bytes_max = 4_194_304, held_bytes_max = 268_435_456,
         counters_bytes_max = 8_589_934_592, dirty_counters_max = 1_048_576, sessions_max = 100_000,
@@ -143,7 +143,7 @@ impl Shard {
         name: &str,
         level: &str,
         server_version: &str,
-        token: Option<Vec<u8>>,
+        tokens: Vec<Vec<u8>>,
         segment_bytes: u64,
         frame_bytes_max: usize,
         input_bytes_max: usize,
@@ -165,7 +165,7 @@ impl Shard {
         let settings = ShardSettings {
             level: level_of(level)?,
             server_version: server_version.to_owned(),
-            token,
+            tokens,
             frame_bytes_max,
             input_bytes_max,
             connections_max,
@@ -279,6 +279,11 @@ impl Shard {
     /// Housekeeping, about every 100 ms: expiry, and write-behind of `applied` changes.
     fn tick(&self) -> PyResult<()> {
         self.with(shard::Shard::tick)
+    }
+
+    /// Replaces the tokens of which clients must send one first. Who is connected stays so.
+    fn set_tokens(&self, tokens: Vec<Vec<u8>>) -> PyResult<()> {
+        self.with(|shard| shard.set_tokens(tokens))
     }
 
     /// What `topology` answers: this shard alone, at `address`.

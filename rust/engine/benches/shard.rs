@@ -46,7 +46,7 @@ fn open(folder: &Path, level: Level) -> Shard {
     let settings = ShardSettings {
         level,
         server_version: "bench".into(),
-        token: None,
+        tokens: Vec::new(),
         frame_bytes_max: 1 << 20,
         input_bytes_max: 1 << 28,
         connections_max: 10_000,

@@ -129,7 +129,7 @@ pub(crate) fn must_be_read_first(state: &RespState, frame: &[u8]) -> bool {
 
 /// What commands about a connection tell of the server.
 pub(crate) struct Server<'a> {
-    pub(crate) token: Option<&'a [u8]>,
+    pub(crate) tokens: &'a [Vec<u8>],
     pub(crate) version: &'a str,
     pub(crate) level: Level,
     /// Of its address, as text; empty where none is known.
@@ -220,7 +220,7 @@ pub(crate) fn run<'a>(
         }
         Command::Auth(credentials) => {
             // With a user's name it is what HELLO's AUTH is: without a token everybody is let in.
-            if server.token.is_none() && credentials.user.is_none() {
+            if server.tokens.is_empty() && credentials.user.is_none() {
                 refuse(out, &words::AUTH_NOT_SET);
             } else if sign_in(client, server, credentials, out) {
                 resp::write_simple(out, "OK");
@@ -232,7 +232,7 @@ pub(crate) fn run<'a>(
         }
         Command::Reset => {
             *state = RespState::default();
-            *client.authenticated = server.token.is_none();
+            *client.authenticated = server.tokens.is_empty();
             resp::write_simple(out, "RESET");
         }
         Command::Multi if state.transaction.is_some() => refuse(out, &words::MULTI_NESTED),
@@ -328,7 +328,7 @@ fn refuse(out: &mut Vec<u8>, error: &CommandError) {
 
 /// Checks a token; writes the refusal.
 fn sign_in(client: &mut Client<'_>, server: &Server<'_>, credentials: &Credentials<'_>, out: &mut Vec<u8>) -> bool {
-    if token_matches(server.token, Some(credentials.password)) {
+    if token_matches(server.tokens, Some(credentials.password)) {
         *client.authenticated = true;
         return true;
     }

@@ -35,7 +35,7 @@ fn open(folder: &Path, rows: &Rows) -> (Shard, Arc<Checkpointer>) {
     let settings = ShardSettings {
         level: Level::Applied,
         server_version: "test".into(),
-        token: None,
+        tokens: Vec::new(),
         frame_bytes_max: 1 << 20,
         input_bytes_max: 1 << 28,
         connections_max: 10_000,

@@ -24,7 +24,7 @@ fn settings() -> ShardSettings {
     ShardSettings {
         level: Level::Applied,
         server_version: "test".into(),
-        token: None,
+        tokens: Vec::new(),
         frame_bytes_max: 1 << 20,
         input_bytes_max: 1 << 28,
         connections_max: 100,

@@ -94,7 +94,7 @@ fn settings() -> ShardSettings {
     ShardSettings {
         level: Level::Durable,
         server_version: "test".into(),
-        token: None,
+        tokens: Vec::new(),
         frame_bytes_max: 1 << 20,
         input_bytes_max: 1 << 28,
         connections_max: 10_000,
@@ -565,7 +565,7 @@ fn a_page_ends_at_what_its_pattern_costs() {
 #[test]
 fn before_the_token_frames_are_small() {
     let folder = tempfile::tempdir().unwrap();
-    let secret = ShardSettings { token: Some(b"a token of sixteen".to_vec()), level: Level::Applied, ..settings() };
+    let secret = ShardSettings { tokens: vec![b"a token of sixteen".to_vec()], level: Level::Applied, ..settings() };
     let mut shard = open(folder.path(), &FailingFiles::default(), secret);
     let large = request(2, "get", vec!["k".repeat(20_000).into()]);
     let slot = shard.connect();

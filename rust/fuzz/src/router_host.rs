@@ -43,7 +43,7 @@ impl Limits {
             server_version: "fuzz".into(),
             name: "coordinator-0".into(),
             identity: "c".into(),
-            token: self.with_token.then(|| TOKEN.to_owned()),
+            tokens: self.with_token.then(|| TOKEN.to_owned()).into_iter().collect(),
             strict: vec![b"strict".to_vec()],
             frame_bytes_max: self.frame_bytes_max(),
             input_bytes_max: pick(1024),

@@ -46,7 +46,7 @@ impl Limits {
         ShardSettings {
             level: self.level,
             server_version: "fuzz".into(),
-            token: self.token.clone(),
+            tokens: self.token.clone().into_iter().collect(),
             frame_bytes_max: 4096,
             input_bytes_max: if tight { 1024 } else { 1 << 24 },
             connections_max: 4,

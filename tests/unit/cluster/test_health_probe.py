@@ -51,7 +51,7 @@ async def asked():
 async def probing(asked):
     """A probe of the server, and the answers that it got."""
     answers: asyncio.Queue[dict] = asyncio.Queue()
-    probe = HealthProbe(asked.address, b"\xfftoken-of-bytes", INTERVAL_S, answers.put_nowait)
+    probe = HealthProbe(asked.address, lambda: b"\xfftoken-of-bytes", INTERVAL_S, answers.put_nowait)
     yield probe, answers
     probe.close()
 
@@ -104,7 +104,7 @@ async def test_nobody_there_counts_as_no_answer(asked, probing):
     probe, answers = probing
     await answers.get()
     probe.close()
-    late = HealthProbe(("127.0.0.1", 1), None, INTERVAL_S, answers.put_nowait)
+    late = HealthProbe(("127.0.0.1", 1), lambda: None, INTERVAL_S, answers.put_nowait)
     await asyncio.sleep(5 * INTERVAL_S)
     assert late.is_waiting
     late.close()

@@ -58,7 +58,7 @@ async def test_clients_that_only_wait_for_a_newer_topology_take_no_room_from_req
 
 async def test_a_wall_clock_that_jumps_back_makes_no_uptime_negative(tmp_path, monkeypatch):
     topology = Topology(version=1, cluster="c1", shards=(ShardInfo(name="shard-0", state="starting"),))
-    routing = Routing(topology, CoordinatorSettings(data=str(tmp_path), listen_fds=(), name="c"), None)
+    routing = Routing(topology, CoordinatorSettings(data=str(tmp_path), listen_fds=(), name="c"), ())
     monkeypatch.setattr("time.time", lambda: 1000.0)
     assert 0 <= routing.stats()["uptime_ms"] < 60_000
     await routing.close()

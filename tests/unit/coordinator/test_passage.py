@@ -121,7 +121,7 @@ async def begin(tmp_path):
             shard = address_of(listener.sockets[0])
             listeners.append(listener)
         server = CoordinatorServer(made)
-        routing = Routing(topology(shard), made, None)
+        routing = Routing(topology(shard), made, ())
         server._routing, server.router = routing, routing.router
         # Without its own links, so that every connection at the shard is a passage.
         routing.router.start(loop.call_soon, routing._flush)

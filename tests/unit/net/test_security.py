@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from pycounter.errors import SettingsError
-from pycounter.net.security import check_exposure, read_token, server_tls
+from pycounter.net.security import Access, check_exposure, read_token, read_tokens, server_tls
 
 TOKEN = b"a token of 32 letters, or nearly"
 
@@ -61,12 +61,12 @@ def test_a_token_that_others_can_read_is_warned_about(token_file, caplog, mode, 
 
 
 def test_without_a_token_only_this_machine_may_connect():
-    check_exposure("127.0.0.1", None, insecure=False)
-    check_exposure("0.0.0.0", TOKEN, insecure=False)
-    check_exposure("0.0.0.0", None, insecure=True)
+    check_exposure("127.0.0.1", (), insecure=False)
+    check_exposure("0.0.0.0", [TOKEN], insecure=False)
+    check_exposure("0.0.0.0", (), insecure=True)
     for host in ("0.0.0.0", "::", "counters.example"):
         with pytest.raises(SettingsError, match=r"^\S+ can be reached .*: anybody could .*--token-file.*--insecure"):
-            check_exposure(host, None, insecure=False)
+            check_exposure(host, (), insecure=False)
 
 
 def test_certificates_that_cannot_be_used(tmp_path):
@@ -76,3 +76,31 @@ def test_certificates_that_cannot_be_used(tmp_path):
     for cert in (rubbish, tmp_path / "missing.pem"):
         with pytest.raises(SettingsError, match=f"^TLS certificate {cert} with key {rubbish} can't be used: "):
             server_tls(str(cert), str(rubbish))
+
+
+def test_a_file_may_hold_several_tokens_and_the_first_is_sent(token_file):
+    assert read_tokens(None) == ()
+    token_file.write_bytes(b"\xef\xbb\xbfthe new one of these\r\n\n \t\n" + TOKEN + b" ")
+    assert read_tokens(str(token_file)) == (b"the new one of these", TOKEN)
+    assert read_token(str(token_file)) == b"the new one of these"
+    token_file.write_bytes(TOKEN + b"\nshort\n")
+    with pytest.raises(SettingsError, match=r"has 5 bytes, but must have 16 to 1024"):
+        read_tokens(str(token_file))
+
+
+def test_access_is_read_again_as_a_whole_or_not_at_all(token_file, tmp_path, caplog):
+    access = Access(str(token_file))
+    assert (access.tokens, access.token, access.has_other_tokens()) == ((TOKEN,), TOKEN, False)
+    token_file.write_bytes(b"short")
+    assert not access.has_other_tokens(), "what can't be used is no other token"
+    assert not access.reload()
+    assert access.tokens == (TOKEN,)
+    assert "nothing was reloaded" in caplog.text
+    assert "short" not in caplog.text
+    token_file.write_bytes(b"another token of letters\n" + TOKEN)
+    assert access.has_other_tokens()
+    assert access.reload()
+    assert not access.has_other_tokens()
+    assert access.token == b"another token of letters"
+    assert Access(None).reload()
+    assert Access(None).token is None

@@ -75,8 +75,8 @@ pub struct RouterSettings {
     pub name: String,
     /// The cluster's.
     pub identity: String,
-    /// Clients must send it first.
-    pub token: Option<Vec<u8>>,
+    /// Clients must send one of them first; without any, nobody needs one. Shards are sent `link.token`.
+    pub tokens: Vec<Vec<u8>>,
     /// Keys that begin so are served by their home only.
     pub strict: Vec<Vec<u8>>,
     /// Longest frame, in bytes; the shards' is taken to be no shorter.
@@ -216,7 +216,7 @@ impl Router {
     /// Begins a connection; gives its place. `address` is for CLIENT LIST.
     pub fn connect_from(&mut self, address: &str) -> Place {
         self.core.statistics.connections_total += 1;
-        let authenticated = self.settings.token.is_none();
+        let authenticated = self.settings.tokens.is_empty();
         let now = self.core.now_ms;
         let peer = Peer { address: address.into(), connected_ms: now, heard_ms: now };
         let connection = Connection::new(self.core.statistics.connections_total, authenticated, peer);
@@ -425,6 +425,15 @@ impl Router {
     #[must_use]
     pub fn diverted(&self, shard: usize) -> u64 {
         self.links[shard].diverted
+    }
+
+    /// Replaces the tokens that let clients in; shards are sent the first from their next connection on.
+    pub fn set_tokens(&mut self, tokens: Vec<Vec<u8>>) {
+        self.settings.link.token = tokens.first().cloned();
+        for link in &mut self.links {
+            link.link.set_token(self.settings.link.token.clone());
+        }
+        self.settings.tokens = tokens;
     }
 
     /// Why no connection to a shard could be made.

@@ -164,7 +164,7 @@ impl Router {
             }
             Request::Tail(_) => self.deny(connection, msgid, ErrorCode::Forbidden, NO_TAIL),
             Request::Hello { token, session, shard, client: _ } => {
-                if !token_matches(self.settings.token.as_deref(), token) {
+                if !token_matches(&self.settings.tokens, token) {
                     self.core.statistics.refused_tokens += 1;
                     let message = "the token is missing or wrong";
                     self.deny(connection, msgid, ErrorCode::Unauthenticated, message);

@@ -137,7 +137,7 @@ impl Router {
         text: &mut Vec<u8>,
     ) {
         let server = Server {
-            token: self.settings.token.as_deref(),
+            tokens: &self.settings.tokens,
             version: &self.settings.server_version,
             level: self.settings.level,
             port: &self.port,

@@ -52,7 +52,7 @@ impl Shard {
     /// Begins a connection; gives its slot. `address` is for CLIENT LIST.
     pub fn connect_from(&mut self, address: &str) -> usize {
         self.statistics.connections_total += 1;
-        let authenticated = self.settings.token.is_none();
+        let authenticated = self.settings.tokens.is_empty();
         self.update_uptime();
         let peer = Peer { address: address.into(), connected_ms: self.uptime_ms, heard_ms: self.uptime_ms };
         self.connections.insert(Connection::new(self.statistics.connections_total, authenticated, peer))

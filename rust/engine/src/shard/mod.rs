@@ -499,6 +499,11 @@ impl Shard {
         self.journal.shutdown();
     }
 
+    /// Replaces the tokens that let clients in. Who is in stays in.
+    pub fn set_tokens(&mut self, tokens: Vec<Vec<u8>>) {
+        self.settings.tokens = tokens;
+    }
+
     /// Where clients reach this shard, for `topology`: it is alone in it.
     pub fn set_address(&mut self, address: &str) {
         self.address = address.to_owned();

@@ -218,7 +218,7 @@ impl Shard {
                 self.go_on_with_top(connection);
             }
             Request::Hello { token, client: _, session, shard } => {
-                if !token_matches(self.settings.token.as_deref(), token) {
+                if !token_matches(&self.settings.tokens, token) {
                     self.statistics.refused_tokens += 1;
                     let code = ErrorCode::Unauthenticated;
                     rpc::reply_error(&mut self.now, id, code, "the token is missing or wrong");

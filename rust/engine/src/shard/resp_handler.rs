@@ -141,7 +141,7 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> ReplyKind {
         let server = Server {
-            token: self.settings.token.as_deref(),
+            tokens: &self.settings.tokens,
             version: &self.settings.server_version,
             level: self.settings.level,
             port: port_of(&self.address),

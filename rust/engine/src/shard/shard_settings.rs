@@ -11,8 +11,8 @@ pub struct ShardSettings {
     pub level: Level,
     /// Shown by `hello`, `stats` and INFO.
     pub server_version: String,
-    /// Clients must send it first.
-    pub token: Option<Vec<u8>>,
+    /// Clients must send one of them first; without any, nobody needs one.
+    pub tokens: Vec<Vec<u8>>,
     /// Longest frame, in bytes.
     pub frame_bytes_max: usize,
     /// Bytes of unfinished requests that all connections together may leave in memory. Half of them is anybody's; of

@@ -203,6 +203,11 @@ impl<T> ShardLink<T> {
         self.expected_identity = Some(identity.to_owned());
     }
 
+    /// What the server is sent from the next connection on.
+    pub fn set_token(&mut self, token: Option<Vec<u8>>) {
+        self.settings.token = token;
+    }
+
     /// Why no connection could be made: told to those whose time runs out.
     pub fn note_error(&mut self, error: &str) {
         error.clone_into(&mut self.last_error);

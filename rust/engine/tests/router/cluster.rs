@@ -27,7 +27,7 @@ pub fn settings() -> RouterSettings {
         server_version: "test".into(),
         name: "coordinator-0".into(),
         identity: "c1".into(),
-        token: None,
+        tokens: Vec::new(),
         strict: vec![b"unique:".to_vec()],
         frame_bytes_max: 1 << 20,
         input_bytes_max: 1 << 28,
@@ -41,7 +41,7 @@ pub fn settings() -> RouterSettings {
 
 /// Of clients; the shards need none.
 pub fn with_token(settings: RouterSettings) -> RouterSettings {
-    RouterSettings { token: Some(b"secret".to_vec()), ..settings }
+    RouterSettings { tokens: vec![b"secret".to_vec()], ..settings }
 }
 
 fn open(folder: &TempDir, ids: OperationIdSettings, frame_bytes_max: usize) -> Shard {
@@ -56,7 +56,7 @@ fn open(folder: &TempDir, ids: OperationIdSettings, frame_bytes_max: usize) -> S
     let settings = ShardSettings {
         level: Level::Applied,
         server_version: "test".into(),
-        token: None,
+        tokens: Vec::new(),
         frame_bytes_max,
         input_bytes_max: 1 << 28,
         connections_max: 100,

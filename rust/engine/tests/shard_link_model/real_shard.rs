@@ -32,7 +32,7 @@ pub fn open(files: &SimulatedFiles, clock: &Clock, era: usize) -> Shard {
     let settings = ShardSettings {
         level: Level::Durable,
         server_version: "test".into(),
-        token: Some(b"secret".to_vec()),
+        tokens: vec![b"secret".to_vec()],
         frame_bytes_max: 1 << 20,
         input_bytes_max: 1 << 28,
         connections_max: 10_000,
