@@ -58,9 +58,9 @@ def parse_bytes(text: str | int) -> int:
     Raises:
         ValueError: it is none.
     """
-    if isinstance(text, int):
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         return text
-    match = _SIZE.fullmatch(text)
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is no size such as 1048576 or 64MiB")
     return int(Fraction(match[1]) * _UNITS[(match[2] or "").lower()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,18 @@ Port = Annotated[int, typer.Option(min=1, max=65_535, help="The server's port.")
 TokenFile = Annotated[str | None, typer.Option(help="The token in this file is sent.", metavar="FILE")]
 Tls = Annotated[bool, typer.Option("--tls", help="The server speaks TLS; verify it by the system's certificates.")]
 TlsCa = Annotated[str | None, typer.Option(help="The same, verified by these, PEM.", metavar="FILE")]
-TimeoutS = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server, restarts of it included.")]
+
+
+def _finite(seconds: float) -> float:
+    if not math.isfinite(seconds):
+        raise typer.BadParameter(f"{seconds} is not a number of seconds")
+    return seconds
+
+
+TimeoutS = Annotated[
+    float,
+    typer.Option(min=0.1, callback=_finite, help="Seconds to wait for the server, restarts of it included."),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pycounter.client.backoff import Backoff
-from pycounter.errors import RpcError, SettingsError
+from pycounter.durations import check_numbers
+from pycounter.errors import RpcError
 
 __all__ = ["BEFORE_THE_ID", "CHANGES_WITH_ID", "READS", "Repeat", "RetryPolicy", "repeat_of"]
 
@@ -42,9 +43,7 @@ class RetryPolicy:
     codes: frozenset[str] = frozenset({"unavailable", "overloaded", "read_only", "storage", "unknown_outcome"})
 
     def __post_init__(self) -> None:
-        for name, least in (("retries", 0), ("first_s", 0.0), ("max_s", 0.0)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"{name} must not be below 0", setting=name)
+        check_numbers(self, may_be_zero={"retries", "first_s", "max_s"})
 
     def may_pass(self, error: RpcError) -> bool:
         """Is it worth another attempt?"""

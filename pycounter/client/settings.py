@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+from pycounter.durations import check_numbers
 from pycounter.errors import SettingsError
 
 __all__ = ["ClientSettings", "PoolSettings"]
@@ -14,7 +15,7 @@ class ClientSettings:
     """What may be set on a `SessionClient`.
 
     Raises:
-        SettingsError: a value isn't positive, or two of them contradict each other.
+        SettingsError: a value is no number above 0, or two of them contradict each other.
     """
 
     #: Single increments that one batch takes at most.
@@ -57,9 +58,7 @@ class ClientSettings:
     reply_bytes_max: int = 64 << 20
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) <= 0:
-                raise SettingsError(f"{field.name} must be above 0", setting=field.name)
+        check_numbers(self)
         if self.window_operations_max < self.batch_operations_max:
             raise SettingsError(
                 "window_operations_max must not be below batch_operations_max", setting="window_operations_max"
@@ -71,7 +70,7 @@ class PoolSettings:
     """What may be set on a `Pool`.
 
     Raises:
-        SettingsError: a value isn't positive.
+        SettingsError: a value is no number above 0.
     """
 
     connections_max: int = 100
@@ -96,8 +95,6 @@ class PoolSettings:
     reply_bytes_max: int = 64 << 20
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) <= 0:
-                raise SettingsError(f"{field.name} must be above 0", setting=field.name)
+        check_numbers(self)
         if self.pipeline_max < self.pipeline_depth:
             raise SettingsError("pipeline_max must not be below pipeline_depth", setting="pipeline_max")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import ssl
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, TypedDict
@@ -14,6 +13,7 @@ from pycounter.client.framing import Level
 from pycounter.client.retry import RetryPolicy
 from pycounter.client.settings import PoolSettings
 from pycounter.coordinator.settings import TuningSettings
+from pycounter.durations import check_numbers
 from pycounter.errors import SettingsError
 from pycounter.topology import Address, parse_address
 
@@ -95,15 +95,7 @@ class ConnectSettings:
             raise SettingsError(f"route is one of {', '.join(_ROUTES)}, not {self.route!r}", setting="route")
         if self.level not in _LEVELS:
             raise SettingsError(f"level is one of {', '.join(_LEVELS)}, not {self.level!r}", setting="level")
-        for each in fields(self):
-            value = getattr(self, each.name)
-            wanted = {"int": int, "float": int | float}.get(str(each.type))
-            if wanted is None:
-                continue
-            least = "at least 0" if each.name == "retries" else "above 0"
-            is_number = isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number or value < 0 or (value == 0 and least == "above 0"):
-                raise SettingsError(f"{each.name} must be a number {least}, not {value!r}", setting=each.name)
+        check_numbers(self, may_be_zero={"retries"})
 
     @classmethod
     def from_url(cls, url: str, **settings: Any) -> Self:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
+from pycounter.durations import check_numbers
 from pycounter.errors import SettingsError
 
 __all__ = ["TuningSettings"]
@@ -19,7 +21,7 @@ class TuningSettings:
     """What may be set on a coordinator, in a client's process or as a server.
 
     Raises:
-        SettingsError: a value isn't positive, or two of them contradict each other.
+        SettingsError: a value is no number above 0, or two of them contradict each other.
     """
 
     # --- is a shard healthy ---
@@ -88,22 +90,16 @@ class TuningSettings:
         Raises:
             SettingsError: there is no such setting, or its value is no number, or it makes no sense.
         """
-        known = {field.name: field.type for field in fields(cls)}
-        given: dict[str, int | float] = {}
-        for name, value in table.items():
+        known = {field.name for field in fields(cls)}
+        for name in table:
             if name not in known:
-                raise SettingsError(f"tuning has no setting {name!r}; it has {', '.join(known)}", setting=name)
-            whole = known[name] == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                wanted = "an integer" if whole else "a number"
-                raise SettingsError(f"tuning: {name} must be {wanted}, not {value!r}", setting=name)
-            given[name] = value if whole else float(value)
-        return cls(**given)  # type: ignore[arg-type]
+                near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(known))}"
+                raise SettingsError(f"tuning has no setting {name!r}; {hint}", setting=name)
+        return cls(**table)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not getattr(self, field.name) > 0:
-                raise SettingsError(f"{field.name} must be above 0", setting=field.name)
+        check_numbers(self)
         for name in _SHARES:
             if getattr(self, name) > 1:
                 raise SettingsError(f"{name} is a share: at most 1", setting=name)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from pycounter._native import JournaledCounters, JournaledFolder, fail_at_exit
+from pycounter.durations import is_number
 from pycounter.errors import PyCounterError, StorageError
 from pycounter.settings import counters_share, parse_bytes
 from pycounter.storage.checkpointer import Checkpointer
@@ -116,8 +117,8 @@ def open(  # noqa: A001 - as in `pycounter.open`
         StorageError: the disk failed.
         ValueError: an argument is out of range.
     """
-    if not 0 < flush_interval_s <= 1:
-        raise ValueError(f"flush_interval_s must be above 0 and at most 1, not {flush_interval_s}")
+    if not is_number(flush_interval_s) or not 0 < flush_interval_s <= 1:
+        raise ValueError(f"flush_interval_s must be a number above 0 and at most 1, not {flush_interval_s!r}")
     path = os.fsdecode(path)
     opened: list[DurableCounters] = []
 

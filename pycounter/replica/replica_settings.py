@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pycounter.durations import check_numbers
 from pycounter.errors import SettingsError
 from pycounter.settings import counters_share
 from pycounter.topology import Address, parse_address
@@ -45,13 +46,14 @@ class ReplicaSettings:
     stop_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
+        check_numbers(self, may_be_zero={"port", "idle_timeout_s", "wait_s", "stop_timeout_s"})
         try:
             parse_address(self.primary)
         except ValueError as error:
             raise SettingsError(f"--primary: {error}") from error
         if not 1 <= len(self.name) <= 64:
             raise SettingsError(f"name has {len(self.name)} characters, but must have 1 to 64")
-        if not 0 <= self.port <= 65_535:
+        if self.port > 65_535:
             raise SettingsError(f"port is {self.port}, but must be from 0 to 65535")
 
     @property
