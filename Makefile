@@ -161,13 +161,18 @@ lock: $(REQUIREMENTS_STAMP) ## choose versions anew for requirements-dev.txt, fr
 # --- packages ----------------------------------------------------------------------------------------------------
 
 # The wheel is built from the source archive, so that the archive is known to be complete, and with the release profile
-# whatever the environment says of it.
+# whatever the environment says of it. Unpacked files get the time of now: cargo would take those with the archive's old
+# times for what it has built before (and so it goes with `maturin build --sdist`).
+UNPACKED := $(abspath $(CARGO_TARGET))/source-archive
 .PHONY: wheel sdist
-wheel: $(REQUIREMENTS_STAMP) ## build dist/*.whl from the source archive, and try it where there is no Rust
+wheel: sdist ## build dist/*.whl from the source archive, and try it where there is no Rust
 	@tools/prerequisites.sh rust
-	@rm -f dist/pycounter_engine-*
+	@rm -rf $(UNPACKED) dist/pycounter_engine-*.whl
+	@mkdir -p $(UNPACKED)
+	@tar --extract --gzip --touch --strip-components=1 --file dist/pycounter_engine-*.tar.gz --directory $(UNPACKED)
 	@unset CARGO_PROFILE_RELEASE_LTO CARGO_PROFILE_RELEASE_CODEGEN_UNITS; \
-		$(BIN)/maturin build --quiet --release --sdist --interpreter $(BIN)/python --out dist
+		cd $(UNPACKED) && CARGO_TARGET_DIR=$(abspath $(CARGO_TARGET)) $(abspath $(BIN))/maturin build --quiet --release \
+			--interpreter $(abspath $(BIN))/python --out $(abspath dist)
 	@tools/try_wheel.sh dist/pycounter_engine-*.whl $(BIN)/python
 
 sdist: $(REQUIREMENTS_STAMP) ## make the source archive, dist/*.tar.gz; `make wheel` builds from one
