@@ -13,6 +13,7 @@ from pycounter.errors import PyCounterError
 
 if TYPE_CHECKING:
     from pycounter.storage.check import FolderReport
+    from pycounter.storage.cluster_backup import ClusterBackupReport
 
 __all__ = ["check", "repair", "restore"]
 
@@ -21,19 +22,26 @@ Folder = Annotated[str, typer.Argument(help="The shard's folder.", metavar="DIR"
 
 
 def check(
-    directory: Annotated[str, typer.Argument(help="A shard's folder, or a backup.", metavar="DIR")],
+    directory: Annotated[
+        str, typer.Argument(help="A shard's folder, or a shard's or a cluster's backup.", metavar="DIR")
+    ],
     json_: Json = False,
 ) -> None:
     """Read everything in a folder that no server has open, and say what it holds and what is wrong with it.
 
-    Changes nothing. Exit code 0: it is sound, and a server would start on it. 1: it is damaged, or can't be read.
+    A cluster's backup is read as a whole. Changes nothing. Exit code 0: it is sound, and a server would start on it, or
+    a restore take it. 1: it is damaged or incomplete, or can't be read.
     """
     from pycounter.storage.check import check_folder
+    from pycounter.storage.cluster_backup import ClusterBackupReport, check_cluster_backup, is_cluster_backup
 
+    check_it = check_cluster_backup if is_cluster_backup(directory) else check_folder
     with progress_bar(enabled=not json_) as on_progress:
-        report = check_folder(directory, on_progress)
+        report: FolderReport | ClusterBackupReport = check_it(directory, on_progress)
     if json_:
         print_json({**asdict(report), "is_sound": report.is_sound})
+    elif isinstance(report, ClusterBackupReport):
+        sys.stdout.write(_describe_cluster(report))
     else:
         sys.stdout.write(describe(report))
     if not report.is_sound:
@@ -109,12 +117,16 @@ def restore(
     directory: Annotated[str, typer.Argument(help="The folder to make: new, or empty.", metavar="DIR")],
     json_: Json = False,
 ) -> None:
-    """Make a shard's folder from a backup, after checking all of it.
+    """Make a shard's folder from a backup, or a cluster's from a cluster's, after checking all of it.
 
-    The folder is a new shard: another identity, no sessions, no operation ids, so that no old retry counts twice.
+    Each shard is a new one: another identity, no sessions, no operation ids, so that no old retry counts twice.
     """
+    from pycounter.storage.cluster_backup import is_cluster_backup
     from pycounter.storage.restore import restore_backup
 
+    if is_cluster_backup(backup):
+        _restore_cluster(backup, directory, json_=json_)
+        return
     with progress_bar(enabled=not json_) as on_progress:
         restored = restore_backup(backup, directory, on_progress)
     if json_:
@@ -124,6 +136,28 @@ def restore(
             f"{restored.counters:,} counters are in {restored.directory}, a new shard with identity "
             f"{restored.identity}. Start it with: pycounter serve --data {restored.directory}\n"
         )
+
+
+def _restore_cluster(backup: str, directory: str, *, json_: bool) -> None:
+    from pycounter.storage.cluster_backup import restore_cluster_backup
+
+    with progress_bar(enabled=not json_) as on_progress:
+        shards = restore_cluster_backup(backup, directory, on_progress)
+    if json_:
+        print_json({"directory": directory, "shards": [asdict(shard) for shard in shards]})
+    else:
+        sys.stdout.write(
+            f"The counters of {len(shards)} shards are in {directory}, each a new shard. Start the cluster with: "
+            f"pycounter serve --shards {len(shards)} --data {directory}\n"
+        )
+
+
+def _describe_cluster(report: ClusterBackupReport) -> str:
+    text = f"{report.directory}: a backup of cluster {report.cluster}\n" + "".join(map(describe, report.shards))
+    text += "".join(f"problem: {problem}\n" for problem in report.problems)
+    if report.is_sound:
+        return text + "Sound: every shard's backup is there, and they belong together.\n"
+    return text + "Don't restore it: take another backup. Nothing was changed.\n"
 
 
 def describe(report: FolderReport) -> str:

@@ -59,11 +59,11 @@ def backup(
     if json_:
         print_json({"path": path, "identity": identity, "host": host, "port": port})
     else:
-        for each in [path] if isinstance(path, str) else path:
-            sys.stdout.write(
-                f"The backup is in {each} on the machine of {host}:{port}. "
-                f"Look at it there with: pycounter check {each}\n"
-            )
+        where = path if isinstance(path, str) else target
+        sys.stdout.write(
+            f"The backup is in {where} on the machine of {host}:{port}. "
+            f"Look at it there with: pycounter check {where}\n"
+        )
 
 
 def dump(

@@ -23,6 +23,7 @@ from typing import Annotated
 import msgspec
 
 from pycounter.errors import FolderLocked, FormatTooNew, StorageError
+from pycounter.storage.cluster_backup import UNFINISHED_NAME
 from pycounter.storage.recovery import CLUSTER_FILE_NAME
 
 __all__ = ["ClusterFolder", "ReplicaEntry", "ShardEntry"]
@@ -100,6 +101,12 @@ class ClusterFolder:
                 f"{self.directory} is {what}, not of a cluster (it has {marks[0]}): serve a shard alone without "
                 "--shards, or give a cluster a folder of its own. To move the counters of this one into a cluster: "
                 "`pycounter dump` it and `pycounter load` that into the cluster",
+                self.directory,
+            )
+        if (self.directory / UNFINISHED_NAME).exists():
+            raise StorageError(
+                f"a backup is being restored into {self.directory}, or that was interrupted: nothing was started; "
+                "`pycounter restore` into it again begins anew",
                 self.directory,
             )
         _make_folder(self.directory)

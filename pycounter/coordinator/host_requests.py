@@ -26,6 +26,8 @@ from pycounter.errors import (
     BadRequest,
     RemovalUnsettled,
     RpcError,
+    StorageError,
+    StorageFailed,
     TooLarge,
     Unavailable,
     UnknownMethod,
@@ -58,6 +60,7 @@ class HostRequests:
         stats, health: what the coordinator says of itself.
         info: INFO's text, of these sections and with this for Keyspace.
         backup: has a shard write a backup into this folder, on its machine.
+        end_backup: ends the one in this folder, of which each shard's is whole. Raises StorageError.
         now_ms: the time that the router tells clients in `hello`.
         timeout_s: of one request.
     """
@@ -73,6 +76,7 @@ class HostRequests:
         health: Callable[[], dict[str, Any]],
         info: Callable[[Sequence[bytes], str], str],
         backup: Callable[[int, str], Awaitable[None]],
+        end_backup: Callable[[str], None],
         now_ms: Callable[[], int],
         timeout_s: float,
     ) -> None:
@@ -84,6 +88,7 @@ class HostRequests:
         self._health = health
         self._info = info
         self._order_backup = backup
+        self._end_backup = end_backup
         self._now_ms = now_ms
         self._timeout_s = timeout_s
         self._cursors = ScanCursors(listing, len(routes.shards))
@@ -223,6 +228,10 @@ class HostRequests:
             if not isinstance(error, RpcError):
                 raise error
         if not failed:
+            try:
+                await asyncio.to_thread(self._end_backup, directory.decode())
+            except StorageError as error:
+                raise StorageFailed(f"each shard's is whole, but they are no backup together: {error}") from error
             return folders
         told = ", ".join(
             f"{shard.name} {'is whole' if error is None else f'failed ({error})'}"

@@ -32,6 +32,7 @@ from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.totals import Totals
 from pycounter.errors import PyCounterError, WrongShard
 from pycounter.settings import CoordinatorSettings
+from pycounter.storage.cluster_backup import write_cluster_note
 from pycounter.topology import Address, Topology
 
 __all__ = ["Routing"]
@@ -66,11 +67,9 @@ class Routing:
         self._settings = settings
         self._topology = topology
         tuning = TuningSettings.from_table(settings.tuning)
+        sent = next(iter(tokens), None)
         connect = ConnectSettings(
-            token=next(iter(tokens), None),
-            level=settings.level,
-            request_timeout_s=settings.request_timeout_s,
-            coordinator=tuning,
+            token=sent, level=settings.level, request_timeout_s=settings.request_timeout_s, coordinator=tuning
         )
         names = list(topology.ring.shards)
         self.cache = ReadCache(
@@ -147,6 +146,7 @@ class Routing:
             health=self.health,
             info=self.router.info,
             backup=lambda shard, folder: self.shards.handles[shard].order_backup(folder, timeout_s=BACKUP_TIMEOUT_S),
+            end_backup=lambda folder: write_cluster_note(folder, topology.cluster, names),
             now_ms=lambda: int(loop.time() * 1000),
             timeout_s=settings.request_timeout_s,
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pycounter._native import VERSION
 from pycounter.errors import StorageError
@@ -14,7 +15,7 @@ from pycounter.storage.checkpoint_store import FOLDER_NAME
 from pycounter.storage.checkpointer import Checkpointer
 from pycounter.storage.recovery import NOTE_NAME
 
-__all__ = ["NOTE_FORMAT", "sync_folder", "write_backup"]
+__all__ = ["NOTE_FORMAT", "sync_folder", "write_backup", "write_note"]
 
 NOTE_FORMAT = 1
 
@@ -52,19 +53,25 @@ def write_backup(shard: _Shard, checkpointer: Checkpointer, directory: str | os.
             "shard": shard.name,
             "version": VERSION,
             "created_at": int(time.time()),
+            "backup": secrets.token_hex(16),
         }
-        # The note comes last, and whole or not at all: a folder without it is no whole backup.
-        new = target / f"{NOTE_NAME}.new"
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(note, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(target / NOTE_NAME)
-        sync_folder(target)
+        # The note comes last: a folder without it is no whole backup.
+        write_note(target / NOTE_NAME, note)
         sync_folder(target.parent)
     except OSError as error:
         raise StorageError(f"the backup to {target} failed: {error}", target) from error
     return target
+
+
+def write_note(path: Path, note: dict[str, Any]) -> None:
+    """Writes what a backup says of itself, durably, whole or not at all. Raises OSError."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(note, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(directory: Path) -> None:

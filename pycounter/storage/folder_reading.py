@@ -198,4 +198,4 @@ def read_note(folder: Path) -> dict[str, Any] | None:
             raise ValueError("it names no shard")
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedData(f"{path} is damaged: {error}; use another backup", path) from error
-    return {"identity": identity, "shard": name, "created_at": note.get("created_at")}
+    return {"identity": identity, "shard": name, "created_at": note.get("created_at"), "backup": note.get("backup")}

@@ -2,11 +2,9 @@
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -98,8 +96,9 @@ def test_a_backup_of_a_cluster_is_restored_into_another_one(start_cluster, tmp_p
         made = pycounter("backup", backup, *at, "--json")
         assert made.returncode == 0, made.stderr
         assert json.loads(made.stdout)["path"] == folders
-        for folder in folders:
-            assert json.loads(pycounter("check", folder, "--json").stdout)["is_sound"]
+        checked = pycounter("check", backup, "--json")
+        assert checked.returncode == 0, checked.stderr
+        assert [shard["name"] for shard in json.loads(checked.stdout)["shards"]] == ["shard-0", "shard-1"]
         rpc.call("incr_many", [[key, 1] for key in keys])
         # One of them can't be made: no backup, and the error says of which shard there is one.
         (tmp_path / "again" / "shard-1").mkdir(parents=True)
@@ -108,15 +107,15 @@ def test_a_backup_of_a_cluster_is_restored_into_another_one(start_cluster, tmp_p
         assert failed.returncode == 1
         said = r"shard-0 is whole, shard-1 failed \(.* is not empty.*begin again"
         assert re.search(said, failed.stderr, re.DOTALL), failed.stderr
+        refused = pycounter("check", tmp_path / "again")
+        assert refused.returncode == 1
+        assert "cluster-backup.json, which is written last, is missing; there are backups of shard-0" in refused.stderr
         assert "absolute path" in pycounter("backup", "here", *at).stderr
     cluster.kill()
+    restored = pycounter("restore", backup, cluster.directory.parent / "other")
+    assert restored.returncode == 0, restored.stderr
+    assert "pycounter serve --shards 2 --data" in restored.stdout
     other = start_cluster(name="other", shards=2)
-    other.terminate()
-    for folder in folders:
-        place = other.directory / "shards" / Path(folder).name
-        shutil.rmtree(place)
-        assert pycounter("restore", folder, place).returncode == 0
-    other.start()
     with RpcSocket(other.address) as rpc:
         wait_until(lambda: rpc.outcome("get_many", keys) == [3] * len(keys))
         totals = rpc.call("total_many", keys, {"accuracy": "exact"})

@@ -11,7 +11,7 @@ from pycounter.coordinator.host_requests import HostRequests
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.removals import Removals, RemovalSettings
 from pycounter.coordinator.totals import Totals
-from pycounter.errors import BadRequest, StorageFailed, Unavailable, UnknownMethod, UnknownOutcome
+from pycounter.errors import BadRequest, StorageError, StorageFailed, Unavailable, UnknownMethod, UnknownOutcome
 from pycounter.topology import Topology
 from tests.support.scripted_routes import REFUSE, ScriptedCache, ScriptedRoutes
 
@@ -27,6 +27,7 @@ class Asked:
         #: Ordered, and what goes wrong at a shard.
         self.backups = []
         self.backup_failures = {}
+        self.end_failure = None
         cache = ScriptedCache()
         totals = Totals(self.routes, foreign=self.routes, cache=cache)
         settings = RemovalSettings(backoff_first_s=0.001, backoff_max_s=0.002)
@@ -39,6 +40,7 @@ class Asked:
             health=lambda: {"state": "ok"},
             info=lambda sections, keyspace: f"{b' '.join(sections).decode()}|{keyspace}",
             backup=self._backup,
+            end_backup=self._end_backup,
             now_ms=lambda: self.now_ms,
             timeout_s=0.2,
         )
@@ -48,6 +50,11 @@ class Asked:
         await asyncio.sleep(0)
         if shard in self.backup_failures:
             raise self.backup_failures[shard]
+
+    def _end_backup(self, folder):
+        self.backups.append(folder)
+        if self.end_failure is not None:
+            raise self.end_failure
 
     async def rpc(self, method, *params):
         answer = await self.requests.answer(method, msgpack.packb(params), "msgpack-rpc")
@@ -148,7 +155,10 @@ async def test_what_it_says_of_itself(asked):
 async def test_a_backup_is_one_of_each_shard_or_none(asked):
     folders = [f"/backups/monday/shard-{number}" for number in range(3)]
     assert await asked.rpc("backup", "/backups/monday/") == folders
-    assert asked.backups == list(enumerate(folders))
+    assert asked.backups == [*enumerate(folders), "/backups/monday/"]
+    asked.end_failure = StorageError("the disk is full", "/backups/monday")
+    with pytest.raises(StorageFailed, match="no backup together: the disk is full"):
+        await asked.rpc("backup", "/backups/monday")
     asked.backup_failures[1] = StorageFailed("the disk is full")
     said = r"shard-0 is whole, shard-1 failed \(the disk is full\), shard-2 is whole; begin again in a new folder"
     with pytest.raises(StorageFailed, match=said):
