@@ -9,26 +9,23 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import functools
 import logging
 import os
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from pycounter.client import LostTail
-from pycounter.client.framing import Level
-from pycounter.client.outcomes import Detail
 from pycounter.client.unknown_operations import UnknownOperation
 from pycounter.clock import SYSTEM_CLOCK, Clock
-from pycounter.coordinator.client import Client, Item
+from pycounter.coordinator.client import Client
 from pycounter.coordinator.connect_settings import ConnectOptions, ConnectSettings
 from pycounter.coordinator.shard_routes import Key
-from pycounter.coordinator.total import Total
-from pycounter.coordinator.totals import Accuracy, ReadFrom
-from pycounter.errors import AfterFork, PyCounterError, RpcError, Unavailable, UnknownOutcome
+from pycounter.errors import AfterFork, PyCounterError, Unavailable, UnknownOutcome
 from pycounter.topology import Topology
 
 __all__ = ["BlockingClient", "BlockingUnknown", "connect_blocking"]
@@ -36,6 +33,7 @@ __all__ = ["BlockingClient", "BlockingUnknown", "connect_blocking"]
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 #: Counters of a scan that come over from the loop's thread at a time.
 _SCAN_PAGE = 1000
 #: Over what `close` may take: the thread itself ends at once then.
@@ -139,6 +137,25 @@ class BlockingUnknown:
         return len(self.list())
 
 
+def _blocking(
+    method: Callable[Concatenate[Client, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[BlockingClient, _P], _T]:
+    """A method of `Client` as one that waits for the answer."""
+
+    @functools.wraps(method)
+    def call(self: BlockingClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        given = [_taken(value) for value in args]
+        named = {name: _taken(value) for name, value in kwargs.items()}
+        return self._call(lambda: method(self._client, *given, **named))
+
+    return call
+
+
+def _taken(value: Any) -> Any:
+    """An argument for the loop's thread. Generators run on the caller's, where they may call the client."""
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, Collection) else value
+
+
 class BlockingClient:
     """Counts, and reads counters: `Client`, method for method, for any thread. Use it as `with`, or call `close`.
 
@@ -198,106 +215,17 @@ class BlockingClient:
 
     # --- counting --------------------------------------------------------------------------------------------------
 
-    @overload
-    def incr(
-        self,
-        key: Key,
-        delta: int = 1,
-        *,
-        level: Level | None = None,
-        detail: Literal[False] = False,
-        timeout_s: float | None = None,
-    ) -> int: ...
-    @overload
-    def incr(
-        self,
-        key: Key,
-        delta: int = 1,
-        *,
-        level: Level | None = None,
-        detail: Literal[True],
-        timeout_s: float | None = None,
-    ) -> Detail: ...
-    def incr(
-        self,
-        key: Key,
-        delta: int = 1,
-        *,
-        level: Level | None = None,
-        detail: bool = False,
-        timeout_s: float | None = None,
-    ) -> int | Detail:
-        """As `Client.incr`."""
-        if detail:
-            return self._call(lambda: self._client.incr(key, delta, level=level, detail=True, timeout_s=timeout_s))
-        return self._call(lambda: self._client.incr(key, delta, level=level, timeout_s=timeout_s))
-
-    def incr_many(
-        self,
-        items: Iterable[Item] | Mapping[Key, int] | Mapping[str, int] | Mapping[bytes, int],
-        *,
-        level: Level | None = None,
-        timeout_s: float | None = None,
-    ) -> list[int | RpcError]:
-        """As `Client.incr_many`."""
-        taken = list(items.items() if isinstance(items, Mapping) else items)
-        return self._call(lambda: self._client.incr_many(taken, level=level, timeout_s=timeout_s))
-
-    def flush(self, *, timeout_s: float | None = None) -> None:
-        """As `Client.flush`."""
-        self._call(lambda: self._client.flush(timeout_s=timeout_s))
+    incr = _blocking(Client.incr)
+    incr_many = _blocking(Client.incr_many)
+    flush = _blocking(Client.flush)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def get(
-        self,
-        key: Key,
-        *,
-        accuracy: Accuracy = "recent",
-        read_from: ReadFrom = "primary",
-        timeout_s: float | None = None,
-    ) -> int:
-        """As `Client.get`."""
-        return self._call(lambda: self._client.get(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s))
-
-    def get_many(
-        self,
-        keys: Iterable[Key],
-        *,
-        accuracy: Accuracy = "recent",
-        read_from: ReadFrom = "primary",
-        timeout_s: float | None = None,
-    ) -> list[int]:
-        """As `Client.get_many`."""
-        taken = list(keys)
-        return self._call(
-            lambda: self._client.get_many(taken, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
-        )
-
-    def total(
-        self,
-        key: Key,
-        *,
-        accuracy: Accuracy = "recent",
-        read_from: ReadFrom = "primary",
-        timeout_s: float | None = None,
-    ) -> Total:
-        """As `Client.total`."""
-        return self._call(lambda: self._client.total(key, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s))
-
-    def total_many(
-        self,
-        keys: Iterable[Key],
-        *,
-        accuracy: Accuracy = "recent",
-        read_from: ReadFrom = "primary",
-        timeout_s: float | None = None,
-    ) -> list[Total]:
-        """As `Client.total_many`."""
-        taken = list(keys)
-        return self._call(
-            lambda: self._client.total_many(taken, accuracy=accuracy, read_from=read_from, timeout_s=timeout_s)
-        )
+    get = _blocking(Client.get)
+    get_many = _blocking(Client.get_many)
+    total = _blocking(Client.total)
+    total_many = _blocking(Client.total_many)
+    top = _blocking(Client.top)
 
     def scan(self, prefix: Key = b"") -> Iterator[tuple[Key, int]]:
         """As `Client.scan`: an iterator."""
@@ -305,49 +233,15 @@ class BlockingClient:
         while page := self._call(lambda: _take(counters, _SCAN_PAGE)):
             yield from page
 
-    def top(self, n: int = 10, prefix: Key = b"") -> list[tuple[Key, int]]:
-        """As `Client.top`."""
-        return self._call(lambda: self._client.top(n, prefix))
-
     # --- removing --------------------------------------------------------------------------------------------------
 
-    def drain(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
-        """As `Client.drain`."""
-        return self._call(lambda: self._client.drain(key, operation_id=operation_id, timeout_s=timeout_s))
-
-    def delete(self, key: Key, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
-        """As `Client.delete`."""
-        return self._call(lambda: self._client.delete(key, operation_id=operation_id, timeout_s=timeout_s))
-
-    def delete_many(
-        self, keys: Iterable[Key], *, operation_id: bytes | None = None, timeout_s: float | None = None
-    ) -> list[int | RpcError]:
-        """As `Client.delete_many`."""
-        taken = keys if isinstance(keys, str | bytes) else list(keys)
-        return self._call(lambda: self._client.delete_many(taken, operation_id=operation_id, timeout_s=timeout_s))
-
-    def delete_prefix(
-        self,
-        prefix: Key,
-        *,
-        operation_id: bytes | None = None,
-        on_progress: Callable[[int], object] | None = None,
-        timeout_s: float | None = None,
-    ) -> int:
-        """As `Client.delete_prefix`; `on_progress` is called on the client's own thread."""
-        return self._call(
-            lambda: self._client.delete_prefix(
-                prefix, operation_id=operation_id, on_progress=on_progress, timeout_s=timeout_s
-            )
-        )
-
-    def delete_all(self, *, operation_id: bytes | None = None, timeout_s: float | None = None) -> int:
-        """As `Client.delete_all`."""
-        return self._call(lambda: self._client.delete_all(operation_id=operation_id, timeout_s=timeout_s))
-
-    def set(self, key: Key, value: int, *, timeout_s: float | None = None) -> int:
-        """As `Client.set`."""
-        return self._call(lambda: self._client.set(key, value, timeout_s=timeout_s))
+    drain = _blocking(Client.drain)
+    delete = _blocking(Client.delete)
+    delete_many = _blocking(Client.delete_many)
+    #: `on_progress` is called on the client's own thread.
+    delete_prefix = _blocking(Client.delete_prefix)
+    delete_all = _blocking(Client.delete_all)
+    set = _blocking(Client.set)
 
     # --- the cluster -----------------------------------------------------------------------------------------------
 

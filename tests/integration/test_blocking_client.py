@@ -75,6 +75,14 @@ def test_a_scan_of_more_than_a_page(shard):
         assert str(first[0]).startswith("key-")
 
 
+def test_generators_may_call_the_client(shard):
+    with pycounter.connect_blocking(url_of(shard)) as client:
+        client.incr_many({"a": 1, "b": 2})
+        assert client.incr_many((key, client.get(key)) for key in ("a", "b")) == [2, 4]
+        assert client.get_many(keys=(key for key, _ in client.scan())) in ([2, 4], [4, 2])
+        assert client.delete_many(key for key, _ in client.top(2)) == [4, 2]
+
+
 def test_many_threads_at_once(shard, loop_kind):
     with pycounter.connect_blocking(url_of(shard)) as client:
 
