@@ -201,7 +201,8 @@ class Counters(MutableMapping[_Key, int]):
         """Adds `delta`; threads that add to one counter hardly slow each other down."""
 
     def add_many(self, keys: Any, deltas: Any = None) -> None:
-        """Adds to many counters: a delta for each key (a sequence, or a buffer of integers), or 1."""
+        """Adds to many counters: a mapping or pairs of key and delta, as a client's `incr_many`; or keys, and a delta
+        for each (a sequence, or a buffer of integers), or 1."""
 
     def update(  # type: ignore[override]  # as a Counter's: it adds
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -291,9 +291,13 @@ class SessionClient:
         return Detail(*answer) if detail else answer
 
     async def apply(
-        self, items: Sequence[Item], *, level: Level | None = None, timeout_s: float | None = None
+        self,
+        items: Iterable[Item] | Mapping[Key, int] | Mapping[str, int] | Mapping[bytes, int],
+        *,
+        level: Level | None = None,
+        timeout_s: float | None = None,
     ) -> Results:
-        """Adds to many counters and gives, for each item, its value after or its error.
+        """Adds to many counters, by pairs of key and delta or a mapping. Gives, for each, its value after or its error.
 
         The items are copied before anything is awaited, so the sequence may be changed afterwards.
 
@@ -307,6 +311,8 @@ class SessionClient:
         if timeout_s is not None:
             timeout_s = seconds(timeout_s, 0.0)
         self._check()
+        if not isinstance(items, Sequence):
+            items = list(items.items() if isinstance(items, Mapping) else items)
         if not items:
             return []
         if self._room.crowd or not self._room.fits(len(items)):

@@ -4,6 +4,7 @@ Each operation is repeated under its id until it is settled, as docs/wire.md tel
 drained and what is left are what was added, exactly.
 """
 
+import asyncio
 import os
 import random
 import signal
@@ -12,6 +13,8 @@ import time
 
 import pytest
 
+import pycounter
+from pycounter.errors import RpcError as CallError
 from tests.support.rpc_socket import ConnectionClosed, RpcError, RpcSocket
 
 pytestmark = pytest.mark.timeout(180)
@@ -133,3 +136,33 @@ def test_all_counters_are_deleted_once_and_what_comes_after_stays(start_cluster,
         cluster.wait_restarted(name)
         assert client.settle("delete_all") == len(after)
     client.hang_up()
+
+
+@pytest.mark.parametrize("route", ["direct", "coordinator"])
+async def test_many_are_deleted_by_one_call_while_shards_and_coordinator_are_killed(start_cluster, route):
+    cluster = start_cluster(shards=2)
+    host, port = cluster.address
+    going = {f"going-{number}": number + 1 for number in range(5000)}
+    staying = {f"staying-{number}": number + 1 for number in range(500)}
+    killed = ["shard-1", "coordinator-0", "shard-0"]
+
+    def kill(_count):
+        if killed:
+            cluster.kill_process(killed.pop())
+
+    async with pycounter.connect(f"pycounter://{host}:{port}?route={route}") as client:
+        await client.incr_many({**going, **staying})
+        assert await client.delete_prefix("going-", on_progress=kill) == len(going)
+        assert not killed, "it ended before something was killed"
+        assert {key: value async for key, value in client.scan()} == staying
+        # Deleted and counted again at the same time: what was removed and what is left are what was added.
+        deleting = asyncio.create_task(client.delete_many(staying, timeout_s=60))
+        counting = [asyncio.create_task(client.incr_many(dict.fromkeys(staying, 1), timeout_s=60)) for _ in range(3)]
+        await asyncio.sleep(0)
+        cluster.kill_process("shard-1")
+        outcomes = [outcome for task in counting for outcome in await task]
+        removed = await deleting
+        assert not [outcome for outcome in [*removed, *outcomes] if isinstance(outcome, CallError)]
+        taken = sum(amount for amount in removed if isinstance(amount, int))
+        left = sum([value async for _, value in client.scan()])
+        assert taken + left == sum(staying.values()) + 3 * len(staying)

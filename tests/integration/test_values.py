@@ -3,8 +3,9 @@
 import pytest
 
 import pycounter
+from pycounter.client import SessionClient
 from pycounter.errors import BadDelta, BadKey
-from tests.support.values import BAD_DELTAS, BAD_KEYS, DELTAS, KEYS
+from tests.support.values import BAD_DELTAS, BAD_KEYS, DELTAS, FORMS, KEYS
 
 from .test_blocking_client import url_of
 
@@ -44,3 +45,20 @@ def test_the_blocking_client(shard):
                 client.incr(key)
         outcomes = client.incr_many([("good", 1), *((key, 1) for key in BAD_KEYS)])
         assert [type(outcome) for outcome in outcomes] == [int, *[BadKey] * len(BAD_KEYS)]
+
+
+async def test_forms_of_many_increments(shard):
+    async with pycounter.connect(url_of(shard)) as client, SessionClient(*shard.address) as session:
+        for form in FORMS.values():
+            await client.delete_all()
+            assert sorted(await client.incr_many(form()), key=int) == [1, 2]  # type: ignore[arg-type]
+            assert sorted(await session.apply(form()), key=int) == [2, 4]  # type: ignore[arg-type]
+            assert await client.get_many(["a", "b"]) == [2, 4]
+
+
+def test_forms_of_many_increments_for_the_blocking_client(shard):
+    with pycounter.connect_blocking(url_of(shard)) as client:
+        for form in FORMS.values():
+            client.delete_all()
+            client.incr_many(form())
+            assert client.get_many(["a", "b"]) == [1, 2]

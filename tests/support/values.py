@@ -1,10 +1,14 @@
 """What counts as a key and as a delta: one table for every surface in a process and every client."""
 
+from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
+from pycounter import Counters
 
 MINIMUM, MAXIMUM = -(2**63), 2**63 - 1
 
@@ -61,3 +65,14 @@ BAD_KEYS: list[Any] = [
     bytearray(b"a"),
     Decimal(1),
 ]
+#: The same increments, a: 1 and b: 2, in every form in which a call takes many of them.
+FORMS: dict[str, Callable[[], Any]] = {
+    "dict": lambda: {"a": 1, b"b": 2},
+    "Counter": lambda: Counter(a=1, b=2),
+    "Counters": lambda: Counters(a=1, b=2),
+    "pairs": lambda: [("a", 1), (b"b", 2)],
+    "tuple": lambda: (("a", 1), ("b", 2)),
+    "lists": lambda: [["a", 1], ["b", 2]],
+    "generator": lambda: (pair for pair in [("a", 1), ("b", 2)]),
+    "items": {"a": 1, "b": 2}.items,
+}

@@ -7,7 +7,7 @@ import pytest
 
 import pycounter
 from pycounter import Counters, errors
-from tests.support.values import BAD_DELTAS, BAD_KEYS, DELTAS, KEYS
+from tests.support.values import BAD_DELTAS, BAD_KEYS, DELTAS, FORMS, KEYS
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -26,6 +26,8 @@ GIVE_DELTA: dict[str, Any] = {
     "set": lambda counters, key, delta: counters.__setitem__(key, delta),
     "setdefault": lambda counters, key, delta: counters.setdefault(key, delta),
     "add_many": lambda counters, key, delta: counters.add_many([key], [delta]),
+    "add_many pairs": lambda counters, key, delta: counters.add_many([(key, delta)]),
+    "add_many mapping": lambda counters, key, delta: counters.add_many({key: delta}),
     "update": lambda counters, key, delta: counters.update({key: delta}),
     "merge": lambda counters, key, delta: counters.merge({key: delta}),
 }
@@ -76,13 +78,27 @@ def test_keys(counters, way):
         assert len(counters) <= 1, key
     counters.clear()
     for key in BAD_KEYS:
-        if type(key) is bytearray and way in ("update", "merge"):
+        if type(key) is bytearray and way in ("update", "merge", "add_many mapping"):
             continue  # no dict has such a key
         with pytest.raises(errors.BadKey):
             GIVE_KEY[way](counters, key)
         assert len(counters) == 0, key
         if type(key) is not bytearray:
             assert key not in counters
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_many_increments(counters, form):
+    counters.add_many(FORMS[form]())
+    assert dict(counters) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("bad", [("a",), ("a", 1, 2), [], ()], ids=repr)
+def test_what_is_no_pair(counters, bad):
+    with pytest.raises(errors.BadKey) as caught:
+        counters.add_many([("ok", 1), bad, ("never", 1)])
+    assert vars(caught.value)["index"] == 1
+    assert dict(counters) == {"ok": 1}
 
 
 def test_an_error_of_somebodys_own_is_passed_on(counters):

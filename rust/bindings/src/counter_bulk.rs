@@ -54,15 +54,27 @@ fn pair(item: &Bound<'_, PyAny>) -> PyResult<(PinnedKey, i64)> {
     Ok((PinnedKey::new(key)?, amount.0))
 }
 
-/// What `add_many` takes: keys, and as many deltas.
+fn pair_or_key(item: Bound<'_, PyAny>) -> PyResult<(PinnedKey, i64)> {
+    let is_row = item.is_instance_of::<PyTuple>() || item.is_instance_of::<PyList>();
+    if !is_row || item.len()? != 2 {
+        return Ok((PinnedKey::new(item)?, 1));
+    }
+    let amount: Delta = item.get_item(1)?.extract()?;
+    Ok((PinnedKey::new(item.get_item(0)?)?, amount.0))
+}
+
+/// What `add_many` takes: a mapping, pairs of key and delta, keys that count one each, or keys and as many deltas.
 pub(crate) fn add_many(backend: &Backend, keys: &Bound<'_, PyAny>, deltas: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     let py = keys.py();
     let Some(deltas) = deltas else {
+        if keys.is_instance_of::<PyMapping>() || keys.is_instance_of::<Counters>() {
+            return update(backend, keys, Sign::Plus);
+        }
         if let Some(array) = KeyArray::of(keys) {
             return add_array(py, backend, Sign::Plus, &array, |_| 1);
         }
-        let keys = keys_of(keys)?;
-        return add_each(py, backend, Sign::Plus, keys.len(), keys.iter().map(|key| Ok((PinnedKey::new(key)?, 1))));
+        let items = keys_of(keys)?;
+        return add_each(py, backend, Sign::Plus, items.len(), items.iter().map(pair_or_key));
     };
     let deltas = delta::all_of(deltas)?;
     if let Some(array) = KeyArray::of(keys) {

@@ -134,7 +134,7 @@ impl Counters {
         refused(py, outcome)
     }
 
-    /// Adds to many counters: a delta for each key, or 1.
+    /// Adds to many counters: a mapping, pairs of key and delta, or keys with a delta for each, or 1.
     #[pyo3(signature = (keys, deltas = None))]
     fn add_many(&self, keys: &Bound<'_, PyAny>, deltas: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         counter_bulk::add_many(&self.backend, keys, deltas)
