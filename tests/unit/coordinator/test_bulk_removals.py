@@ -1,12 +1,13 @@
 """Deletion of many counters by one call: each once, whatever is refused, lost and repeated."""
 
+import msgpack
 import pytest
 
 from pycounter.clock import Clock
 from pycounter.coordinator.bulk_removals import BulkRemovals
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.settling import RemovalSettings, Settling
-from pycounter.coordinator.totals import Totals
+from pycounter.coordinator.totals import REQUEST_BYTES_MAX, Totals
 from pycounter.errors import BadKey, BadRequest, Overloaded, RemovalUnsettled, TooLarge, Unavailable
 from tests.support.scripted_routes import LOSE, REFUSE, STALL, ScriptedCache, ScriptedRoutes
 
@@ -63,11 +64,12 @@ async def test_one_key_is_no_list(routes, keys):
     assert not routes.requests("delete_many")
 
 
-async def test_a_list_is_cut_where_a_request_would_be_too_large(routes):
-    await bulk_of(routes).delete_many([b"%d" % number + b"x" * 1000 for number in range(1000)])
+@pytest.mark.parametrize(("count", "length", "requests"), [(1000, 1000, 2), (16_000, 15, 2), (500, 1000, 1)])
+async def test_a_list_is_cut_where_a_request_would_be_too_large(routes, count, length, requests):
+    await bulk_of(routes).delete_many([b"%d" % number + b"x" * (length - 5) for number in range(count)])
     sent = [params[0] for name, params in routes.shards[0].requests if name == "delete_many"]
-    assert sum(len(items) for items in sent) == 1000
-    assert len(sent) == 2
+    assert [len(msgpack.packb(items)) <= REQUEST_BYTES_MAX for items in sent] == [True] * requests
+    assert sum(len(items) for items in sent) == count
 
 
 async def test_a_list_is_repeated_under_its_ids(routes):
