@@ -36,7 +36,7 @@ async def show_page(request: Request) -> Response:
     name = request.path_params["name"]
     counters: pycounter.Client = request.app.state.counters
     try:
-        views = await counters.incr(PREFIX + name, timeout_s=0.5)
+        views = await counters.incr(PREFIX + name, timeout_s=2.0)
     except RpcError:
         return PlainTextResponse(f"This is {name}. Its views can't be told now.")
     return PlainTextResponse(f"This is {name}, seen {views} times.")
