@@ -17,7 +17,7 @@ from pycounter.client.outcomes import Results, checked
 from pycounter.coordinator.crowd import Crowd
 from pycounter.coordinator.listing import PAGE, Listing
 from pycounter.coordinator.settling import ID_BYTES, Attempt, Deletions, Settled, Settling
-from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes
+from pycounter.coordinator.shard_routes import Key, ShardRoutes, key_bytes, prefix_bytes
 from pycounter.coordinator.totals import request_parts
 from pycounter.durations import seconds
 from pycounter.errors import BadRequest, RpcError
@@ -128,7 +128,7 @@ class BulkRemovals:
             RemovalUnsettled: not all is deleted, or nobody knows it; repeat it under the same id to go on.
             RpcError: it was refused: nothing was applied.
         """
-        wanted = prefix.encode() if isinstance(prefix, str) else bytes(prefix)
+        wanted = prefix_bytes(prefix)
         if not wanted:
             raise BadRequest("a prefix to delete by isn't empty, and delete_all deletes everything: nothing was sent")
         loop = asyncio.get_running_loop()

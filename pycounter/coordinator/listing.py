@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 from pycounter.coordinator.crowd import Crowd
-from pycounter.coordinator.shard_routes import Key, ShardRoutes
+from pycounter.coordinator.shard_routes import Key, ShardRoutes, prefix_bytes
 from pycounter.coordinator.totals import Totals, request_parts
 from pycounter.errors import BadRequest, InternalError, Overloaded, RpcError, TooLarge, Unavailable
 
@@ -124,10 +124,11 @@ class Listing:
             page: how many counters are asked for at a time.
 
         Raises:
+            BadKey: no key begins so.
             Unavailable: a shard can't be asked.
             Overloaded: more counters became foreign meanwhile than can be remembered.
         """
-        wanted = _bytes(prefix)
+        wanted = prefix_bytes(prefix)
         foreign, count = await self.foreign_shards()
         parts = max(1, math.ceil(count / self._remembered_max))
         for part in range(parts):
@@ -149,7 +150,7 @@ class Listing:
         """
         if not 0 <= n <= TOP_MAX:
             raise BadRequest(f"top gives up to {TOP_MAX:,} counters, not {n}")
-        wanted = _bytes(prefix)
+        wanted = prefix_bytes(prefix)
         foreign, count = await self.foreign_shards()
         if count > self._remembered_max:
             return await self._top_of_all(n, wanted)

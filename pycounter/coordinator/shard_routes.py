@@ -22,6 +22,7 @@ __all__ = [
     "checked_items",
     "delta_number",
     "key_bytes",
+    "prefix_bytes",
     "shown_key",
 ]
 
@@ -90,19 +91,29 @@ class ShardRoutes(Protocol):
         """A change of this client was answered with this commit."""
 
 
+def prefix_bytes(prefix: Key) -> bytes:
+    """The beginning of keys as the wire has it; it may be empty.
+
+    Raises:
+        BadKey: no key begins so: it is neither text nor bytes.
+    """
+    if isinstance(prefix, str):
+        try:
+            return prefix.encode()
+        except UnicodeEncodeError as error:
+            raise BadKey(f"{prefix!r} is no valid text; use bytes: nothing was sent") from error
+    if not isinstance(prefix, bytes):
+        raise BadKey(f"a key is str or bytes, not {type(prefix).__name__}: nothing was sent")
+    return prefix
+
+
 def key_bytes(key: Key) -> bytes:
     """A key as the wire has it.
 
     Raises:
         BadKey: it isn't 1 to 1,024 bytes of text or bytes.
     """
-    if isinstance(key, str):
-        try:
-            key = key.encode()
-        except UnicodeEncodeError as error:
-            raise BadKey(f"{key!r} is no valid text; use bytes: nothing was sent") from error
-    if not isinstance(key, bytes):
-        raise BadKey(f"a key is str or bytes, not {type(key).__name__}: nothing was sent")
+    key = prefix_bytes(key)
     if not 1 <= len(key) <= KEY_BYTES_MAX:
         raise BadKey(f"a key has 1 to {KEY_BYTES_MAX:,} bytes, not {len(key):,}: nothing was sent")
     return key

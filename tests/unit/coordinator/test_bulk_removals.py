@@ -139,6 +139,15 @@ async def test_an_empty_prefix_is_refused(routes, prefix):
     assert left(routes) == [sorted(HELD)] * 3
 
 
+@pytest.mark.parametrize("prefix", [5, True, None, 1.5, ("a",), bytearray(b"a"), "\ud800"], ids=repr)
+async def test_what_no_key_begins_with(routes, prefix):
+    listing = Listing(routes, Totals(routes, foreign=routes, cache=ScriptedCache()), foreign=routes)
+    for call in (bulk_of(routes).delete_prefix(prefix), listing.top(3, prefix), anext(listing.scan(prefix))):
+        with pytest.raises(BadKey, match="nothing was sent"):
+            await call
+    assert not routes.requests("scan", "top", "delete_many")
+
+
 async def test_a_prefix_goes_on_whatever_is_lost(routes):
     routes.shards[0].script = [LOSE, REFUSE, STALL, LOSE, None, LOSE]
     routes.shards[2].script = [REFUSE, LOSE, LOSE]
