@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from pycounter._native import Counters, ForeignKeys, ReadCache
-from pycounter.coordinator.latest_values import LatestValues
+from pycounter._native import Counters, ForeignKeys, LatestValues, ReadCache
 
 DISTINCT = 1_000_000
 #: Keys touched in each round.

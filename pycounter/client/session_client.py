@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
-from pycounter._native import SessionLink
+from pycounter._native import SessionLink, SplitItems
 from pycounter.client.backoff import Backoff
 from pycounter.client.event_loop import check_loop
 from pycounter.client.framing import Item, Key, Level, check_level, pack, unpack
@@ -322,6 +322,23 @@ class SessionClient:
         reply = self._loop.create_future()
         number = self._link.incr_many(items, reply, level, timeout_s)
         return checked(await self._answer(reply, number))
+
+    async def apply_split(
+        self, split: SplitItems, shard: int, *, level: Level | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Adds to the counters of a shard's part of a list; `split.results` then has its outcomes.
+
+        Raises:
+            RpcError: nothing of the part was accepted.
+        """
+        self._check()
+        count = split.count(shard)
+        if self._room.crowd or not self._room.fits(count):
+            deadline = self._deadline(timeout_s)
+            await self._room.enter(count, deadline)
+            timeout_s = max(0.0, deadline - self._loop.time())
+        reply = self._loop.create_future()
+        await self._answer(reply, self._link.incr_split(split, shard, reply, level, timeout_s))
 
     async def _answer(self, reply: asyncio.Future[Any], number: int) -> Any:
         try:

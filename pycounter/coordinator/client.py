@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -26,7 +26,7 @@ from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
 from pycounter.coordinator.settings import TuningSettings
-from pycounter.coordinator.shard_routes import Key, shown_key
+from pycounter.coordinator.shard_routes import Items, Key, shown_key
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.coordinator.topology_watch import TopologyWatch
 from pycounter.coordinator.total import Total
@@ -39,8 +39,6 @@ from pycounter.topology import Topology, format_address
 __all__ = ["Client"]
 
 _log = logging.getLogger(__name__)
-
-Item = tuple[Key, int]
 
 
 class Client:
@@ -156,7 +154,7 @@ class Client:
         self._removing = Removals(shards, totals, bump=cache.bump, on_removal=self._forget, clock=self._clock)
         self._listing = Listing(shards, totals, foreign=shards.foreign)
         self._bulk_removing = BulkRemovals(shards, self._removing.settling, self._listing, on_removal=self._forget)
-        self._counting = DirectRoute(shards, bump=cache.bump, timeout_s=settings.increment_timeout_s)
+        self._counting = DirectRoute(shards, cache=cache, timeout_s=settings.increment_timeout_s)
         shards.start()
         if self._watch is not None:
             await shards.wait_connected(timeout_s)
@@ -254,7 +252,7 @@ class Client:
 
     async def incr_many(
         self,
-        items: Iterable[Item] | Mapping[Key, int] | Mapping[str, int] | Mapping[bytes, int],
+        items: Items,
         *,
         level: Level | None = None,
         timeout_s: float | None = None,
@@ -268,8 +266,7 @@ class Client:
             RpcError: no item counted: what a call with one item would have raised. Where items failed for different
                 reasons it is one that leaves an outcome open, if there is one, and else the first.
         """
-        pairs = list(items.items() if isinstance(items, Mapping) else items)
-        return checked(await self._counting.incr_many(pairs, level=level, timeout_s=timeout_s))
+        return checked(await self._counting.incr_many(items, level=level, timeout_s=timeout_s))
 
     async def flush(self, *, timeout_s: float | None = None) -> None:
         """Waits until everything that is acknowledged now is durable, or reported as lost. For the level `applied`.

@@ -8,13 +8,14 @@ part of the shard that took it, and what the others were last known to hold. It 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pycounter.client.framing import Level
+from pycounter._native import ReadCache, SplitItems
+from pycounter.client.framing import Level, check_level
 from pycounter.client.outcomes import Detail, Withdrawn
 from pycounter.coordinator.shard_handle import ShardHandle
-from pycounter.coordinator.shard_routes import Key, checked_items, key_bytes
+from pycounter.coordinator.shard_routes import Items, Key, checked_items, key_bytes
 from pycounter.coordinator.shard_set import ShardSet
 from pycounter.durations import seconds
 from pycounter.errors import BadKey, RpcError, Unavailable
@@ -29,16 +30,19 @@ class DirectRoute:
 
     Args:
         shards: where they go.
-        bump: told of each key that is written, when it is sent and when it is settled.
+        cache: told of each key that is written, when it is sent and when it is settled.
         timeout_s: of increments that name none.
     """
 
-    def __init__(self, shards: ShardSet, *, bump: Callable[[Key], object], timeout_s: float) -> None:
+    def __init__(self, shards: ShardSet, *, cache: ReadCache, timeout_s: float) -> None:
         self._shards = shards
-        self._bump = bump
+        self._cache = cache
+        self._bump = cache.bump
         self._timeout_s = timeout_s
+        self._ring = shards.ring
         self._home = shards.ring.home
         self._by_name = shards.by_name
+        self._foreign = shards.foreign
         self._is_foreign = shards.foreign.is_foreign
 
     # --- one -------------------------------------------------------------------------------------------------------
@@ -101,18 +105,55 @@ class DirectRoute:
 
     # --- many ------------------------------------------------------------------------------------------------------
 
-    async def incr_many(
-        self, items: Sequence[_Item], *, level: Level | None, timeout_s: float | None
-    ) -> list[int | RpcError]:
+    async def incr_many(self, items: Items, *, level: Level | None, timeout_s: float | None) -> list[int | RpcError]:
         """Adds to many counters. See `Client.incr_many`."""
-        if len(self._shards.handles) == 1 and self._bump_each(items):
-            # They all go to the only shard, and none of them is foreign: the session checks each.
-            try:
-                return await self._shards.handles[0].session.apply(items, level=level, timeout_s=timeout_s)
-            finally:
-                self._bump_each(items)
         loop = asyncio.get_running_loop()
-        many = _Many(items, loop.time() + seconds(timeout_s, self._timeout_s), level)
+        deadline = loop.time() + seconds(timeout_s, self._timeout_s)
+        if level is not None:
+            check_level(level)
+        if not isinstance(items, Sequence | dict):
+            items = list(items.items() if isinstance(items, Mapping) else items)
+        if not (self._shards.is_calm or len(self._shards.handles) == 1):
+            pairs = list(items.items() if isinstance(items, Mapping) else items)
+            return await self._incr_many_with_care(_Many(pairs, deadline, level))
+        # All shards are well, so each home takes its part, whole: nothing here looks at single items.
+        split = self._ring.split(items)
+        shards = split.shards
+        sending = [self._send(self._shards.handles[number], split, level, deadline - loop.time()) for number in shards]
+        self._cache.bump_split(split)
+        try:
+            failures = [await sending[0]] if len(sending) == 1 else await asyncio.gather(*sending)
+        finally:
+            self._cache.bump_split(split)
+        results = split.results()
+        for number, failure in zip(shards, failures, strict=True):
+            if failure is not None:
+                for place in split.places(number):
+                    results[place] = failure
+            elif len(self._shards.handles) > 1:
+                self._shards.handles[number].note_split(split)
+        for place in self._foreign.foreign_places(split):
+            if isinstance(results[place], int):
+                key = key_bytes(split.item(place)[0])
+                handle = self._by_name[self._home(key)]
+                results[place] = self._with_others(handle, key, results[place])
+        if withdrawn := split.withdrawn():
+            again = await self._incr_many_with_care(_Many([split.item(place) for place in withdrawn], deadline, level))
+            for place, result in zip(withdrawn, again, strict=True):
+                results[place] = result
+        return results
+
+    @staticmethod
+    async def _send(handle: ShardHandle, split: SplitItems, level: Level | None, timeout_s: float) -> RpcError | None:
+        """Sends a shard its part. Gives the error if all of it was refused at once."""
+        try:
+            await handle.session.apply_split(split, handle.number, level=level, timeout_s=timeout_s)
+        except RpcError as error:
+            return error
+        return None
+
+    async def _incr_many_with_care(self, many: _Many) -> list[int | RpcError]:
+        """The same while a shard is unwell: asks for each item which shard takes it, and again if it was withdrawn."""
         left = many.check()
         while left:
             groups: dict[int, list[int]] = {}
@@ -125,16 +166,6 @@ class DirectRoute:
             outcomes = [await sending[0]] if len(sending) == 1 else await asyncio.gather(*sending)
             left = sorted(place for withdrawn in outcomes for place in withdrawn)
         return many.results
-
-    def _bump_each(self, items: Sequence[_Item]) -> bool:
-        """Tells of each key that is written. False: one of the items is none."""
-        bump = self._bump
-        try:
-            for key, _ in items:
-                bump(key)
-        except (TypeError, ValueError):
-            return False
-        return True
 
     async def _apply(self, handle: ShardHandle, many: _Many, places: list[int]) -> list[int]:
         """Sends some of the items to one shard; gives the places of those that may go to another."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from pycounter._native import LatestValues, SplitItems
 from pycounter.client import LostTail, SessionClient
 from pycounter.client.caller import Caller
 from pycounter.client.event_loop import check_loop
@@ -20,7 +21,6 @@ from pycounter.client.pool import Pool
 from pycounter.client.unknown_operations import UnknownOperation
 from pycounter.clock import Clock
 from pycounter.coordinator.connect_settings import ConnectSettings
-from pycounter.coordinator.latest_values import LatestValues
 from pycounter.errors import PyCounterError, RpcError, Unavailable, UnknownOutcome
 from pycounter.topology import Address, ReplicaInfo, ShardInfo
 
@@ -327,6 +327,10 @@ class ShardHandle:
     def note_value(self, key: str | bytes, value: int) -> None:
         """Remembers what an increment here gave."""
         self._partials.note(key, value)
+
+    def note_split(self, split: SplitItems) -> None:
+        """The same of a list's increments here."""
+        self._partials.note_split(split, self.number)
 
     def forget(self, key: bytes | None) -> None:
         """What it held of a counter was taken; None: of every counter."""

@@ -6,7 +6,7 @@ Everything here belongs to one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from typing import Any, Protocol, SupportsIndex
 
@@ -14,6 +14,7 @@ from pycounter.coordinator.total import I64
 from pycounter.errors import BadDelta, BadKey, BadRequest, InternalError, RpcError
 
 __all__ = [
+    "Items",
     "Key",
     "ReplicaCaller",
     "ShardCaller",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 Key = str | bytes
+#: Increments: pairs of key and delta, or a mapping.
+Items = Iterable[tuple[Key, int]] | Mapping[Key, int] | Mapping[str, int] | Mapping[bytes, int]
 KEY_BYTES_MAX = 1024
 
 

@@ -100,7 +100,7 @@ def test_the_console_script_exists():
     assert callable(next(iter(scripts)).load())
 
 
-@pytest.mark.parametrize("name", ["py.typed", "_native.pyi"])
+@pytest.mark.parametrize("name", ["py.typed", "_native/__init__.pyi", "_native/link.pyi"])
 def test_the_package_is_typed(name):
     assert (ROOT / "pycounter" / name).exists()
 

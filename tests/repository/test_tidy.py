@@ -15,11 +15,6 @@ from tests.repository.sources import ROOT, source_files, text_files, where
 LINES_MAX = 600
 FUNCTION_LINES_MAX = 100
 
-# Files that are longer for a reason: {name: (lines, reason)}.
-LONG_FILES: dict[str, tuple[int, str]] = {
-    "pycounter/_native.pyi": (1500, "one module has one stub"),
-}
-
 # Put together from parts, so that this file passes its own test.
 FORBIDDEN = {
     "a path of one machine": r"(?<![\w.~}])/(?:root|home|Users|work)" + r"/\w",
@@ -101,10 +96,8 @@ def code_lines(path: Path) -> int:
 
 def test_no_file_is_too_long():
     lengths = {where(path): code_lines(path) for path in source_files(".py", ".pyi", ".rs")}
-    too_long = {name: lines for name, lines in lengths.items() if lines > LONG_FILES.get(name, (LINES_MAX, ""))[0]}
+    too_long = {name: lines for name, lines in lengths.items() if lines > LINES_MAX}
     assert too_long == {}, f"at most {LINES_MAX} lines: split by what a reader looks for"
-    stale = [name for name in LONG_FILES if lengths.get(name, 0) <= LINES_MAX]
-    assert stale == [], "these needn't be in LONG_FILES any more"
 
 
 def test_no_python_function_is_too_long():

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::key::Key;
+use crate::split_items::SplitItems;
 
 /// What a coordinator knows about foreign counters: which shards beside a key's home may hold some of it.
 #[pyclass(frozen, module = "pycounter._native")]
@@ -44,6 +45,12 @@ impl ForeignKeys {
     /// Whether a shard other than the key's home may hold some of it.
     fn is_foreign(&self, key: Key<'_>) -> bool {
         self.keys.is_foreign(key_hash(key.bytes()))
+    }
+
+    /// The places of those items of a split list whose keys `is_foreign` names.
+    fn foreign_places(&self, split: &SplitItems) -> Vec<u32> {
+        let all = split.split.places_and_hashes();
+        all.filter(|&(_, hash)| self.keys.is_foreign(hash)).map(|(place, _)| place).collect()
     }
 
     /// The shards that may hold some of a key though they aren't its home. The caller adds the home.

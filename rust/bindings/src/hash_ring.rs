@@ -7,6 +7,8 @@ use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyType};
 
+use crate::split_items::SplitItems;
+
 /// A weighted consistent hash ring: which shard is a key's home.
 ///
 /// The home depends only on the shards' names and weights and on the key, in every process and language. A ring
@@ -89,6 +91,15 @@ impl HashRing {
             homes.append(self.home(&key?)?)?;
         }
         Ok(homes)
+    }
+
+    /// A list of increments by the shards that are their homes: pairs of key and delta, or a dict. A wrong item has its
+    /// error in `SplitItems.results`.
+    ///
+    /// Raises:
+    ///     TypeError: it can't be iterated over.
+    fn split(&self, items: &Bound<'_, PyAny>) -> PyResult<SplitItems> {
+        SplitItems::new(items, &self.ring)
     }
 
     /// This ring and one more shard, to which about `weight / (all weights)` of the keys move.

@@ -2,7 +2,7 @@
 
 use pycounter_engine::error_code::ErrorCode;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use crate::delta::Delta;
 use crate::key::Key;
@@ -17,7 +17,7 @@ pub(crate) struct ItemList {
 }
 
 impl ItemList {
-    /// Copies a list, a tuple or any other iterable of pairs.
+    /// Copies a list, a tuple or any other iterable of pairs, or a dict.
     ///
     /// # Errors
     /// It can't be iterated over.
@@ -29,6 +29,10 @@ impl ItemList {
         } else if let Ok(tuple) = items.cast::<PyTuple>() {
             parsed.items.reserve(tuple.len());
             tuple.iter_borrowed().for_each(|item| parsed.push(&item));
+        } else if let Ok(dict) = items.cast::<PyDict>() {
+            // A copy of its pairs: what a delta's `__index__` does might change the dict.
+            parsed.items.reserve(dict.len());
+            dict.items().iter().for_each(|item| parsed.push(&item));
         } else {
             for item in items.try_iter()? {
                 parsed.push(&item?);
@@ -100,6 +104,14 @@ impl ItemList {
     /// Place, code and message of those that can't.
     pub(crate) fn errors(&self) -> &[(u32, ErrorCode, String)] {
         &self.errors
+    }
+
+    /// Key and delta of the item at a place, if it can be sent.
+    pub(crate) fn get(&self, place: u32) -> Option<(&[u8], i64)> {
+        let place = place as usize;
+        let start = place.checked_sub(1).map_or(Some(0), |before| self.items.get(before).map(|&(end, _)| end))?;
+        let &(end, delta) = self.items.get(place)?;
+        self.keys.get(start..end).filter(|key| !key.is_empty()).map(|key| (key, delta))
     }
 
     /// Place, key and delta of those that can.

@@ -15,6 +15,8 @@ mod journaled_counters;
 mod journaled_folder;
 mod key;
 mod key_array;
+mod latest_values;
+mod link_reports;
 mod load_generator;
 mod opened_map;
 mod owned_by_process;
@@ -25,6 +27,7 @@ mod router;
 mod session_link;
 mod shard;
 mod simulated_disk;
+mod split_items;
 
 mod hash_ring;
 
@@ -51,6 +54,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<router::RouterLink>()?;
     module.add_class::<router::RouterConnection>()?;
     module.add_class::<session_link::SessionLink>()?;
+    module.add_class::<split_items::SplitItems>()?;
+    module.add_class::<latest_values::LatestValues>()?;
     module.add_class::<simulated_disk::SimulatedDisk>()?;
     module.add_class::<load_generator::LoadGenerator>()?;
     module.add_class::<load_generator::LoadReport>()?;

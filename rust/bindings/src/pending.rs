@@ -1,8 +1,9 @@
 //! Who waits for a link: their futures by slot, and the outcomes that are on their way to them.
 
+use std::sync::Arc;
+
 use pycounter_engine::error_code::ErrorCode;
-use pycounter_engine::figure::Figure::{self, Number};
-use pycounter_engine::shard_link::{LinkStatistics, Outcome, Repeat, ShardLink};
+use pycounter_engine::shard_link::{Outcome, Repeat, ShardLink};
 use pycounter_engine::wire::request::Level;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
@@ -11,6 +12,7 @@ use pyo3::types::{PyBytes, PyList};
 
 use crate::errors;
 use crate::item_list::ItemList;
+use crate::split_items::Split;
 
 /// Who waits, as the link knows it: whose future, and which of its items.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,8 @@ pub(crate) struct ListState {
     errors: Vec<Failure>,
     /// So many results are still due.
     left: usize,
+    /// Of a part of a split list: whose, and which shard's.
+    part_of: Option<(Arc<Split>, usize)>,
 }
 
 /// An error, and how to make it.
@@ -62,6 +66,38 @@ impl ListState {
             state.fail(*place, Some(*code), message);
         }
         state
+    }
+
+    /// Of a shard's part of a split list.
+    pub(crate) fn of_part(split: &Arc<Split>, shard: usize) -> Self {
+        let count = split.count(shard);
+        Self { values: vec![0; count], left: count, part_of: Some((Arc::clone(split), shard)), ..Self::default() }
+    }
+
+    /// By place; 0 where there is an error.
+    pub(crate) fn values(&self) -> &[i64] {
+        &self.values
+    }
+
+    /// The places that have an error, in order.
+    pub(crate) fn failed_places(&self) -> impl Iterator<Item = u32> {
+        let mut places: Vec<u32> = self.failed.iter().map(|&(place, _)| place).collect();
+        places.sort_unstable();
+        places.into_iter()
+    }
+
+    /// Those that were withdrawn.
+    pub(crate) fn withdrawn_places(&self) -> impl Iterator<Item = u32> {
+        let is_withdrawn = |number: u32| self.errors.get(number as usize).is_some_and(|error| error.code.is_none());
+        self.failed.iter().filter(move |&&(_, number)| is_withdrawn(number)).map(|&(place, _)| place)
+    }
+
+    /// Place and text, `code: message`, of the errors; withdrawn ones left out.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (u32, String)> {
+        self.failed.iter().filter_map(|&(place, number)| {
+            let failure = self.errors.get(number as usize)?;
+            Some((place, format!("{}: {}", failure.code?.name(), failure.message)))
+        })
     }
 
     fn fail(&mut self, place: u32, code: Option<ErrorCode>, message: &str) {
@@ -262,6 +298,12 @@ impl Outcomes {
                 Settled::Detail(value, level, commit) => set_result(future, (value, level.name(), commit)),
                 Settled::Nothing => set_result(future, py.None()),
                 Settled::Reply(bytes) => set_result(future, PyBytes::new(py, &bytes)),
+                Settled::List(mut state) if state.part_of.is_some() => {
+                    if let Some((split, shard)) = state.part_of.take() {
+                        split.deposit(shard, state);
+                    }
+                    set_result(future, py.None())
+                }
                 Settled::List(state) => match results(py, *state, refusal.as_ref()) {
                     Ok(list) => set_result(future, list),
                     Err(error) => set_exception(future, error),
@@ -314,33 +356,6 @@ fn results<'py>(py: Python<'py>, state: ListState, refusal: Option<&Py<PyAny>>) 
     }
     Ok(list)
 }
-
-/// What a client's link has done, by name.
-pub(crate) fn figures(own: &LinkStatistics) -> Vec<(&'static str, Figure)> {
-    vec![
-        ("batches", Number(own.batches)),
-        ("operations", Number(own.operations_sent)),
-        ("operations_settled", Number(own.operations_settled)),
-        ("operations_failed", Number(own.operations_failed)),
-        ("operations_unknown", Number(own.operations_unknown)),
-        ("operations_lost", Number(own.operations_lost)),
-        ("operations_resent", Number(own.operations_resent)),
-        ("batches_resent", Number(own.batches_resent)),
-        ("batches_refused", Number(own.batches_refused)),
-        ("sessions_renewed", Number(own.sessions_renewed)),
-        ("greetings", Number(own.greetings)),
-        ("calls", Number(own.calls)),
-        ("calls_resent", Number(own.calls_resent)),
-        ("operations_succeeded", Number(own.operations_succeeded)),
-    ]
-}
-
-/// Key, delta, when it was first sent, and the mark of its batch.
-pub(crate) type UnknownRow<'py> = (Bound<'py, PyAny>, i64, f64, u64);
-/// Key, delta, seconds since it was sent, and whether nobody can tell.
-pub(crate) type GivenUpRow<'py> = (Bound<'py, PyAny>, i64, f64, bool);
-/// Session, first and last number, and the operations.
-pub(crate) type LostRow<'py> = (Bound<'py, PyBytes>, u64, u64, Vec<(Bound<'py, PyAny>, i64)>);
 
 /// What may be done with a call whose reply never came.
 pub(crate) fn repeat_of(repeat: &str, until_ms: u64) -> PyResult<Repeat> {

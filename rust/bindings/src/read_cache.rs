@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::key::{Key, to_python};
+use crate::split_items::SplitItems;
 
 /// Values that were read lately, in two levels, for as long as nobody here has written them.
 ///
@@ -118,6 +119,11 @@ impl ReadCache {
     /// A write to this key is sent, or settled: values loaded before are no longer returned.
     fn bump(&self, key: Key<'_>) {
         self.cache.bump(key.bytes());
+    }
+
+    /// The same of every key of a split list.
+    fn bump_split(&self, split: &SplitItems) {
+        split.split.hashes().for_each(|hash| self.cache.bump_hashed(hash));
     }
 
     /// A write to every key is sent, or settled.

@@ -16,12 +16,11 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::errors;
 use crate::item_list::{ItemList, delta_of, key_of};
 use crate::journaled_folder::level_of;
-use crate::key::to_python;
-use crate::pending::{
-    self, GivenUpRow, Kind, ListState, LostRow, Outcomes, Pending, Slots, UnknownRow, Waiter, repeat_of,
-};
+use crate::link_reports::{self, GivenUpRow, LostRow, UnknownRow, given_up_rows, lost_rows, unknown_rows};
+use crate::pending::{Kind, ListState, Outcomes, Pending, Slots, Waiter, repeat_of};
 use crate::router::{LoopCalls, session_ids};
 use crate::shard::to_dict;
+use crate::split_items::SplitItems;
 
 /// Abandoned futures that may pile up before the link drops them.
 const ABANDONED_MAX: usize = 64;
@@ -252,6 +251,33 @@ impl SessionLink {
         })
     }
 
+    /// Adds to the counters of a shard's part of a split list. The future gets None once `SplitItems` has all outcomes.
+    #[pyo3(signature = (split, shard, future, level = None, timeout_s = None))]
+    fn incr_split(
+        &self,
+        py: Python<'_>,
+        split: &SplitItems,
+        shard: usize,
+        future: Py<PyAny>,
+        level: Option<&str>,
+        timeout_s: Option<f64>,
+    ) -> PyResult<i64> {
+        let level = self.level(level)?;
+        let split = &split.split;
+        if split.count(shard) == 0 {
+            return Err(PyValueError::new_err("that shard has no part of the list"));
+        }
+        let deadline_ms = self.begin_turn(py, timeout_s)?;
+        let mut inner = lock(&self.inner);
+        let Inner { link, slots, .. } = &mut *inner;
+        let state = ListState::of_part(split, shard);
+        let slot = slots.insert(Pending { future, kind: Kind::List(Box::new(state)), is_abandoned: false });
+        for (place, (key, delta)) in split.part_items(shard).enumerate() {
+            let _ = link.incr_in_list(key, delta, level, deadline_ms, Waiter { slot, place: place as u32 });
+        }
+        Ok(i64::from(slot))
+    }
+
     /// Any other request; `params` is an encoded array. The future gets the result, encoded. `repeat` says what may be done
     /// when the reply doesn't come: `always`, `same_shard` (for `id_window_s`) or `never`.
     #[pyo3(signature = (method, params, repeat, future, timeout_s = None, id_window_s = 110.0))]
@@ -305,13 +331,6 @@ impl SessionLink {
                 }
             }
         });
-    }
-
-    /// Whether there is room for this many increments. A list larger than all room goes alone.
-    fn fits(&self, count: usize) -> bool {
-        let inner = lock(&self.inner);
-        let unsettled = inner.link.unsettled();
-        unsettled == 0 || unsettled + count <= inner.pending_max
     }
 
     /// Takes this share of the increments back that were never sent: their futures get the error that `refusal` makes.
@@ -509,12 +528,6 @@ impl SessionLink {
         Ok(since_us.map(|since_us| now_us.saturating_sub(since_us) as f64 / 1e6))
     }
 
-    /// Why the last connection ended or couldn't be made, or what the shard last refused for now; may be empty.
-    #[getter]
-    fn last_error(&self) -> String {
-        lock(&self.inner).link.last_error().to_owned()
-    }
-
     /// Is there anything to take by `lost_tails`, `given_up` or `samples`?
     #[getter]
     fn news(&self) -> bool {
@@ -533,11 +546,7 @@ impl SessionLink {
             }
             link.unknown(|key, delta, sent_at_ms, mark| found.push((key.to_vec(), delta, sent_at_ms, mark)));
         });
-        let age_s = |sent_at_ms: u64| now_ms.saturating_sub(sent_at_ms) as f64 / 1000.0;
-        Ok(found
-            .into_iter()
-            .map(|(key, delta, sent_at_ms, mark)| (to_python(py, &key), delta, age_s(sent_at_ms), mark))
-            .collect())
+        Ok(unknown_rows(py, found, now_ms))
     }
 
     /// What was given up since the last call while nobody waited for it: key, delta, seconds since it was sent, and whether
@@ -545,21 +554,13 @@ impl SessionLink {
     fn given_up<'py>(&self, py: Python<'py>) -> PyResult<Vec<GivenUpRow<'py>>> {
         let now_ms = self.now_us(py)? / 1000;
         let taken = lock(&self.inner).link.take_given_up();
-        let age_s = |sent_at_ms: u64| now_ms.saturating_sub(sent_at_ms) as f64 / 1000.0;
-        Ok(taken
-            .into_iter()
-            .map(|one| (to_python(py, &one.key), one.delta, age_s(one.sent_at_ms), one.is_unknown))
-            .collect())
+        Ok(given_up_rows(py, taken, now_ms))
     }
 
     /// Increments acknowledged at `applied` and lost in a crash, since the last call.
     fn lost_tails<'py>(&self, py: Python<'py>) -> Vec<LostRow<'py>> {
         let taken = lock(&self.inner).link.take_lost();
-        let row = |tail: pycounter_engine::shard_link::LostTail| {
-            let operations = tail.operations.iter().map(|(key, delta)| (to_python(py, key), *delta)).collect();
-            (PyBytes::new(py, &tail.session.0), tail.first_sequence, tail.last_sequence, operations)
-        };
-        taken.into_iter().map(row).collect()
+        lost_rows(py, taken)
     }
 
     /// How batches fared since the last call: seconds, and the code of the refusal.
@@ -571,7 +572,7 @@ impl SessionLink {
     /// Figures since it was made, by name.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let own = lock(&self.inner).link.statistics();
-        to_dict(py, pending::figures(&own))
+        to_dict(py, link_reports::figures(&own))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

