@@ -18,16 +18,15 @@ from pycounter.client.connection import RpcConnection
 from pycounter.client.hello import HelloReply
 from pycounter.client.settings import PoolSettings
 from pycounter.clock import SYSTEM_CLOCK, Clock
-from pycounter.durations import seconds
 from pycounter.errors import DeadlineExceeded, Forbidden, Overloaded, RpcError, Unauthenticated, Unavailable, WrongShard
 
 __all__ = ["Pool", "PoolStatistics"]
 
 _log = logging.getLogger(__name__)
 
-#: What time it is at the server is asked again after so long.
+#: How long a server's clock reading stays valid.
 TIME_AGE_S = 4.0
-#: Said by who isn't the right one, or doesn't let us in: to ask again helps nobody.
+#: Permanent errors: retrying cannot help.
 _FINAL = (Unauthenticated, Forbidden, WrongShard)
 
 
@@ -170,25 +169,6 @@ class Pool:
                 raise Unavailable(f"the server didn't say what time it is: {error}") from error
             self._note_hello(HelloReply.parse_any(said))
         return self.server_time_ms
-
-    async def warm_up(self, connections: int = 1, *, timeout_s: float | None = None) -> None:
-        """Opens so many connections now.
-
-        Raises:
-            Unavailable, WrongShard, Unauthenticated: that doesn't work.
-        """
-        self._check()
-        missing = min(connections, self.settings.connections_max) - len(self._lanes) - len(self._opening)
-        for _ in range(missing):
-            self._open_one()
-        timeout_s = seconds(timeout_s, self.settings.connect_timeout_s)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while self._opening or not self._lanes:
-            (await self._lease(deadline)).reserved -= 1
-            if self._opening:
-                await asyncio.wait(self._opening, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-                if asyncio.get_running_loop().time() >= deadline:
-                    return
 
     @property
     def connections(self) -> int:

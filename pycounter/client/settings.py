@@ -20,7 +20,7 @@ class ClientSettings:
 
     #: Single increments that one batch takes at most.
     coalesced_operations_max: int = 100
-    #: So long they wait for company while others are under way.
+    #: Longest wait to share a batch while another is in flight.
     coalesced_delay_s: float = 0.010
     #: Operations in one request; longer lists are cut into several.
     batch_operations_max: int = 1000
@@ -49,11 +49,6 @@ class ClientSettings:
     session_window_s: float = 6 * 24 * 3600.0
     #: So long after it was first sent, an operation under an id is not sent again; below the server's 2 minutes.
     id_window_s: float = 110.0
-    #: An operation under an id that stays unanswered after all retries is sent again after this, so many times, each
-    #: time after twice as long; and then every so often.
-    replay_first_s: float = 1.0
-    replays: int = 5
-    replay_scheduled_s: float = 10.0
     #: One reply; a server that sends more is not believed.
     reply_bytes_max: int = 64 << 20
 

@@ -3,7 +3,7 @@
 Read in this order. What is known of shards: `shard_handle` is one of them and `shard_set` all; `shard_health` and
 `load_balancer` say which serves what. What is asked of them: `shard_routes` is the interface of everything that needs
 several; `totals` (with `total` and `shared_loads`) reads, `removals` and `bulk_removals` take away (`settling` repeats
-what they send), `listing` lists, and `direct_route` counts. `client` joins all this for users (`connecting`,
+what they send), `listing` lists, and `increments` counts. `client` joins all this for users (`connecting`,
 `blocking_client`), and `topology_watch` is how it learns of changes. Shards are reached directly or through a
 coordinator, by a `passage`.
 

@@ -21,7 +21,7 @@ from pycounter.client.unknown_operations import UnknownOperation, UnknownOperati
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.coordinator.bulk_removals import BulkRemovals
 from pycounter.coordinator.connect_settings import ConnectSettings
-from pycounter.coordinator.direct_route import DirectRoute
+from pycounter.coordinator.increments import Increments
 from pycounter.coordinator.listing import Listing
 from pycounter.coordinator.load_balancer import LoadBalancer, Serving
 from pycounter.coordinator.removals import Removals
@@ -87,7 +87,7 @@ class Client:
         self._watch: TopologyWatch | None = None
         self._shards: ShardSet | None = None
         self._is_through = False
-        self._counting: DirectRoute
+        self._counting: Increments
         self._reading: Totals
         self._removing: Removals
         self._bulk_removing: BulkRemovals
@@ -154,7 +154,7 @@ class Client:
         self._removing = Removals(shards, totals, bump=cache.bump, on_removal=self._forget, clock=self._clock)
         self._listing = Listing(shards, totals, foreign=shards.foreign)
         self._bulk_removing = BulkRemovals(shards, self._removing.settling, self._listing, on_removal=self._forget)
-        self._counting = DirectRoute(shards, cache=cache, timeout_s=settings.increment_timeout_s)
+        self._counting = Increments(shards, cache=cache, timeout_s=settings.increment_timeout_s)
         shards.start()
         if self._watch is not None:
             await shards.wait_connected(timeout_s)

@@ -204,15 +204,6 @@ async def test_an_unused_connection_is_closed(server, make_pool):
     assert await pool.request("echo", 2, deadline=soon()) == 2
 
 
-async def test_warm_up(server, make_pool):
-    pool = make_pool(connections_max=4)
-    await pool.warm_up(9)
-    assert pool.connections == server.connections == 4
-    await server.vanish()
-    with pytest.raises(Unavailable):
-        await make_pool().warm_up(2)
-
-
 async def test_a_late_reply_ends_the_request_and_a_silent_server_the_connection(server, make_pool):
     server.handlers["wait"] = lambda: SILENCE
     pool = make_pool(silence_s=0.1)

@@ -1,8 +1,8 @@
-"""Counting straight at the shards: which one takes an operation, and what its answer means.
+"""Increments: which shard takes one, and what its answer means.
 
-A counter's increments go to its home. While that is unwell, the balancer sends those elsewhere that were never sent;
-what was sent stays at its shard until it is settled, whatever happens. The value that an increment answers is then the
-part of the shard that took it, and what the others were last known to hold. It belongs to one event loop.
+A counter's increments go to its home. While the home is unhealthy, unsent increments may be diverted to another shard;
+a sent one stays at its shard until it is settled. The value of a diverted increment is the part of the shard that took
+it, plus what the other shards were last known to hold. It belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pycounter.coordinator.shard_set import ShardSet
 from pycounter.durations import seconds
 from pycounter.errors import BadKey, RpcError, Unavailable
 
-__all__ = ["DirectRoute"]
+__all__ = ["Increments"]
 
 _Item = tuple[Key, int]
 
 
-class DirectRoute:
-    """Increments, straight to the shards.
+class Increments:
+    """Sends increments to their shards.
 
     Args:
         shards: where they go.
@@ -153,7 +153,7 @@ class DirectRoute:
         return None
 
     async def _incr_many_with_care(self, many: _Many) -> list[int | RpcError]:
-        """The same while a shard is unwell: asks for each item which shard takes it, and again if it was withdrawn."""
+        """The same while a shard is unhealthy: decides for each item which shard takes it."""
         left = many.check()
         while left:
             groups: dict[int, list[int]] = {}
