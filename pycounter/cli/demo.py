@@ -379,12 +379,15 @@ async def _count_words(client: Client, words: list[bytes]) -> None:
             outcomes = await client.incr_many([(word, 1) for word in words])
         except Unavailable as error:
             outcomes = [error] * len(words)
-        for outcome in outcomes:
-            if not isinstance(outcome, int | Unavailable):
-                raise outcome
-        words = [word for word, outcome in zip(words, outcomes, strict=True) if isinstance(outcome, Unavailable)]
-        if not words:
+        failed = [
+            (word, outcome) for word, outcome in zip(words, outcomes, strict=True) if not isinstance(outcome, int)
+        ]
+        if not failed:
             return
+        for _, outcome in failed:
+            if not isinstance(outcome, Unavailable):
+                raise outcome
+        words = [word for word, _ in failed]
         await asyncio.sleep(RETRY_S)
 
 
