@@ -102,6 +102,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host: str = "127.0.0.1"
     #: 0 lets the system choose.
     port: int = 7400
+    #: Path of a Unix socket to listen on too.
+    unix: str | None = None
     #: The level of operations that name none.
     level: Literal["applied", "durable"] = "durable"
     #: The shard's name, given to a new folder ("shard-0" if none is); an old one must have it.
@@ -309,7 +311,7 @@ def _check(name: str, value: Any) -> None:
         low, high = _RANGES[name]
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
-    if name in {"data", "host"} and not value:
+    if name in {"data", "host", "unix"} and value is not None and not value:
         raise ValueError(f"{name} is empty")
     if name == "ring":
         parse_ring(value)

@@ -95,6 +95,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 lets the system choose.  [default: 7400]")] = None,
+    unix: Annotated[
+        str | None, typer.Option(help="A Unix socket to listen on too; made, and removed at the end.", metavar="PATH")
+    ] = None,
     level: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +142,7 @@ def serve(
             "strict": strict or None,
             "host": host,
             "port": port,
+            "unix": unix,
             "level": level,
             "token_file": token_file,
             "tls_cert": tls_cert,

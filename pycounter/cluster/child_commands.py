@@ -19,7 +19,7 @@ __all__ = ["ChildCommands", "child_environment", "to_toml"]
 #: Where shards and replicas listen.
 LOOPBACK = "127.0.0.1"
 #: The public side's, and what differs between shards.
-_NOT_FOR_SHARDS = {"data", "host", "port", "name", "tls_cert", "tls_key", "insecure", "ring"}
+_NOT_FOR_SHARDS = {"data", "host", "port", "unix", "name", "tls_cert", "tls_key", "insecure", "ring"}
 _SHARED_WITH_COORDINATORS = CoordinatorSettings.__struct_fields__
 DELETE = "\x7f"
 DELETE_ESCAPED = "\\u007f"

@@ -28,6 +28,7 @@ from pycounter.cluster.public_sockets import listen_publicly
 from pycounter.coordinator.settings import TuningSettings
 from pycounter.errors import PyCounterError
 from pycounter.net.security import Access, check_exposure
+from pycounter.net.unix_socket import UnixSocket
 from pycounter.settings import ClusterSettings
 from pycounter.topology import format_address, parse_address
 
@@ -64,9 +65,14 @@ class Supervisor:
         TuningSettings.from_table(settings.coordinator.get("tuning", {}))
         self._settings = settings
         self._folder = ClusterFolder(settings.data, settings.shards)
+        self._unix: UnixSocket | None = None
         try:
+            if settings.unix is not None:
+                self._unix = UnixSocket(settings.unix)
             self._sockets = listen_publicly(settings.host, settings.port, wait=self._folder.starts > 1)
         except BaseException:
+            if self._unix is not None:
+                self._unix.close()
             self._folder.close()
             raise
         self.address = format_address(*self._sockets[0].getsockname()[:2])
@@ -249,7 +255,8 @@ class Supervisor:
         self._add(ProcessRecord(name, "shard", identity=entry.identity), command, ready)
 
     def _start_coordinator(self, name: str) -> None:
-        descriptors = [listener.fileno() for listener in self._sockets]
+        unix = [] if self._unix is None else [self._unix.listener]
+        descriptors = [listener.fileno() for listener in (*self._sockets, *unix)]
 
         def command() -> tuple[Sequence[str], Sequence[int]]:
             return self._commands.coordinator(name, descriptors), descriptors
@@ -396,6 +403,8 @@ class Supervisor:
         self._stop.set()
         for listener in self._sockets:
             listener.close()
+        if self._unix is not None:
+            self._unix.close()
         timeout_s = self._settings.stop_timeout_s + STOP_EXTRA_S
         for kind in ("coordinator", "replica", "shard"):
             members = self._of_kind(kind)

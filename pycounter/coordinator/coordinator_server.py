@@ -200,13 +200,23 @@ class CoordinatorServer:
     async def _listen(self, sockets: Sequence[socket.socket]) -> Callable[[], None]:
         """Accepts clients. Gives what ends that. The sockets themselves are the supervisor's."""
         loop = asyncio.get_running_loop()
+        servers: list[asyncio.Server | TlsListener] = []
+        remote = []
+        for listener in sockets:
+            if listener.family == socket.AF_UNIX:
+                # What leaves no machine needs no TLS.
+                servers.append(
+                    await loop.create_unix_server(lambda: CoordinatorProtocol(self), sock=listener, backlog=BACKLOG)
+                )
+            elif self._tls is not None:
+                remote.append(listener)
+            else:
+                servers.append(
+                    await loop.create_server(lambda: CoordinatorProtocol(self), sock=listener, backlog=BACKLOG)
+                )
         if self._tls is not None:
-            self._tls.adopt(sockets)
-            return self._tls.close
-        servers = [
-            await loop.create_server(lambda: CoordinatorProtocol(self), sock=listener, backlog=BACKLOG)
-            for listener in sockets
-        ]
+            self._tls.adopt(remote)
+            servers.append(self._tls)
 
         def close() -> None:
             for server in servers:

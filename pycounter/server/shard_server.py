@@ -24,6 +24,7 @@ from pycounter.net.listening import listening_on
 from pycounter.net.security import Access, check_exposure
 from pycounter.net.server_process import BACKLOG, hand_over_quickly
 from pycounter.net.tls_listener import TlsListener
+from pycounter.net.unix_socket import UnixSocket
 from pycounter.server.shard_protocol import ShardProtocol
 from pycounter.server.tail_service import TailService
 from pycounter.settings import ServerSettings, parse_ring
@@ -73,6 +74,7 @@ class ShardServer:
         self.settings = settings
         self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
         self._crowds: dict[str, set[asyncio.Task[None]]] = {method: set() for method in CROWD_MAX}
+        self._unix: UnixSocket | None = None
         self._stop = asyncio.Event()
         #: Why the disk refused when that was last looked at.
         self._disk_failure: str | None = None
@@ -148,6 +150,9 @@ class ShardServer:
             await asyncio.to_thread(self._checkpointer.make_room)
             self._tails = TailService(self.shard, self._store)
             loop.add_reader(self.shard.wake_fd, self._release)
+            if self.settings.unix is not None:
+                self._unix = UnixSocket(self.settings.unix)
+                await loop.create_unix_server(lambda: ShardProtocol(self), sock=self._unix.listener, backlog=BACKLOG)
             host, port = self.settings.host, self.settings.port
             with listening_on(host, port):
                 listener = self._tls or await loop.create_server(
@@ -156,6 +161,9 @@ class ShardServer:
                 if self._tls is not None:
                     await self._tls.listen(host, port, backlog=BACKLOG)
         except BaseException:
+            if self._unix is not None:
+                self._unix.close()
+            loop.remove_reader(self.shard.wake_fd)
             self._checkpointer.stop(checkpoint=False)
             self.shard.stop()
             raise
@@ -184,6 +192,8 @@ class ShardServer:
             on_stopping()
             self.clients.stopping = True
             listener.close()
+            if self._unix is not None:
+                self._unix.close()
             await self._drain()
             for task in housekeeping:
                 task.cancel()
