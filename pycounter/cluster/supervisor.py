@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,12 +25,13 @@ from pycounter.cluster.cluster_view import ClusterView
 from pycounter.cluster.control import ControlServer
 from pycounter.cluster.member import TICK_S, Member
 from pycounter.cluster.process_state import ProcessRecord
-from pycounter.cluster.public_sockets import listen_publicly
 from pycounter.coordinator.settings import TuningSettings
 from pycounter.errors import PyCounterError
+from pycounter.net.listening import bind, listen
 from pycounter.net.security import Access, check_exposure
 from pycounter.net.unix_socket import UnixSocket
 from pycounter.settings import ClusterSettings
+from pycounter.storage.recovery import CLUSTER_FILE_NAME
 from pycounter.topology import format_address, parse_address
 
 __all__ = ["Supervisor"]
@@ -64,17 +66,18 @@ class Supervisor:
         check_exposure(settings.host, self._access.tokens, insecure=settings.insecure)
         TuningSettings.from_table(settings.coordinator.get("tuning", {}))
         self._settings = settings
-        self._folder = ClusterFolder(settings.data, settings.shards)
         self._unix: UnixSocket | None = None
-        try:
-            if settings.unix is not None:
-                self._unix = UnixSocket(settings.unix)
-            self._sockets = listen_publicly(settings.host, settings.port, wait=self._folder.starts > 1)
-        except BaseException:
-            if self._unix is not None:
-                self._unix.close()
-            self._folder.close()
-            raise
+        # A new folder is made once the addresses are bound. One that is there is locked first: then only what is left
+        # of the last run can hold the port, for a moment.
+        is_there = (Path(settings.data) / CLUSTER_FILE_NAME).exists()
+        with contextlib.ExitStack() as undo:
+            if not is_there:
+                self._listen(undo, wait=False)
+            self._folder = ClusterFolder(settings.data, settings.shards)
+            undo.callback(self._folder.close)
+            if is_there:
+                self._listen(undo, wait=True)
+            undo.pop_all()
         self.address = format_address(*self._sockets[0].getsockname()[:2])
         self._commands = ChildCommands(settings, self._folder.directory)
         self._view = ClusterView(self._folder.cluster, self._folder.starts, settings.strict)
@@ -85,6 +88,15 @@ class Supervisor:
         #: Reloads so far, and how many there had been when each process last read the files.
         self._reloads = 0
         self._read_at: dict[str, int] = {}
+
+    def _listen(self, undo: contextlib.ExitStack, *, wait: bool) -> None:
+        if self._settings.unix is not None:
+            self._unix = UnixSocket(self._settings.unix)
+            undo.callback(self._unix.close)
+        self._sockets = bind(self._settings.host, self._settings.port, wait=wait)
+        for listener in self._sockets:
+            undo.callback(listener.close)
+        listen(self._sockets)
 
     async def run(self, on_ready: Callable[[dict[str, object]], None], on_stopping: Callable[[], None]) -> None:
         """Starts everything and keeps it running until a signal comes.

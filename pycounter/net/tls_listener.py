@@ -56,25 +56,6 @@ class TlsListener:
         """Clients whose handshake isn't done."""
         return len(self._handshakes)
 
-    async def listen(self, host: str, port: int, *, backlog: int) -> None:
-        """Listens on every address that `host` stands for.
-
-        Raises:
-            OSError: an address can't be listened on.
-        """
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, _, _, _, address in dict.fromkeys(found):
-                # `create_server` keeps IPv6 to itself, so that both can have the port.
-                listener = socket.create_server(address[:2], family=family, backlog=backlog)
-                listener.setblocking(False)
-                self.sockets.append(listener)
-                loop.add_reader(listener, self._accept, listener)
-        except OSError:
-            self.close()
-            raise
-
     def adopt(self, listeners: Iterable[socket.socket]) -> None:
         """Accepts on sockets that listen already."""
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pycounter._native import VERSION, Replica
 from pycounter.net.client_protocol import ClientProtocol
 from pycounter.net.clients import Clients
-from pycounter.net.listening import listening_on
+from pycounter.net.listening import bind, listen
 from pycounter.net.security import Access, check_exposure
 from pycounter.net.server_process import BACKLOG
 from pycounter.replica.follower import Follower
@@ -89,11 +89,12 @@ class ReplicaServer:
             held_bytes_max=settings.held_bytes_max,
             counters_bytes_max=settings.counters_bytes_max,
         )
-        with listening_on(settings.host, settings.port):
-            listener = await loop.create_server(
-                lambda: _ReplicaProtocol(self), settings.host, settings.port, backlog=BACKLOG
-            )
-        host, port, *_ = listener.sockets[0].getsockname()
+        bound = bind(settings.host, settings.port)
+        listen(bound)
+        host, port, *_ = bound[0].getsockname()
+        listeners = [
+            await loop.create_server(lambda: _ReplicaProtocol(self), sock=one, backlog=BACKLOG) for one in bound
+        ]
         self.replica.set_topology(format_address(host, port))
         self._follower = Follower(self.replica, settings, self._access.token)
         tasks: list[asyncio.Task[None]] = [
@@ -121,7 +122,8 @@ class ReplicaServer:
                     task.result()
         finally:
             on_stopping()
-            listener.close()
+            for listener in listeners:
+                listener.close()
             self._stop.set()
             stopped.cancel()
             for task in tasks:

@@ -20,7 +20,7 @@ import msgspec
 from pycounter._native import VERSION, HashRing, Shard
 from pycounter.errors import RpcError, SettingsError, StorageError
 from pycounter.net.clients import Clients
-from pycounter.net.listening import listening_on
+from pycounter.net.listening import bind, listen
 from pycounter.net.security import Access, check_exposure
 from pycounter.net.server_process import BACKLOG, hand_over_quickly
 from pycounter.net.tls_listener import TlsListener
@@ -75,10 +75,20 @@ class ShardServer:
         self.clients = Clients(connections_max=settings.connections_max, held_bytes_max=settings.held_bytes_max)
         self._crowds: dict[str, set[asyncio.Task[None]]] = {method: set() for method in CROWD_MAX}
         self._unix: UnixSocket | None = None
+        self._servers: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         #: Why the disk refused when that was last looked at.
         self._disk_failure: str | None = None
-        self.shard, store = open_folder(settings.data, lambda: self._open_shard(access.tokens))
+        with contextlib.ExitStack() as undo:
+            # First, so that a start whose address is taken makes no folder.
+            self._sockets = bind(settings.host, settings.port)
+            for listener in self._sockets:
+                undo.callback(listener.close)
+            if settings.unix is not None:
+                self._unix = UnixSocket(settings.unix)
+                undo.callback(self._unix.close)
+            self.shard, store = open_folder(settings.data, lambda: self._open_shard(access.tokens))
+            undo.pop_all()
         self._checkpointer = Checkpointer(
             self.shard,
             store,
@@ -150,24 +160,16 @@ class ShardServer:
             await asyncio.to_thread(self._checkpointer.make_room)
             self._tails = TailService(self.shard, self._store)
             loop.add_reader(self.shard.wake_fd, self._release)
-            if self.settings.unix is not None:
-                self._unix = UnixSocket(self.settings.unix)
-                await loop.create_unix_server(lambda: ShardProtocol(self), sock=self._unix.listener, backlog=BACKLOG)
-            host, port = self.settings.host, self.settings.port
-            with listening_on(host, port):
-                listener = self._tls or await loop.create_server(
-                    lambda: ShardProtocol(self), host, port, backlog=BACKLOG
-                )
-                if self._tls is not None:
-                    await self._tls.listen(host, port, backlog=BACKLOG)
-        except BaseException:
+            address = format_address(*self._sockets[0].getsockname()[:2])
             if self._unix is not None:
-                self._unix.close()
+                await loop.create_unix_server(lambda: ShardProtocol(self), sock=self._unix.listener, backlog=BACKLOG)
+            await self._listen()
+        except BaseException:
+            self._close_sockets()
             loop.remove_reader(self.shard.wake_fd)
             self._checkpointer.stop(checkpoint=False)
             self.shard.stop()
             raise
-        address = format_address(*listener.sockets[0].getsockname()[:2])
         self.shard.set_topology(address)
         self._checkpointer.start()
         idle = self.clients.close_idle(self.settings.idle_timeout_s)
@@ -191,9 +193,7 @@ class ShardServer:
         finally:
             on_stopping()
             self.clients.stopping = True
-            listener.close()
-            if self._unix is not None:
-                self._unix.close()
+            self._close_sockets()
             await self._drain()
             for task in housekeeping:
                 task.cancel()
@@ -203,6 +203,26 @@ class ShardServer:
             await asyncio.to_thread(self._close_storage)
         if lost is not None:
             raise StorageError(lost, self.settings.data)
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        listen(self._sockets)
+        if self._tls is not None:
+            self._tls.adopt(self._sockets)
+            return
+        for bound in self._sockets:
+            self._servers.append(await loop.create_server(lambda: ShardProtocol(self), sock=bound, backlog=BACKLOG))
+
+    def _close_sockets(self) -> None:
+        """Accepts nobody any more."""
+        if self._tls is not None:
+            self._tls.close()
+        for server in self._servers:
+            server.close()
+        for bound in self._sockets:
+            bound.close()
+        if self._unix is not None:
+            self._unix.close()
 
     def stop(self) -> None:
         """Orders an orderly stop: accept nothing, answer what is in, commit, checkpoint."""

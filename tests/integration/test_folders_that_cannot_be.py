@@ -1,6 +1,7 @@
 """Folders that can't be created: one sentence that names folder and reason, in each command that makes one."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -70,3 +71,16 @@ def test_a_program_in_a_folder_that_is_gone(gone):
     ended = gone("-c", OPEN, "./x")
     assert ended.returncode == 1
     assert "./x" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--shards", "2")])
+@pytest.mark.parametrize("what", ["port", "unix"])
+def test_a_start_whose_address_is_taken_leaves_nothing(tmp_path, arguments, what):
+    path = tmp_path / "socket"
+    path.write_text("in the way")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] if what == "port" else 0
+        unix = ("--unix", str(path)) if what == "unix" else ()
+        ended = pycounter("serve", "--data", str(tmp_path / "new"), "--port", str(port), *unix, *arguments)
+    assert_one_sentence(ended, f":{port}" if what == "port" else str(path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["socket"]
