@@ -137,7 +137,8 @@ class FaultProxy:
                     return "reset" if direction.reset else "cut"
             if sink.can_write_eof():
                 sink.write_eof()
-        except OSError:
+        except (OSError, RuntimeError):
+            # uvloop raises RuntimeError where the other end is closed already.
             return "reset"
         return None
 

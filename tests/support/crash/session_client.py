@@ -241,6 +241,9 @@ class SessionClient(Client):
 
     def _on_main_error(self, error: str, first: int, end: int) -> None:
         code = error.partition(":")[0]
+        if code == "session_unknown" and first > 1 and not self.answered_max:
+            # The session hasn't begun: its first batch was refused, and this one was sent behind it.
+            code = "sequence_gap"
         if not self.may_be_retried(code, RETRY_CODES):
             raise Violation(f"{self.name}: operations {first} to {end - 1} were refused: {error}")
         self.ground.overloaded += code == "overloaded"
