@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
+from pycounter.client.connecting import open_connection
 from pycounter.client.framing import MSGID_MAX, ProtocolViolation, ReplyDecoder, notification, request
 from pycounter.errors import from_wire
 
@@ -45,8 +46,7 @@ class RpcConnection(asyncio.Protocol):
         reply_bytes_max: int,
     ) -> RpcConnection:
         """Connects. Raises OSError. Cancellation leaves nothing open."""
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: cls(on_replies, reply_bytes_max), *address, ssl=tls)
+        _, connection = await open_connection(lambda: cls(on_replies, reply_bytes_max), address, tls)
         return connection
 
     @property

@@ -14,6 +14,7 @@ from typing import cast
 
 from pycounter._native import SessionLink
 from pycounter.client.backoff import Backoff
+from pycounter.client.connecting import open_connection
 from pycounter.errors import Forbidden, RpcError, Unauthenticated, Unavailable, WrongShard
 
 __all__ = ["LinkConnection"]
@@ -247,11 +248,8 @@ class LinkConnection:
 
     async def _open(self) -> _Protocol:
         """A connection on which the shard has said that it is the right one and where the sessions are."""
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout_s):
-            _, protocol = await loop.create_connection(
-                lambda: _Protocol(self, self._link), *self.address, ssl=self._tls
-            )
+            _, protocol = await open_connection(lambda: _Protocol(self, self._link), self.address, self._tls)
         self._protocol = protocol
         self._link.connected()
         self.flush()

@@ -19,6 +19,7 @@ from pycounter.client.hello import HelloReply
 from pycounter.client.settings import PoolSettings
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.errors import DeadlineExceeded, Forbidden, Overloaded, RpcError, Unauthenticated, Unavailable, WrongShard
+from pycounter.topology.addresses import format_address
 
 __all__ = ["Pool", "PoolStatistics"]
 
@@ -234,7 +235,7 @@ class Pool:
                 self._serve()
             if isinstance(error, TimeoutError):
                 host, port = self.address
-                raise Unavailable(f"no connection to {host}:{port} in time: nothing was sent") from error
+                raise Unavailable(f"no connection to {format_address(host, port)} in time: nothing was sent") from error
             raise
 
     def _find(self) -> _Lane | None:
@@ -318,7 +319,7 @@ class Pool:
             self.address = self._addresses[(tried + 1) % len(self._addresses)]
         if not self._lanes and not self._opening:
             reason = str(error) or type(error).__name__
-            self._refuse_waiters(Unavailable(f"can't reach {host}:{port} ({reason}): nothing was sent"))
+            self._refuse_waiters(Unavailable(f"can't reach {format_address(host, port)} ({reason}): nothing was sent"))
 
     def _admit(self, connection: RpcConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -355,7 +356,7 @@ class Pool:
                     raise ConnectionError("the server has moved meanwhile")
                 if self.identity is not None and hello.identity != self.identity:
                     raise WrongShard(
-                        f"the server at {address[0]}:{address[1]} is {hello.identity}, not {self.identity}"
+                        f"the server at {format_address(*address)} is {hello.identity}, not {self.identity}"
                     )
             except BaseException:
                 connection.abort()

@@ -28,6 +28,7 @@ from pycounter.client.unknown_operations import UnknownOperation, UnknownOperati
 from pycounter.clock import SYSTEM_CLOCK, Clock
 from pycounter.durations import seconds
 from pycounter.errors import PyCounterError, RpcError, SessionLost, Unavailable, from_wire
+from pycounter.topology.addresses import format_address
 
 __all__ = ["SESSION_BYTES", "SessionClient"]
 
@@ -93,7 +94,7 @@ class SessionClient:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         limits = self.settings = settings or ClientSettings()
-        self.name = name or f"{host}:{port}"
+        self.name = name or f"{format_address(host, port)}"
         #: Operations that were sent, and of which nobody knows yet whether they counted.
         self.unknown = UnknownOperations(self.pending_unknown)
         self._level: Level = check_level(level)
@@ -189,9 +190,8 @@ class SessionClient:
                     self._ready.clear()
                     await self._ready.wait()
         except TimeoutError as late:
-            host, port = self.address
-            trouble = self._connection.trouble or "no answer"
-            raise Unavailable(f"can't reach the shard at {host}:{port} ({trouble}): nothing was applied") from late
+            where, trouble = format_address(*self.address), self._connection.trouble or "no answer"
+            raise Unavailable(f"can't reach the shard at {where} ({trouble}): nothing was applied") from late
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Waits for what is not settled, says goodbye, and ends the connection. Cancellation ends it at once.

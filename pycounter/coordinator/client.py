@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, overload
-
-import msgspec
 
 from pycounter._native import ForeignKeys, ReadCache
 from pycounter.client import LostTail
@@ -35,6 +34,7 @@ from pycounter.durations import seconds
 from pycounter.errors import PyCounterError, RpcError, Unavailable
 from pycounter.settings import is_loopback
 from pycounter.topology import Topology, format_address
+from pycounter.topology.addresses import is_path
 
 __all__ = ["Client"]
 
@@ -118,7 +118,7 @@ class Client:
         timeout_s = self.settings.connect_timeout_s
         if self._topology is None:
             self._watch = TopologyWatch(self.settings, self._clock)
-            self._topology = self._placed(await self._watch.ask(timeout_s))
+            self._topology = await self._watch.ask(timeout_s)
         self._is_through = not self._is_direct(self._topology)
         await self._open_shards(self._topology, timeout_s)
         if self._watch is not None:
@@ -130,16 +130,20 @@ class Client:
         if self.settings.route != "auto":
             return self.settings.route == "direct"
         # A shard's loopback address means another machine than ours, if its coordinator is on another.
-        is_here = is_loopback(self._watch.pool.address[0])
+        address = self._watch.pool.address
+        is_here = is_path(address) or is_loopback(address[0])
         return is_here or not any(shard.endpoint and is_loopback(shard.endpoint[0]) for shard in topology.shards)
 
     async def _open_shards(self, topology: Topology, timeout_s: float) -> None:
-        settings = self.settings
+        settings, is_alone = self.settings, _is_alone(topology)
+        if is_alone and self._watch is not None:
+            # A shard alone is where the caller reached it, whatever it calls its own address.
+            settings = replace(settings, addresses=(self._watch.pool.address,))
         shards = self._shards = ShardSet(
             topology,
             settings=settings,
             clock=self._clock,
-            is_alone=_is_alone(topology),
+            is_alone=is_alone,
             is_through=self._is_through,
             foreign=self._foreign,
             balancer=self._balancer,
@@ -444,7 +448,6 @@ class Client:
 
     def set_topology(self, topology: Topology) -> None:
         """Takes a newer topology, as its server or its supervisor tells it."""
-        topology = self._placed(topology)
         if self._shards is None or self._shards.update(topology):
             self._topology = topology
 
@@ -512,14 +515,6 @@ class Client:
     def _unknown(self) -> Iterator[tuple[UnknownOperation, Watchers]]:
         if self._shards is not None:
             yield from self._shards.unknown()
-
-    def _placed(self, topology: Topology) -> Topology:
-        """A shard alone is where the caller reached it, whatever it calls its own address."""
-        if not _is_alone(topology) or self._watch is None:
-            return topology
-        address = format_address(*self._watch.pool.address)
-        shard = msgspec.structs.replace(topology.shards[0], address=address)
-        return msgspec.structs.replace(topology, shards=(shard,))
 
     def _whereto(self) -> str:
         return " or ".join(format_address(*address) for address in self.settings.addresses)

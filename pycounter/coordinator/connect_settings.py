@@ -99,7 +99,9 @@ class ConnectSettings:
 
     @classmethod
     def from_url(cls, url: str, **settings: Any) -> Self:
-        """Settings from `pycounter://[token@]host[:port][,host[:port]...][?route=...&level=...]` and from the caller.
+        """Settings from a URL and from the caller.
+
+        `pycounter://[token@]host[:port][,host[:port]...][?route=...&level=...]`, or `pycounter+unix://[token@]/path[?...]`.
 
         Raises:
             SettingsError: the URL is none, or a setting is wrong or unknown.
@@ -108,17 +110,21 @@ class ConnectSettings:
             parts = urlsplit(url)
         except ValueError as error:
             raise SettingsError(f"{url!r} is no URL: {error}", setting="url") from error
-        if parts.scheme != "pycounter" or not parts.netloc or parts.path not in {"", "/"} or parts.fragment:
+        token, at, hosts = parts.netloc.rpartition("@")
+        is_unix = parts.scheme == "pycounter+unix" and not hosts and len(parts.path) > 1
+        is_tcp = parts.scheme == "pycounter" and hosts and parts.path in {"", "/"}
+        if parts.fragment or not (is_unix or is_tcp):
             raise SettingsError(
-                "a URL is pycounter://[token@]host[:port][?route=auto|direct|coordinator], "
-                f"not {_without_token(url)!r}",
+                "a URL is pycounter://[token@]host[:port][?route=auto|direct|coordinator], or "
+                f"pycounter+unix://[token@]/path, not {_without_token(url)!r}",
                 setting="url",
             )
-        token, at, hosts = parts.netloc.rpartition("@")
-        try:
-            addresses = tuple(parse_address(host, DEFAULT_PORT) for host in hosts.split(","))
-        except ValueError as error:
-            raise SettingsError(str(error), setting="url") from error
+        addresses: tuple[Address, ...] = ((unquote(parts.path), 0),)
+        if is_tcp:
+            try:
+                addresses = tuple(parse_address(host, DEFAULT_PORT) for host in hosts.split(","))
+            except ValueError as error:
+                raise SettingsError(str(error), setting="url") from error
         merged: dict[str, Any] = {"addresses": addresses}
         if at:
             merged["token"] = unquote(token)

@@ -119,6 +119,8 @@ class ShardHandle:
         self._is_alone = is_alone
         #: Where to ask for a passage; empty: straight to the shard.
         self._coordinators = settings.addresses if is_through else ()
+        #: Where the shard is, whatever the topology says; empty: where that says.
+        self._reached_at = settings.addresses if is_alone or is_through else ()
         self._tls = settings.tls if is_alone or is_through else None
         self._clock = clock
         self._owner = owner
@@ -149,7 +151,7 @@ class ShardHandle:
     def update(self, info: ShardInfo) -> None:
         """What the topology says of it now: another address, another identity, other replicas."""
         before, self.info = self.info, info
-        if info.endpoint is not None and info.endpoint != before.endpoint and not self._coordinators:
+        if info.endpoint is not None and info.endpoint != before.endpoint and not self._reached_at:
             self._pool.address = self.session.address = info.endpoint
         identity = self.session.identity
         if (info.identity and identity and info.identity != identity) or self._is_beyond_hope(before):
@@ -184,8 +186,9 @@ class ShardHandle:
         )
 
     def _new_pool(self, to: ShardInfo | ReplicaInfo) -> Pool:
+        reached_at = self._reached_at if isinstance(to, ShardInfo) else self._coordinators
         return Pool(
-            *(self._coordinators or [to.endpoint or _NOWHERE]),
+            *(reached_at or [to.endpoint or _NOWHERE]),
             token=self._settings.token,
             tls=self._tls,
             # Another shard's may be at a replica's address by now.
@@ -196,7 +199,7 @@ class ShardHandle:
         )
 
     def _new_session(self) -> SessionClient:
-        (host, port), *alternates = self._coordinators or [self.info.endpoint or _NOWHERE]
+        (host, port), *alternates = self._reached_at or [self.info.endpoint or _NOWHERE]
         owner, number = self._owner, self.number
         return SessionClient(
             host,

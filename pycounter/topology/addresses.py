@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Address", "format_address", "parse_address"]
+__all__ = ["Address", "format_address", "is_path", "parse_address"]
 
-#: Host and port, as the socket module takes them.
+#: Host and port, as the socket module takes them; or the path of a Unix socket, and 0.
 Address = tuple[str, int]
 
 #: A host's name has at most 253 characters, an IPv6 address with its zone fewer.
@@ -42,6 +42,13 @@ def parse_address(text: str, default_port: int | None = None) -> Address:
     return host, port
 
 
+def is_path(address: Address) -> bool:
+    """Is it a Unix socket's?"""
+    return address[0].startswith("/")
+
+
 def format_address(host: str, port: int) -> str:
     """The text of an address; brackets around IPv6."""
+    if is_path((host, port)):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

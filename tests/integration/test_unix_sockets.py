@@ -1,5 +1,6 @@
 """A Unix socket beside the port, of a shard and a cluster: both protocols, and what is in the way at a start."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,7 +8,8 @@ import stat
 
 import pytest
 
-from pycounter.errors import PyCounterError
+import pycounter
+from pycounter.errors import PyCounterError, Unavailable
 from pycounter.net.unix_socket import UnixSocket
 from tests.support.credentials import TOKEN, write_token
 from tests.support.resp_socket import RespSocket
@@ -45,6 +47,13 @@ class _UnixClient:
 
     def __getattr__(self, name):
         return getattr(self._client, name)
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(start_shared_cluster, tmp_path_factory):
+    path = tmp_path_factory.mktemp("unix") / "counters.sock"
+    start_shared_cluster(shards=2, arguments=["--unix", str(path)])
+    return path
 
 
 def count_over_both(path):
@@ -90,6 +99,28 @@ def test_a_cluster_serves_both_protocols_at_a_socket(start_cluster, here):
     cluster.send_signal(signal.SIGTERM)
     assert cluster.wait() == 0
     assert not here.exists()
+
+
+async def test_a_client_of_a_shard(start_shard, path, tmp_path):
+    shard = start_shard(arguments=["--unix", str(path), "--token-file", write_token(tmp_path)])
+    async with pycounter.connect(f"pycounter+unix://{TOKEN}@{path}") as client:
+        assert await client.incr("a") == 1
+        assert await client.incr_many([("a", 1), ("b", 1)]) == [2, 1]
+        shard.kill()
+        counting = asyncio.create_task(client.incr("a", timeout_s=60.0))
+        await asyncio.to_thread(shard.start)
+        assert await counting == 3
+        assert await client.get_many(["a", "b"]) == [3, 1]
+    with pytest.raises(Unavailable, match=f"can't reach {path}x .*No such file"):
+        await pycounter.connect(f"pycounter+unix://{path}x", connect_timeout_s=0.2)
+
+
+@pytest.mark.parametrize("route", ["auto", "direct", "coordinator"])
+async def test_a_client_of_a_cluster(shared_cluster, route):
+    async with pycounter.connect(f"pycounter+unix://{shared_cluster}?route={route}") as client:
+        assert client.route == {"auto": "direct"}.get(route, route)
+        assert await client.incr_many([(f"{route}-{number}", 1) for number in range(20)]) == [1] * 20
+        assert (await client.total(f"{route}-3", accuracy="exact")).total == 1
 
 
 def test_what_is_in_the_way_is_said_and_left_alone(start_shard, path, tmp_path):

@@ -16,6 +16,13 @@ def test_everything_that_a_url_can_say():
     assert "cret" not in repr(settings)
 
 
+def test_a_unix_socket():
+    settings = ConnectSettings.from_url("pycounter+unix://s%40cret@/run/a%20b/counters.sock?level=applied")
+    assert settings.addresses == (("/run/a b/counters.sock", 0),)
+    assert (settings.token, settings.level) == ("s@cret", "applied")
+    assert ConnectSettings.from_url("pycounter+unix:///a").token is None
+
+
 def test_keywords_go_before_the_url():
     settings = ConnectSettings.from_url("pycounter://a?level=applied", level="durable", token="t", retries=0)
     assert (settings.level, settings.token, settings.retries) == ("durable", "t", 0)
@@ -38,6 +45,11 @@ def test_keywords_go_before_the_url():
         "pycounter://a,",
         "pycounter://[::1",
         "pycounter://a/b",
+        "pycounter+unix://",
+        "pycounter+unix:///",
+        "pycounter+unix://a/b",
+        "pycounter+unix:///a#b",
+        "redis+unix:///a",
         "pycounter://a#b",
         "pycounter://a?route=no",
         "pycounter://a?level=no",
