@@ -149,8 +149,10 @@ class ShardServer:
         loop = asyncio.get_running_loop()
         hand_over_quickly()
         _give_back_large_blocks()
+        wake_fd: int | None = None
         try:
             replayed = self.shard.start(loop.call_soon)
+            wake_fd = self.shard.wake_fd
             if self.shard.torn_bytes:
                 _log.warning(
                     "cut %d bytes off the log's end: a commit that was being written when the server was killed or the "
@@ -159,14 +161,15 @@ class ShardServer:
                 )
             await asyncio.to_thread(self._checkpointer.make_room)
             self._tails = TailService(self.shard, self._store)
-            loop.add_reader(self.shard.wake_fd, self._release)
+            loop.add_reader(wake_fd, self._release)
             address = format_address(*self._sockets[0].getsockname()[:2])
             if self._unix is not None:
                 await loop.create_unix_server(lambda: ShardProtocol(self), sock=self._unix.listener, backlog=BACKLOG)
             await self._listen()
         except BaseException:
             self._close_sockets()
-            loop.remove_reader(self.shard.wake_fd)
+            if wake_fd is not None:
+                loop.remove_reader(wake_fd)
             self._checkpointer.stop(checkpoint=False)
             self.shard.stop()
             raise
@@ -197,7 +200,7 @@ class ShardServer:
             await self._drain()
             for task in housekeeping:
                 task.cancel()
-            loop.remove_reader(self.shard.wake_fd)
+            loop.remove_reader(wake_fd)
             await self._tails.close()
             lost = self._loss()
             await asyncio.to_thread(self._close_storage)
